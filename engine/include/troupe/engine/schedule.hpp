@@ -1,0 +1,86 @@
+// troupe/engine/schedule.hpp -- which rank runs which pass of which microbatch, and in what order.
+//
+// A schedule is plain data. It performs nothing: `StageMachine` walks one rank of it at run time
+// and `simulate` walks all of them without hardware. The text form of an action is the virtual
+// stage, the pass and the microbatch, so `2F0` is "stage 2 runs the forward pass of microbatch 0".
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "troupe/engine/index.hpp"
+
+namespace troupe {
+
+/// What a stage does with a microbatch.
+enum class Pass : std::uint8_t {
+  forward,          ///< F: activations in, activations (or the loss) out.
+  backward,         ///< B: output gradient in, input gradient out; weight gradients accumulate.
+  backward_input,   ///< I: the part of B that makes the input gradient.
+  backward_weight,  ///< W: the part of B that accumulates the weight gradients.
+};
+
+/// Returns the pass's letter: F, B, I or W.
+[[nodiscard]] char to_letter(Pass pass) noexcept;
+
+/// One unit of work: a pass of a microbatch on a virtual stage.
+struct Action {
+  StageIndex stage;
+  Pass pass = Pass::forward;
+  MicrobatchIndex microbatch;
+
+  friend constexpr auto operator<=>(const Action&, const Action&) = default;
+};
+
+/// Returns the text form of `action`, for example `"2F0"`.
+[[nodiscard]] std::string to_string(const Action& action);
+
+/// What a step of the schedule is for.
+enum class StepKind : std::uint8_t {
+  training,    ///< Every microbatch goes forward and backward through every stage.
+  evaluation,  ///< Forward passes only; the loss is measured and nothing is kept.
+};
+
+/// The ordered work of every pipeline rank for one step of one replica.
+///
+/// Invariant (established by `validate`): every stage runs, on the rank that holds it, each pass of
+/// every microbatch exactly once, inputs before outputs, and no rank waits for work that no other
+/// rank will do.
+struct Schedule {
+  std::string name;
+  StepKind kind = StepKind::training;
+  std::uint32_t microbatch_count = 1;
+  std::vector<RankIndex> rank_of_stage;     ///< By virtual stage: the rank that holds it.
+  std::vector<std::vector<Action>> ranks;   ///< By rank: its program, in order.
+
+  [[nodiscard]] std::uint32_t stage_count() const noexcept {
+    return static_cast<std::uint32_t>(rank_of_stage.size());
+  }
+  [[nodiscard]] std::uint32_t rank_count() const noexcept {
+    return static_cast<std::uint32_t>(ranks.size());
+  }
+  /// The virtual stages that `rank` holds, in ascending order.
+  [[nodiscard]] std::vector<StageIndex> stages_of(RankIndex rank) const;
+
+  friend bool operator==(const Schedule&, const Schedule&) = default;
+};
+
+/// How virtual stages are dealt to ranks.
+enum class StageMap : std::uint8_t {
+  looped,    ///< Stage v on rank v mod P; with one chunk, one stage per rank.
+  v_shaped,  ///< Down the ranks and up again: with two chunks, stage v on min(v, 2P - 1 - v).
+};
+
+/// Returns the map of `chunk_count` virtual stages per rank; all counts at least 1.
+[[nodiscard]] std::vector<RankIndex> make_stage_map(StageMap map, std::uint32_t rank_count,
+                                                    std::uint32_t chunk_count);
+
+/// The most microbatches in flight on `stage` at once: between a microbatch's forward pass and the
+/// end of `until`, which is `Pass::backward_input` (its gradient has gone on) or
+/// `Pass::backward_weight` (its activations are no longer needed). A whole backward pass is both.
+/// For an evaluation schedule a microbatch is in flight only during its forward pass.
+[[nodiscard]] std::uint32_t in_flight_max(const Schedule& schedule, StageIndex stage, Pass until);
+
+}  // namespace troupe

@@ -1,0 +1,109 @@
+// troupe/stages/stage.hpp -- the computation of one virtual stage on one device stream.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/inline_function.hpp"
+#include "troupe/engine/memory.hpp"
+#include "troupe/engine/schedule.hpp"
+#include "troupe/stages/stage_buffers.hpp"
+
+namespace troupe::stages {
+
+/// When the device worked on something, in nanoseconds of the process's steady clock.
+struct DeviceSpan {
+  std::int64_t begin_ns = 0;
+  std::int64_t end_ns = 0;
+};
+
+/// Called once when the device has finished. It must only post a message. The code is
+/// `device_failure` if the device failed.
+using DeviceDone = InlineFunction<void(Errc, DeviceSpan)>;
+
+/// The tokens of one step of one replica, in host memory; read by the first and the last stage.
+struct Batch {
+  std::uint32_t microbatch_count = 0;
+  std::uint32_t microbatch_size = 0;  ///< Sequences.
+  std::uint32_t sequence = 0;         ///< Tokens.
+  std::vector<std::int32_t> tokens;   ///< [microbatch_count, microbatch_size, sequence]
+  std::vector<std::int32_t> targets;  ///< Same shape: the token that follows each.
+};
+
+/// What holds for one step.
+struct StepInfo {
+  std::uint32_t step = 0;
+  StepKind kind = StepKind::training;
+  const Batch* batch = nullptr;    ///< Outlives the step.
+  std::uint32_t token_count = 0;   ///< Tokens of the step over all replicas; the loss is a mean.
+};
+
+/// Hyperparameters of one optimizer step.
+struct OptimizerStep {
+  std::uint32_t step = 0;         ///< Counted from 1; bias correction uses it.
+  float learning_rate = 0.0F;
+  float gradient_scale = 1.0F;    ///< Clipping: every gradient is multiplied by this.
+};
+
+/// Called from the device's thread when all gradients of a bucket are accumulated for this step.
+using BucketReady = InlineFunction<void(std::uint32_t bucket)>;
+
+/// One virtual stage. Owns its parameters, its gradients, its optimizer state and its slots of saved
+/// activations; nothing is allocated after construction.
+///
+/// Thread safety: none; one actor drives one stage, and members that enqueue return at once. Work
+/// of one stage runs in the order it was enqueued.
+class Stage {
+public:
+  virtual ~Stage() = default;
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+
+  /// The buffers that links fill and empty, `[microbatch_size, sequence, hidden]` floats each. The
+  /// first stage has neither activations in nor gradients out, the last neither of the others.
+  [[nodiscard]] virtual StageBuffers& buffers() = 0;
+
+  /// Begins a step: resets losses; the first weight pass of a training step overwrites the gradients.
+  virtual void begin_step(const StepInfo& info) = 0;
+
+  /// Enqueues `action`. Before: activation_in (F) or gradient_in (B, I) is held for the microbatch,
+  /// and a free activation_out (F) or gradient_out (B, I) buffer exists. The stage takes that buffer
+  /// and holds it for the microbatch. `done` runs when the output is there.
+  virtual void enqueue(const Action& action, DeviceDone done) = 0;
+
+  /// Must be called by the driver once `done` of `action` has been seen: frees the slot and the
+  /// buffers that the action was the last to use.
+  virtual void finish(const Action& action) = 0;
+
+  /// The gradients in buckets, in the order in which the last backward pass finishes them. A bucket
+  /// holds whole parameters. With tied embeddings, the tied parameter is a bucket of its own, the
+  /// last, on the first and on the last stage.
+  [[nodiscard]] virtual std::uint32_t bucket_count() const = 0;
+  [[nodiscard]] virtual BufferView bucket(std::uint32_t index) = 0;
+  /// Sets what is called, once per bucket and training step, when a bucket is complete.
+  virtual void on_bucket_ready(BucketReady ready) = 0;
+
+  /// Mean loss contributions of the step so far, by microbatch: the sum over the microbatch's tokens.
+  /// Filled on the last stage as forward passes finish; empty elsewhere.
+  [[nodiscard]] virtual std::span<const double> losses() const = 0;
+
+  /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which the
+  /// driver sends to the other end. Enqueues `bucket = first stage's half + last stage's half`, where
+  /// the peer's half is held on `Edge::tied_in`; both ends add in that order and get the same bits.
+  virtual void add_tied(DeviceDone done) = 0;
+
+  /// Enqueues the sum of squares of each parameter's gradient into `gradient_squares()`.
+  virtual void measure_gradients(DeviceDone done) = 0;
+  /// By owned parameter (a tied copy is owned by the first stage), in model order.
+  [[nodiscard]] virtual std::span<const double> gradient_squares() const = 0;
+
+  /// Enqueues one optimizer step on every parameter.
+  virtual void optimize(const OptimizerStep& step, DeviceDone done) = 0;
+
+protected:
+  Stage() = default;
+};
+
+}  // namespace troupe::stages
