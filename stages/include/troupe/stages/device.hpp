@@ -17,6 +17,8 @@
 
 namespace troupe::stages {
 
+class Kernels;
+
 /// A point in the work of one stream that other streams can wait for. Reusable.
 class Event {
 public:
@@ -61,6 +63,14 @@ public:
 
   /// The space its kernels compute in.
   [[nodiscard]] virtual MemorySpace memory_space() const noexcept = 0;
+
+  /// Its kernels, for streams of this device.
+  [[nodiscard]] virtual Kernels& kernels() = 0;
+
+  /// Matrix-product peak of `stream_count` streams of `thread_count` threads each, all at work at
+  /// once, in FLOP/s; measured now, in about a tenth of a second. Blocks.
+  [[nodiscard]] virtual double measure_peak_flops(std::uint32_t stream_count,
+                                                  std::uint32_t thread_count) = 0;
 
 protected:
   Device() = default;

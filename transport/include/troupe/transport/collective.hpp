@@ -14,7 +14,7 @@ namespace troupe::transport {
 /// knowing devices.
 class WorkQueue {
 public:
-  using Work = InlineFunction<void()>;
+  using Work = InlineFunction<void(), 192>;
 
   virtual ~WorkQueue() = default;
   WorkQueue(const WorkQueue&) = delete;

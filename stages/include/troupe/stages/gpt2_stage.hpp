@@ -1,0 +1,53 @@
+// troupe/stages/gpt2_stage.hpp -- a virtual stage of the GPT-2 architecture.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "troupe/engine/config.hpp"
+#include "troupe/engine/model_layout.hpp"
+#include "troupe/stages/device.hpp"
+#include "troupe/stages/stage.hpp"
+
+namespace troupe::stages {
+
+/// What a stage is built from.
+struct StageProps {
+  ModelSpec model;
+  StageSpec spec;
+  StageBounds bounds;
+  std::uint32_t microbatch_count = 1;  ///< The most of any step.
+  std::uint32_t microbatch_size = 1;
+  TrainConfig train;                   ///< Seed, optimizer and its constants.
+};
+
+/// One parameter in memory; the device's space.
+struct ParameterView {
+  const ParameterSpec* spec = nullptr;
+  std::span<float> values;
+  std::span<float> gradients;  ///< Empty for a stage that does not train.
+};
+
+/// A stage of GPT-2, with access to its parameters for whoever writes or loads weights.
+class Gpt2Stage : public Stage {
+public:
+  /// In the order of `parameters_of(model, stage)`. Read or write only while the stream is empty.
+  [[nodiscard]] virtual std::span<const ParameterView> parameters() = 0;
+  /// The last stage's logits of an evaluation pass of `microbatch` [rows, vocabulary]; valid until
+  /// the next pass is enqueued. For text generation.
+  [[nodiscard]] virtual std::span<const float> logits() = 0;
+};
+
+/// Builds a stage whose work runs on `stream`; everything is allocated here, as one arena of exactly
+/// the bytes that `memory_of` announces. Parameters start from (seed, name, element index) alone.
+/// Device, stream and kernels outlive the stage; the arena, which neighbours may come to hold buffers
+/// of, lives as long as the device.
+/// @returns `out_of_memory` if the device refuses.
+[[nodiscard]] Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& stream,
+                                                                   const StageProps& props);
+
+/// Element `index` of the parameter `name` under `seed`, standard normal: a counter-based generator,
+/// so that no order of initialisation matters.
+[[nodiscard]] float initial_normal(std::uint64_t seed, std::string_view name, std::uint64_t index);
+
+}  // namespace troupe::stages

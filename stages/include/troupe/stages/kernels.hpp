@@ -1,0 +1,154 @@
+// troupe/stages/kernels.hpp -- the arithmetic of a transformer, enqueued on a stream.
+//
+// Every member enqueues and returns at once. Every reduction has one fixed order, so the same inputs
+// give the same bits on the same device with the same threads per stream. Floats are 32 bits wide,
+// tensors dense and row-major; `rows` is microbatch_size * sequence. Pointers are in the device's
+// memory space, and tensors of one call do not overlap unless a comment allows it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "troupe/stages/device.hpp"
+
+namespace troupe::stages {
+
+/// How a weight matrix is stored.
+enum class WeightLayout : std::uint8_t {
+  in_out,  ///< [in, out]: y = x w. GPT-2's published layout.
+  out_in,  ///< [out, in]: y = x w^T. An embedding that serves as the head.
+};
+
+/// Whether a weight gradient replaces what is there or is added to it.
+enum class Accumulate : bool { overwrite = false, add = true };
+
+/// Extent of a matrix product with a weight.
+struct LinearShape {
+  std::uint32_t rows = 0;
+  std::uint32_t in = 0;
+  std::uint32_t out = 0;
+  WeightLayout layout = WeightLayout::in_out;
+};
+
+/// Extent of causal self-attention. `hidden` = heads * head_size.
+struct AttentionShape {
+  std::uint32_t batch = 0;
+  std::uint32_t sequence = 0;
+  std::uint32_t heads = 0;
+  std::uint32_t head_size = 0;
+};
+
+/// Hyperparameters of one AdamW step (Loshchilov and Hutter 2019, algorithm 2), as PyTorch orders it:
+/// w *= 1 - lr * decay; m, v updated; w -= lr / bias1 * m / (sqrt(v / bias2) + epsilon).
+struct AdamWStep {
+  float learning_rate = 0.0F;
+  float beta1 = 0.9F;
+  float beta2 = 0.999F;
+  float epsilon = 1e-8F;
+  float weight_decay = 0.0F;
+  float bias1 = 1.0F;           ///< 1 - beta1^step
+  float bias2 = 1.0F;           ///< 1 - beta2^step
+  float gradient_scale = 1.0F;  ///< The gradient is multiplied by this first.
+};
+
+/// Hyperparameters of one SGD step with momentum (as PyTorch: v = momentum * v + g; w -= lr * v, the
+/// weight decay added to g).
+struct SgdStep {
+  float learning_rate = 0.0F;
+  float momentum = 0.0F;
+  float weight_decay = 0.0F;
+  float gradient_scale = 1.0F;
+};
+
+class Kernels {
+public:
+  virtual ~Kernels() = default;
+  Kernels(const Kernels&) = delete;
+  Kernels& operator=(const Kernels&) = delete;
+
+  // -- embedding ---------------------------------------------------------------------------------
+
+  /// y[r] = token_weight[tokens[r]] + position_weight[r mod sequence].
+  virtual void embedding_forward(Stream&, const std::int32_t* tokens, const float* token_weight,
+                                 const float* position_weight, float* y, std::uint32_t rows,
+                                 std::uint32_t sequence, std::uint32_t hidden) = 0;
+  /// Adds dy to the rows of both gradients, in the order of r. `overwrite` zeroes
+  /// d_token_weight [vocabulary, hidden] and d_position_weight [sequence, hidden] first.
+  virtual void embedding_backward(Stream&, const std::int32_t* tokens, const float* dy,
+                                  float* d_token_weight, float* d_position_weight,
+                                  std::uint32_t rows, std::uint32_t sequence, std::uint32_t hidden,
+                                  std::uint32_t vocabulary, Accumulate) = 0;
+
+  // -- layer norm --------------------------------------------------------------------------------
+
+  /// y = (x - mean) * rstd * gamma + beta over each row; epsilon 1e-5. Saves mean and rstd [rows].
+  virtual void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta,
+                                  float* y, float* mean, float* rstd, std::uint32_t rows,
+                                  std::uint32_t hidden) = 0;
+  /// dx = residual + gradient of the norm. `residual` is the gradient that bypasses the norm, null for
+  /// none; it may be `dx` itself.
+  virtual void layer_norm_backward_input(Stream&, const float* dy, const float* x,
+                                         const float* gamma, const float* mean, const float* rstd,
+                                         const float* residual, float* dx, std::uint32_t rows,
+                                         std::uint32_t hidden) = 0;
+  virtual void layer_norm_backward_weight(Stream&, const float* dy, const float* x,
+                                          const float* mean, const float* rstd, float* d_gamma,
+                                          float* d_beta, std::uint32_t rows, std::uint32_t hidden,
+                                          Accumulate) = 0;
+
+  // -- matrix products with weights --------------------------------------------------------------
+
+  /// y = x w + bias (+ residual). `bias` and `residual` may be null; `residual` [rows, out] may not be
+  /// `y`.
+  virtual void linear_forward(Stream&, const float* x, const float* w, const float* bias,
+                              const float* residual, float* y, const LinearShape&) = 0;
+  /// dx = dy w^T.
+  virtual void linear_backward_input(Stream&, const float* dy, const float* w, float* dx,
+                                     const LinearShape&) = 0;
+  /// dw (+)= x^T dy in the layout of w, d_bias (+)= column sums of dy; `d_bias` may be null.
+  virtual void linear_backward_weight(Stream&, const float* x, const float* dy, float* dw,
+                                      float* d_bias, const LinearShape&, Accumulate) = 0;
+
+  // -- activations and attention -----------------------------------------------------------------
+
+  /// y = GELU(x), tanh approximation: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+  virtual void gelu_forward(Stream&, const float* x, float* y, std::size_t count) = 0;
+  /// dx = dy * GELU'(x); `dx` may be `dy`.
+  virtual void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
+                             std::size_t count) = 0;
+
+  /// Causal attention with scale 1 / sqrt(head_size). qkv [rows, 3 hidden]: q, k, v side by side, each
+  /// by heads. y [rows, hidden]. Saves log_sum_exp [batch, heads, sequence].
+  virtual void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
+                                 const AttentionShape&) = 0;
+  /// d_qkv [rows, 3 hidden] from dy [rows, hidden] and what the forward pass saw and saved.
+  virtual void attention_backward(Stream&, const float* dy, const float* qkv, const float* y,
+                                  const float* log_sum_exp, float* d_qkv,
+                                  const AttentionShape&) = 0;
+
+  // -- loss --------------------------------------------------------------------------------------
+
+  /// *loss = sum over rows of -log softmax(logits)[target], added in row order in double. When
+  /// `gradient_scale` is not 0, replaces logits [rows, vocabulary] by
+  /// (softmax(logits) - one_hot(target)) * gradient_scale.
+  virtual void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
+                             float gradient_scale, std::uint32_t rows,
+                             std::uint32_t vocabulary) = 0;
+
+  // -- vectors -----------------------------------------------------------------------------------
+
+  virtual void copy(Stream&, const float* x, float* y, std::size_t count) = 0;
+  /// y = a + b; `y` may be `a` or `b`.
+  virtual void add(Stream&, const float* a, const float* b, float* y, std::size_t count) = 0;
+  /// *sum = sum of x_i^2, in double.
+  virtual void sum_of_squares(Stream&, const float* x, double* sum, std::size_t count) = 0;
+  virtual void adamw(Stream&, float* w, const float* g, float* m, float* v, std::size_t count,
+                     const AdamWStep&) = 0;
+  virtual void sgd(Stream&, float* w, const float* g, float* velocity, std::size_t count,
+                   const SgdStep&) = 0;
+
+protected:
+  Kernels() = default;
+};
+
+}  // namespace troupe::stages
