@@ -1,0 +1,71 @@
+// A device whose streams run work at once on the calling thread, with the reference kernels: the
+// test double for whatever drives a device.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "troupe/stages/device.hpp"
+
+#include "reference_kernels.hpp"
+
+namespace troupe::stages {
+
+class InlineStream final : public Stream {
+public:
+  void enqueue(Work work) override { work(); }
+  void record(Event& /*event*/) override {}
+  void wait(Event& /*event*/) override {}
+  void synchronize() override {}
+};
+
+/// Not thread-safe: one thread drives it and all its streams.
+class InlineDevice final : public Device {
+public:
+  /// @param size_bytes_max what `allocate` grants in sum before it reports `out_of_memory`.
+  explicit InlineDevice(std::size_t size_bytes_max = std::numeric_limits<std::size_t>::max())
+      : free_bytes_{size_bytes_max} {}
+
+  [[nodiscard]] std::unique_ptr<Stream> make_stream(std::string_view /*name*/,
+                                                    std::uint32_t /*thread_count*/) override {
+    return std::make_unique<InlineStream>();
+  }
+  [[nodiscard]] std::unique_ptr<Event> make_event() override {
+    return std::make_unique<InlineEvent>();
+  }
+
+  [[nodiscard]] Expected<BufferView> allocate(std::size_t size_bytes, MemorySpace space) override {
+    constexpr std::size_t alignment = 64;
+    if (size_bytes > free_bytes_) {
+      return Error{Errc::out_of_memory, "The inline device refuses " + std::to_string(size_bytes)
+                                            + " bytes: it was made with a limit."};
+    }
+    const std::size_t rounded = (size_bytes / alignment + 1) * alignment;
+    std::unique_ptr<void, decltype(&std::free)> memory{std::aligned_alloc(alignment, rounded),
+                                                       &std::free};
+    TROUPE_ASSERT(memory != nullptr);
+    std::memset(memory.get(), 0, rounded);
+    free_bytes_ -= size_bytes;
+    arenas_.push_back(std::move(memory));
+    return BufferView{static_cast<std::byte*>(arenas_.back().get()), size_bytes, space};
+  }
+
+  [[nodiscard]] MemorySpace memory_space() const noexcept override { return MemorySpace::host; }
+  [[nodiscard]] Kernels& kernels() override { return kernels_; }
+  [[nodiscard]] double measure_peak_flops(std::uint32_t /*stream_count*/,
+                                          std::uint32_t /*thread_count*/) override {
+    return 1e9;
+  }
+
+private:
+  class InlineEvent final : public Event {};
+
+  ReferenceKernels kernels_;
+  std::size_t free_bytes_;
+  std::vector<std::unique_ptr<void, decltype(&std::free)>> arenas_;
+};
+
+}  // namespace troupe::stages

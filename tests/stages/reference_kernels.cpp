@@ -1,0 +1,366 @@
+#include "reference_kernels.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+namespace troupe::stages {
+
+namespace {
+
+constexpr double layer_norm_epsilon = 1e-5;
+const double gelu_slope = std::sqrt(2.0 / std::numbers::pi);
+
+double dot(const float* a, const float* b, std::size_t count) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < count; ++i) sum += double{a[i]} * b[i];
+  return sum;
+}
+
+/// Element of a weight, whatever its layout.
+std::size_t weight_at(const LinearShape& shape, std::size_t in, std::size_t out) {
+  return shape.layout == WeightLayout::in_out ? in * shape.out + out : out * shape.in + in;
+}
+
+void put(float& target, double value, Accumulate accumulate) {
+  target = static_cast<float>(accumulate == Accumulate::add ? target + value : value);
+}
+
+/// One head of one sequence: how its rows lie in `qkv` and in `y`.
+struct Head {
+  std::size_t row;     ///< Of the sequence's first token.
+  std::size_t column;  ///< Of the head's first element in y; the same in each third of qkv.
+  std::size_t hidden;
+  std::size_t head_size;
+
+  [[nodiscard]] std::size_t y(std::size_t t) const { return (row + t) * hidden + column; }
+  [[nodiscard]] std::size_t q(std::size_t t) const { return (row + t) * 3 * hidden + column; }
+  [[nodiscard]] std::size_t k(std::size_t t) const { return q(t) + hidden; }
+  [[nodiscard]] std::size_t v(std::size_t t) const { return q(t) + 2 * hidden; }
+};
+
+Head head_of(const AttentionShape& shape, std::size_t batch, std::size_t head) {
+  return {batch * shape.sequence, head * shape.head_size,
+          std::size_t{shape.heads} * shape.head_size, shape.head_size};
+}
+
+void head_forward(const float* qkv, float* y, float* log_sum_exp, const Head& head,
+                  std::size_t sequence) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(head.head_size));
+  std::vector<double> scores(sequence);
+  for (std::size_t t = 0; t < sequence; ++t) {
+    for (std::size_t s = 0; s <= t; ++s) {
+      scores[s] = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], head.head_size);
+    }
+    const double highest =
+        *std::max_element(scores.begin(), scores.begin() + std::ptrdiff_t(t) + 1);
+    double sum = 0.0;
+    for (std::size_t s = 0; s <= t; ++s) sum += std::exp(scores[s] - highest);
+    log_sum_exp[t] = static_cast<float>(highest + std::log(sum));
+    for (std::size_t i = 0; i < head.head_size; ++i) {
+      double value = 0.0;
+      for (std::size_t s = 0; s <= t; ++s) {
+        value += std::exp(scores[s] - highest) / sum * qkv[head.v(s) + i];
+      }
+      y[head.y(t) + i] = static_cast<float>(value);
+    }
+  }
+}
+
+void head_backward(const float* dy, const float* qkv, const float* y, const float* log_sum_exp,
+                   float* d_qkv, const Head& head, std::size_t sequence) {
+  const std::size_t size = head.head_size;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(size));
+  std::vector<double> dq(sequence * size);
+  std::vector<double> dk(sequence * size);
+  std::vector<double> dv(sequence * size);
+  for (std::size_t t = 0; t < sequence; ++t) {
+    const double mean = dot(&dy[head.y(t)], &y[head.y(t)], size);
+    for (std::size_t s = 0; s <= t; ++s) {
+      const double score = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], size);
+      const double p = std::exp(score - log_sum_exp[t]);
+      const double d_score = p * (dot(&dy[head.y(t)], &qkv[head.v(s)], size) - mean) * scale;
+      for (std::size_t i = 0; i < size; ++i) {
+        dq[t * size + i] += d_score * qkv[head.k(s) + i];
+        dk[s * size + i] += d_score * qkv[head.q(t) + i];
+        dv[s * size + i] += p * dy[head.y(t) + i];
+      }
+    }
+  }
+  for (std::size_t t = 0; t < sequence; ++t) {
+    for (std::size_t i = 0; i < size; ++i) {
+      d_qkv[head.q(t) + i] = static_cast<float>(dq[t * size + i]);
+      d_qkv[head.k(t) + i] = static_cast<float>(dk[t * size + i]);
+      d_qkv[head.v(t) + i] = static_cast<float>(dv[t * size + i]);
+    }
+  }
+}
+
+}  // namespace
+
+void ReferenceKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
+                                         const float* token_weight, const float* position_weight,
+                                         float* y, std::uint32_t rows, std::uint32_t sequence,
+                                         std::uint32_t hidden) {
+  stream.enqueue([=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto token = static_cast<std::size_t>(tokens[r]);
+      for (std::size_t i = 0; i < hidden; ++i) {
+        y[r * hidden + i] =
+            token_weight[token * hidden + i] + position_weight[(r % sequence) * hidden + i];
+      }
+    }
+  });
+}
+
+void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* tokens,
+                                          const float* dy, float* d_token_weight,
+                                          float* d_position_weight, std::uint32_t rows,
+                                          std::uint32_t sequence, std::uint32_t hidden,
+                                          std::uint32_t vocabulary, Accumulate accumulate) {
+  stream.enqueue([=] {
+    if (accumulate == Accumulate::overwrite) {
+      std::fill_n(d_token_weight, std::size_t{vocabulary} * hidden, 0.0F);
+      std::fill_n(d_position_weight, std::size_t{sequence} * hidden, 0.0F);
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto token = static_cast<std::size_t>(tokens[r]);
+      for (std::size_t i = 0; i < hidden; ++i) {
+        d_token_weight[token * hidden + i] += dy[r * hidden + i];
+        d_position_weight[(r % sequence) * hidden + i] += dy[r * hidden + i];
+      }
+    }
+  });
+}
+
+void ReferenceKernels::layer_norm_forward(Stream& stream, const float* x, const float* gamma,
+                                          const float* beta, float* y, float* mean, float* rstd,
+                                          std::uint32_t rows, std::uint32_t hidden) {
+  stream.enqueue([=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float* row = x + r * hidden;
+      double sum = 0.0;
+      for (std::size_t i = 0; i < hidden; ++i) sum += row[i];
+      const double average = sum / hidden;
+      double squares = 0.0;
+      for (std::size_t i = 0; i < hidden; ++i) squares += (row[i] - average) * (row[i] - average);
+      const double inverse = 1.0 / std::sqrt(squares / hidden + layer_norm_epsilon);
+      for (std::size_t i = 0; i < hidden; ++i) {
+        y[r * hidden + i] = static_cast<float>((row[i] - average) * inverse * gamma[i] + beta[i]);
+      }
+      mean[r] = static_cast<float>(average);
+      rstd[r] = static_cast<float>(inverse);
+    }
+  });
+}
+
+void ReferenceKernels::layer_norm_backward_input(Stream& stream, const float* dy, const float* x,
+                                                 const float* gamma, const float* mean,
+                                                 const float* rstd, const float* residual,
+                                                 float* dx, std::uint32_t rows,
+                                                 std::uint32_t hidden) {
+  stream.enqueue([=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t row = r * hidden;
+      const auto normal = [&](std::size_t i) { return (double{x[row + i]} - mean[r]) * rstd[r]; };
+      const auto d_normal = [&](std::size_t i) { return double{dy[row + i]} * gamma[i]; };
+      double sum = 0.0;
+      double product = 0.0;
+      for (std::size_t i = 0; i < hidden; ++i) {
+        sum += d_normal(i);
+        product += d_normal(i) * normal(i);
+      }
+      for (std::size_t i = 0; i < hidden; ++i) {
+        const double gradient =
+            rstd[r] * (d_normal(i) - sum / hidden - normal(i) * product / hidden);
+        const double bypass = residual == nullptr ? 0.0 : double{residual[row + i]};
+        dx[row + i] = static_cast<float>(bypass + gradient);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::layer_norm_backward_weight(Stream& stream, const float* dy, const float* x,
+                                                  const float* mean, const float* rstd,
+                                                  float* d_gamma, float* d_beta, std::uint32_t rows,
+                                                  std::uint32_t hidden, Accumulate accumulate) {
+  stream.enqueue([=] {
+    for (std::size_t i = 0; i < hidden; ++i) {
+      double gamma_sum = 0.0;
+      double beta_sum = 0.0;
+      for (std::size_t r = 0; r < rows; ++r) {
+        const double gradient = dy[r * hidden + i];
+        gamma_sum += gradient * (double{x[r * hidden + i]} - mean[r]) * rstd[r];
+        beta_sum += gradient;
+      }
+      put(d_gamma[i], gamma_sum, accumulate);
+      put(d_beta[i], beta_sum, accumulate);
+    }
+  });
+}
+
+void ReferenceKernels::linear_forward(Stream& stream, const float* x, const float* w,
+                                      const float* bias, const float* residual, float* y,
+                                      const LinearShape& shape) {
+  stream.enqueue([=] {
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      for (std::size_t o = 0; o < shape.out; ++o) {
+        double sum = bias == nullptr ? 0.0 : double{bias[o]};
+        for (std::size_t i = 0; i < shape.in; ++i) {
+          sum += double{x[r * shape.in + i]} * w[weight_at(shape, i, o)];
+        }
+        if (residual != nullptr) sum += residual[r * shape.out + o];
+        y[r * shape.out + o] = static_cast<float>(sum);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::linear_backward_input(Stream& stream, const float* dy, const float* w,
+                                             float* dx, const LinearShape& shape) {
+  stream.enqueue([=] {
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      for (std::size_t i = 0; i < shape.in; ++i) {
+        double sum = 0.0;
+        for (std::size_t o = 0; o < shape.out; ++o) {
+          sum += double{dy[r * shape.out + o]} * w[weight_at(shape, i, o)];
+        }
+        dx[r * shape.in + i] = static_cast<float>(sum);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::linear_backward_weight(Stream& stream, const float* x, const float* dy,
+                                              float* dw, float* d_bias, const LinearShape& shape,
+                                              Accumulate accumulate) {
+  stream.enqueue([=] {
+    for (std::size_t o = 0; o < shape.out; ++o) {
+      for (std::size_t i = 0; i < shape.in; ++i) {
+        double sum = 0.0;
+        for (std::size_t r = 0; r < shape.rows; ++r) {
+          sum += double{x[r * shape.in + i]} * dy[r * shape.out + o];
+        }
+        put(dw[weight_at(shape, i, o)], sum, accumulate);
+      }
+      if (d_bias == nullptr) continue;
+      double sum = 0.0;
+      for (std::size_t r = 0; r < shape.rows; ++r) sum += dy[r * shape.out + o];
+      put(d_bias[o], sum, accumulate);
+    }
+  });
+}
+
+void ReferenceKernels::gelu_forward(Stream& stream, const float* x, float* y, std::size_t count) {
+  stream.enqueue([=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const double v = x[i];
+      const double t = std::tanh(gelu_slope * (v + 0.044715 * v * v * v));
+      y[i] = static_cast<float>(0.5 * v * (1.0 + t));
+    }
+  });
+}
+
+void ReferenceKernels::gelu_backward(Stream& stream, const float* x, const float* dy, float* dx,
+                                     std::size_t count) {
+  stream.enqueue([=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const double v = x[i];
+      const double t = std::tanh(gelu_slope * (v + 0.044715 * v * v * v));
+      const double slope = gelu_slope * (1.0 + 3.0 * 0.044715 * v * v);
+      dx[i] = static_cast<float>(dy[i] * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * slope));
+    }
+  });
+}
+
+void ReferenceKernels::attention_forward(Stream& stream, const float* qkv, float* y,
+                                         float* log_sum_exp, const AttentionShape& shape) {
+  stream.enqueue([=] {
+    for (std::size_t b = 0; b < shape.batch; ++b) {
+      for (std::size_t h = 0; h < shape.heads; ++h) {
+        head_forward(qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
+                     head_of(shape, b, h), shape.sequence);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::attention_backward(Stream& stream, const float* dy, const float* qkv,
+                                          const float* y, const float* log_sum_exp, float* d_qkv,
+                                          const AttentionShape& shape) {
+  stream.enqueue([=] {
+    for (std::size_t b = 0; b < shape.batch; ++b) {
+      for (std::size_t h = 0; h < shape.heads; ++h) {
+        head_backward(dy, qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence, d_qkv,
+                      head_of(shape, b, h), shape.sequence);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::int32_t* targets,
+                                     double* loss, float gradient_scale, std::uint32_t rows,
+                                     std::uint32_t vocabulary) {
+  stream.enqueue([=] {
+    double total = 0.0;
+    for (std::size_t r = 0; r < rows; ++r) {
+      float* row = logits + r * vocabulary;
+      const auto target = static_cast<std::size_t>(targets[r]);
+      const double highest = *std::max_element(row, row + vocabulary);
+      double sum = 0.0;
+      for (std::size_t i = 0; i < vocabulary; ++i) sum += std::exp(row[i] - highest);
+      total += highest + std::log(sum) - row[target];
+      if (gradient_scale == 0.0F) continue;
+      for (std::size_t i = 0; i < vocabulary; ++i) {
+        const double p = std::exp(row[i] - highest) / sum;
+        row[i] = static_cast<float>((p - (i == target ? 1.0 : 0.0)) * gradient_scale);
+      }
+    }
+    *loss = total;
+  });
+}
+
+void ReferenceKernels::copy(Stream& stream, const float* x, float* y, std::size_t count) {
+  stream.enqueue([=] { std::copy_n(x, count, y); });
+}
+
+void ReferenceKernels::add(Stream& stream, const float* a, const float* b, float* y,
+                           std::size_t count) {
+  stream.enqueue([=] {
+    for (std::size_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
+  });
+}
+
+void ReferenceKernels::sum_of_squares(Stream& stream, const float* x, double* sum,
+                                      std::size_t count) {
+  stream.enqueue([=] { *sum = dot(x, x, count); });
+}
+
+void ReferenceKernels::adamw(Stream& stream, float* w, const float* g, float* m, float* v,
+                             std::size_t count, const AdamWStep& step) {
+  stream.enqueue([=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const double gradient = double{g[i]} * step.gradient_scale;
+      const double decayed = w[i] * (1.0 - double{step.learning_rate} * step.weight_decay);
+      m[i] = static_cast<float>(step.beta1 * double{m[i]} + (1.0 - step.beta1) * gradient);
+      v[i] =
+          static_cast<float>(step.beta2 * double{v[i]} + (1.0 - step.beta2) * gradient * gradient);
+      const double root = std::sqrt(double{v[i]} / step.bias2) + step.epsilon;
+      w[i] = static_cast<float>(decayed - step.learning_rate / step.bias1 * m[i] / root);
+    }
+  });
+}
+
+void ReferenceKernels::sgd(Stream& stream, float* w, const float* g, float* velocity,
+                           std::size_t count, const SgdStep& step) {
+  stream.enqueue([=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const double gradient = double{g[i]} * step.gradient_scale + double{step.weight_decay} * w[i];
+      velocity[i] = static_cast<float>(step.momentum * double{velocity[i]} + gradient);
+      w[i] = static_cast<float>(w[i] - double{step.learning_rate} * velocity[i]);
+    }
+  });
+}
+
+}  // namespace troupe::stages
