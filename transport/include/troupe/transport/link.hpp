@@ -10,9 +10,9 @@ namespace troupe::transport {
 
 /// How a transfer ended.
 struct Delivery {
-  /// A buffer of the size that was posted, now the caller's. For a receive it holds the message; for
-  /// a send its content is unspecified. It need not be the buffer that was posted: within a process
-  /// the two ends swap theirs.
+  /// A buffer of the size that was posted, now the caller's. For a receive it holds the message;
+  /// for a send its content is unspecified. It need not be the buffer that was posted: within a
+  /// process the two ends swap theirs.
   Buffer buffer;
   Errc code = Errc::none;  ///< `none`, or why the transfer did not happen.
 };

@@ -1,0 +1,259 @@
+// troupe/engine/stage_machine.hpp -- what one pipeline rank does next, as a pure state machine.
+//
+// The machine performs no I/O, reads no clock and owns no buffer. A driver (an actor in production,
+// a loop over a priority queue in the simulator and in tests) feeds it events and carries out the
+// commands it returns. That is why every interleaving of a whole pipeline can be tested in one
+// thread.
+//
+// A step of training goes through these phases on every rank:
+//
+//   passes      the rank's program, each pass when its input is here and its output buffer is free
+//   reducing    the gradient buckets still on their way around the replicas, the tied gradients too
+//   measuring   the sum of squares of every gradient
+//   waiting     until the director knows the global norm
+//   optimizing  the update
+//
+// An evaluation step ends with its passes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "troupe/engine/model_layout.hpp"
+#include "troupe/engine/schedule.hpp"
+
+namespace troupe {
+
+// -- events: facts the driver reports -------------------------------------------------------------
+
+struct Started {};
+/// A receive that `ExpectActivation` asked for is complete.
+struct ActivationArrived {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// A receive that `ExpectGradient` asked for is complete.
+struct GradientArrived {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// The output activation of `stage` has left; its buffer is free again.
+struct ActivationSent {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// The input gradient that `stage` made has left; its buffer is free again.
+struct GradientSent {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+struct PassFinished {
+  Action action;
+};
+/// The last backward pass of the step has completed a bucket of gradients.
+struct BucketFilled {
+  StageIndex stage;
+  std::uint32_t bucket = 0;
+};
+struct BucketReduced {
+  StageIndex stage;
+  std::uint32_t bucket = 0;
+};
+struct TiedArrived {
+  StageIndex stage;
+};
+struct TiedSent {
+  StageIndex stage;
+};
+struct TiedAdded {
+  StageIndex stage;
+};
+struct GradientsMeasured {
+  StageIndex stage;
+};
+/// The director has the global norm: the optimizer may run.
+struct ClippingDecided {};
+struct OptimizerFinished {
+  StageIndex stage;
+};
+
+using StageEvent =
+    std::variant<Started, ActivationArrived, GradientArrived, ActivationSent, GradientSent,
+                 PassFinished, BucketFilled, BucketReduced, TiedArrived, TiedSent, TiedAdded,
+                 GradientsMeasured, ClippingDecided, OptimizerFinished>;
+
+// -- commands: what the driver must do ------------------------------------------------------------
+
+/// Post the receive of an input activation of `stage`; a buffer is free for it.
+struct ExpectActivation {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// Post the receive of an output gradient of `stage`; a buffer is free for it.
+struct ExpectGradient {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// Enqueue a pass. Passes run in the order of these commands; several may be enqueued at once.
+struct RunPass {
+  Action action;
+};
+/// Send the output activation of `stage` to the next stage.
+struct SendActivation {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// Send the input gradient of `stage` to the previous stage.
+struct SendGradient {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
+/// Sum a bucket over the replicas. All replicas issue these in the same order.
+struct ReduceBucket {
+  StageIndex stage;
+  std::uint32_t bucket = 0;
+};
+/// Post the receive of the tied gradient from the other end of the model.
+struct ExpectTied {
+  StageIndex stage;
+};
+/// Send the tied gradient to the other end of the model.
+struct SendTied {
+  StageIndex stage;
+};
+/// Add the halves of the tied gradient.
+struct AddTied {
+  StageIndex stage;
+};
+struct MeasureGradients {
+  StageIndex stage;
+};
+/// Tell the director that every gradient is final and measured, or, after an evaluation step, that
+/// the losses are there.
+struct ReportStep {};
+struct RunOptimizer {
+  StageIndex stage;
+};
+/// The step is over on this rank; tell the director.
+struct FinishStep {};
+
+using StageCommand = std::variant<ExpectActivation, ExpectGradient, RunPass, SendActivation,
+                                  SendGradient, ReduceBucket, ExpectTied, SendTied, AddTied,
+                                  MeasureGradients, ReportStep, RunOptimizer, FinishStep>;
+
+/// What a rank that is not computing waits for.
+enum class WaitCause : std::uint8_t {
+  none,        ///< Nothing: a pass is enqueued, or it could be.
+  activation,  ///< An activation from the previous stage.
+  gradient,    ///< A gradient from the next stage.
+  send,        ///< An earlier output to leave its buffer.
+  reduction,   ///< Gradients on their way around the replicas, or between tied embeddings.
+  measuring,   ///< Its own gradient norms.
+  director,    ///< The other ranks' gradient norms, through the director.
+  optimizer,   ///< Its own optimizer.
+  next_step,   ///< The step is over.
+};
+
+/// A virtual stage as its rank's machine sees it.
+struct MachineStage {
+  StageBounds bounds;
+  std::uint32_t bucket_count = 0;
+  bool exchanges_tied =
+      false;  ///< Its last bucket is a tied gradient with the other half elsewhere.
+};
+
+/// Walks one rank through its program, step after step. Allocates only when it is made.
+class StageMachine {
+public:
+  using Commands = std::vector<StageCommand>;
+
+  /// @param schedule a validated schedule.
+  /// @param rank the rank this machine drives.
+  /// @param stages what is to be known of each stage the rank holds, in ascending order of stage.
+  /// @param is_replicated whether gradients are summed over replicas.
+  /// @param enqueued_max how many passes may be enqueued on the device at once, so that it need not
+  ///        wait for the driver between two of them.
+  StageMachine(const Schedule& schedule, RankIndex rank, std::span<const MachineStage> stages,
+               bool is_replicated, std::uint32_t enqueued_max);
+
+  /// Consumes `event` and appends the commands it makes possible to `out`, in the order to issue
+  /// them. `Started` begins a step; the one before must be over. Reporting a fact twice aborts.
+  void on(const StageEvent& event, Commands& out);
+
+  /// What keeps the next pass, or the end of the step, from happening.
+  [[nodiscard]] WaitCause waits_for() const;
+  /// The stage whose input or output `waits_for` is about, while passes are left.
+  [[nodiscard]] const Action* next_action() const noexcept {
+    return next_ < program_.size() ? &program_[next_] : nullptr;
+  }
+  [[nodiscard]] bool step_finished() const noexcept { return phase_ == Phase::finished; }
+
+private:
+  enum class Phase : std::uint8_t { passes, reducing, measuring, waiting, optimizing, finished };
+
+  struct StageState {
+    StageIndex stage;
+    MachineStage props;
+    bool is_first = false;
+    bool is_last = false;
+    std::vector<MicrobatchIndex> forward_order;  ///< In the order of the program.
+    // The fields below begin anew with every step.
+    std::vector<bool> activation_here;  ///< By microbatch.
+    std::vector<bool> gradient_here;    ///< By microbatch.
+    std::size_t expected_count = 0;     ///< Of `forward_order`: receives asked for.
+    std::uint32_t activations_in_free = 0;
+    std::uint32_t activations_out_free = 0;
+    std::uint32_t gradients_out_free = 0;
+    std::uint32_t buckets_filled = 0;
+    bool tied_here = false;
+    bool tied_sent = false;
+    bool tied_added = false;
+  };
+
+  void handle(const Started&, Commands& out);
+  void handle(const ActivationArrived& event, Commands& out);
+  void handle(const GradientArrived& event, Commands& out);
+  void handle(const ActivationSent& event, Commands& out);
+  void handle(const GradientSent& event, Commands& out);
+  void handle(const PassFinished& event, Commands& out);
+  void handle(const BucketFilled& event, Commands& out);
+  void handle(const BucketReduced& event, Commands& out);
+  void handle(const TiedArrived& event, Commands& out);
+  void handle(const TiedSent& event, Commands& out);
+  void handle(const TiedAdded& event, Commands& out);
+  void handle(const GradientsMeasured& event, Commands& out);
+  void handle(const ClippingDecided&, Commands& out);
+  void handle(const OptimizerFinished& event, Commands& out);
+
+  [[nodiscard]] StageState& state_of(StageIndex stage);
+  [[nodiscard]] const StageState& state_of(StageIndex stage) const;
+  [[nodiscard]] WaitCause obstacle(const Action& action) const;
+  void begin_step(StageState& stage) const;
+  void expect_activations(StageState& stage, Commands& out) const;
+  void add_tied_when_ready(const StageState& stage, Commands& out) const;
+  void reduce(StageIndex stage, std::uint32_t bucket, Commands& out);
+  void reduce_tied_when_alone(Commands& out);
+  void enqueue_ready_passes(Commands& out);
+  void advance_phase(Commands& out);
+  [[nodiscard]] bool all_stages_reported();
+
+  StepKind kind_;
+  std::vector<Action> program_;
+  std::vector<StageState> stages_;
+  std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `stages_`.
+  bool is_replicated_;
+  std::uint32_t enqueued_max_;
+  std::uint32_t bucket_count_ = 0;        ///< Of all stages.
+  std::uint32_t plain_bucket_count_ = 0;  ///< Without exchanged tied buckets.
+
+  Phase phase_ = Phase::finished;
+  std::size_t next_ = 0;            ///< The next action to enqueue.
+  std::size_t finished_count_ = 0;  ///< Actions finished.
+  std::uint32_t buckets_issued_ = 0;
+  std::uint32_t buckets_reduced_ = 0;
+  std::uint32_t stages_reported_ = 0;  ///< Answers to the current phase's command.
+};
+
+}  // namespace troupe

@@ -1,0 +1,323 @@
+#include "troupe/engine/stage_machine.hpp"
+
+#include <algorithm>
+
+#include "troupe/engine/check.hpp"
+
+namespace troupe {
+
+namespace {
+
+/// Records that something happened; the same fact reported twice is a driver's bug.
+void mark(std::vector<bool>& here, MicrobatchIndex microbatch) {
+  TROUPE_ASSERT(microbatch.value() < here.size());
+  TROUPE_ASSERT(!here[microbatch.value()]);
+  here[microbatch.value()] = true;
+}
+
+void mark(bool& flag) {
+  TROUPE_ASSERT(!flag);
+  flag = true;
+}
+
+bool makes_input_gradient(Pass pass) {
+  return pass == Pass::backward || pass == Pass::backward_input;
+}
+
+bool accumulates_weights(Pass pass) {
+  return pass == Pass::backward || pass == Pass::backward_weight;
+}
+
+}  // namespace
+
+StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
+                           std::span<const MachineStage> stages, bool is_replicated,
+                           std::uint32_t enqueued_max)
+    : kind_{schedule.kind},
+      program_{schedule.ranks.at(rank.value())},
+      local_of_stage_(schedule.stage_count()),
+      is_replicated_{is_replicated},
+      enqueued_max_{enqueued_max} {
+  TROUPE_ASSERT(enqueued_max >= 1);
+  const auto held = schedule.stages_of(rank);
+  TROUPE_ASSERT(held.size() == stages.size());
+  for (std::uint32_t local = 0; local < held.size(); ++local) {
+    const auto v = held[local].value();
+    local_of_stage_[v] = local;
+    auto& state = stages_.emplace_back();
+    state.stage = held[local];
+    state.props = stages[local];
+    state.is_first = v == 0;
+    state.is_last = v + 1 == schedule.stage_count();
+    state.activation_here.resize(schedule.microbatch_count);
+    state.gradient_here.resize(schedule.microbatch_count);
+    bucket_count_ += state.props.bucket_count;
+    plain_bucket_count_ += state.props.bucket_count - (state.props.exchanges_tied ? 1U : 0U);
+  }
+  for (const auto& action : program_) {
+    if (action.pass == Pass::forward) {
+      state_of(action.stage).forward_order.push_back(action.microbatch);
+    }
+  }
+}
+
+void StageMachine::on(const StageEvent& event, Commands& out) {
+  std::visit([&](const auto& e) { handle(e, out); }, event);
+  enqueue_ready_passes(out);
+  advance_phase(out);
+}
+
+WaitCause StageMachine::waits_for() const {
+  switch (phase_) {
+    case Phase::passes:
+      if (next_ > finished_count_ || next_ == program_.size()) return WaitCause::none;
+      return obstacle(program_[next_]);
+    case Phase::reducing:
+      return WaitCause::reduction;
+    case Phase::measuring:
+      return WaitCause::measuring;
+    case Phase::waiting:
+      return WaitCause::director;
+    case Phase::optimizing:
+      return WaitCause::optimizer;
+    case Phase::finished:
+      return WaitCause::next_step;
+  }
+  return WaitCause::none;
+}
+
+// -- passes ---------------------------------------------------------------------------------------
+
+void StageMachine::handle(const Started&, Commands& out) {
+  TROUPE_ASSERT(phase_ == Phase::finished);
+  phase_ = Phase::passes;
+  next_ = 0;
+  finished_count_ = 0;
+  buckets_issued_ = 0;
+  buckets_reduced_ = 0;
+  for (auto& stage : stages_) {
+    begin_step(stage);
+    expect_activations(stage, out);
+    if (kind_ == StepKind::training && stage.props.exchanges_tied) {
+      out.emplace_back(ExpectTied{stage.stage});
+    }
+  }
+}
+
+void StageMachine::begin_step(StageState& stage) const {
+  const auto& bounds = stage.props.bounds;
+  // The ends of the model take their inputs from the batch and from the loss.
+  std::fill(stage.activation_here.begin(), stage.activation_here.end(), stage.is_first);
+  std::fill(stage.gradient_here.begin(), stage.gradient_here.end(), stage.is_last);
+  stage.expected_count = 0;
+  stage.activations_in_free = bounds.activations_in;
+  stage.activations_out_free = bounds.activations_out;
+  stage.gradients_out_free = bounds.gradients_out;
+  stage.buckets_filled = 0;
+  stage.tied_here = stage.tied_sent = stage.tied_added = false;
+}
+
+void StageMachine::handle(const ActivationArrived& event, Commands&) {
+  mark(state_of(event.stage).activation_here, event.microbatch);
+}
+
+void StageMachine::handle(const GradientArrived& event, Commands&) {
+  mark(state_of(event.stage).gradient_here, event.microbatch);
+}
+
+void StageMachine::handle(const ActivationSent& event, Commands&) {
+  auto& stage = state_of(event.stage);
+  ++stage.activations_out_free;
+  TROUPE_ASSERT(stage.activations_out_free <= stage.props.bounds.activations_out);
+}
+
+void StageMachine::handle(const GradientSent& event, Commands&) {
+  auto& stage = state_of(event.stage);
+  ++stage.gradients_out_free;
+  TROUPE_ASSERT(stage.gradients_out_free <= stage.props.bounds.gradients_out);
+}
+
+void StageMachine::handle(const PassFinished& event, Commands& out) {
+  TROUPE_ASSERT(phase_ == Phase::passes && finished_count_ < next_);
+  const auto& action = event.action;
+  TROUPE_ASSERT(action == program_[finished_count_]);
+  ++finished_count_;
+  auto& stage = state_of(action.stage);
+  if (action.pass == Pass::forward && !stage.is_last) {
+    out.emplace_back(SendActivation{action.stage, action.microbatch});
+    if (kind_ == StepKind::training) {
+      out.emplace_back(ExpectGradient{action.stage, action.microbatch});
+    }
+  }
+  if (makes_input_gradient(action.pass) && !stage.is_first) {
+    out.emplace_back(SendGradient{action.stage, action.microbatch});
+  }
+  const bool is_last_use =
+      kind_ == StepKind::training ? accumulates_weights(action.pass) : action.pass == Pass::forward;
+  if (is_last_use && !stage.is_first) {
+    ++stage.activations_in_free;
+    expect_activations(stage, out);
+  }
+}
+
+/// Asks for as many input activations as there are buffers, in the order in which they are used.
+void StageMachine::expect_activations(StageState& stage, Commands& out) const {
+  if (stage.is_first) return;
+  while (stage.activations_in_free > 0 && stage.expected_count < stage.forward_order.size()) {
+    --stage.activations_in_free;
+    out.emplace_back(ExpectActivation{stage.stage, stage.forward_order[stage.expected_count++]});
+  }
+}
+
+void StageMachine::enqueue_ready_passes(Commands& out) {
+  if (phase_ != Phase::passes) return;
+  while (next_ < program_.size() && next_ - finished_count_ < enqueued_max_
+         && obstacle(program_[next_]) == WaitCause::none) {
+    const auto& action = program_[next_++];
+    auto& stage = state_of(action.stage);
+    if (action.pass == Pass::forward && !stage.is_last) --stage.activations_out_free;
+    if (makes_input_gradient(action.pass) && !stage.is_first) --stage.gradients_out_free;
+    out.emplace_back(RunPass{action});
+  }
+}
+
+/// A pass runs when its input is here and its output buffer is free. A weight pass needs neither:
+/// what it reads was there for the input pass, which the program has put before it.
+WaitCause StageMachine::obstacle(const Action& action) const {
+  const auto& stage = state_of(action.stage);
+  const auto m = action.microbatch.value();
+  if (action.pass == Pass::forward) {
+    if (!stage.activation_here[m]) return WaitCause::activation;
+    if (!stage.is_last && stage.activations_out_free == 0) return WaitCause::send;
+  } else if (makes_input_gradient(action.pass)) {
+    if (!stage.gradient_here[m]) return WaitCause::gradient;
+    if (!stage.is_first && stage.gradients_out_free == 0) return WaitCause::send;
+  }
+  return WaitCause::none;
+}
+
+// -- gradients ------------------------------------------------------------------------------------
+
+void StageMachine::handle(const BucketFilled& event, Commands& out) {
+  TROUPE_ASSERT(kind_ == StepKind::training);
+  auto& stage = state_of(event.stage);
+  TROUPE_ASSERT(++stage.buckets_filled <= stage.props.bucket_count);
+  if (stage.props.exchanges_tied && event.bucket + 1 == stage.props.bucket_count) {
+    out.emplace_back(SendTied{event.stage});
+    add_tied_when_ready(stage, out);
+  } else {
+    reduce(event.stage, event.bucket, out);
+    reduce_tied_when_alone(out);
+  }
+}
+
+void StageMachine::handle(const TiedArrived& event, Commands& out) {
+  auto& stage = state_of(event.stage);
+  mark(stage.tied_here);
+  add_tied_when_ready(stage, out);
+}
+
+void StageMachine::handle(const TiedSent& event, Commands&) {
+  mark(state_of(event.stage).tied_sent);
+}
+
+void StageMachine::add_tied_when_ready(const StageState& stage, Commands& out) const {
+  if (stage.tied_here && stage.buckets_filled == stage.props.bucket_count) {
+    out.emplace_back(AddTied{stage.stage});
+  }
+}
+
+void StageMachine::handle(const TiedAdded& event, Commands& out) {
+  mark(state_of(event.stage).tied_added);
+  reduce_tied_when_alone(out);
+}
+
+/// Reduces the exchanged tied buckets after all others and in stage order: when an exchange ends is
+/// a matter of luck, and replicas must issue their reductions in one order.
+void StageMachine::reduce_tied_when_alone(Commands& out) {
+  if (buckets_issued_ < plain_bucket_count_) return;
+  auto issued = plain_bucket_count_;
+  for (const auto& stage : stages_) {
+    if (!stage.props.exchanges_tied) continue;
+    if (!stage.tied_added) return;
+    if (++issued > buckets_issued_) reduce(stage.stage, stage.props.bucket_count - 1, out);
+  }
+}
+
+void StageMachine::reduce(StageIndex stage, std::uint32_t bucket, Commands& out) {
+  ++buckets_issued_;
+  if (is_replicated_) {
+    out.emplace_back(ReduceBucket{stage, bucket});
+  } else {
+    ++buckets_reduced_;
+  }
+}
+
+void StageMachine::handle(const BucketReduced&, Commands&) {
+  ++buckets_reduced_;
+  TROUPE_ASSERT(buckets_reduced_ <= buckets_issued_);
+}
+
+void StageMachine::handle(const GradientsMeasured&, Commands&) {
+  TROUPE_ASSERT(phase_ == Phase::measuring);
+  ++stages_reported_;
+}
+
+void StageMachine::handle(const ClippingDecided&, Commands& out) {
+  TROUPE_ASSERT(phase_ == Phase::waiting);
+  phase_ = Phase::optimizing;
+  for (const auto& stage : stages_) out.emplace_back(RunOptimizer{stage.stage});
+}
+
+void StageMachine::handle(const OptimizerFinished&, Commands&) {
+  TROUPE_ASSERT(phase_ == Phase::optimizing);
+  ++stages_reported_;
+}
+
+bool StageMachine::all_stages_reported() {
+  if (stages_reported_ < stages_.size()) return false;
+  stages_reported_ = 0;
+  return true;
+}
+
+void StageMachine::advance_phase(Commands& out) {
+  if (phase_ == Phase::passes && finished_count_ == program_.size()) phase_ = Phase::reducing;
+  if (phase_ == Phase::reducing && kind_ == StepKind::evaluation) {
+    // Outputs may still be on their way: their buffers must be back before the next step.
+    const auto is_idle = [](const StageState& s) {
+      return s.activations_out_free == s.props.bounds.activations_out;
+    };
+    if (!std::ranges::all_of(stages_, is_idle)) return;
+    phase_ = Phase::finished;
+    out.emplace_back(ReportStep{});
+    out.emplace_back(FinishStep{});
+  }
+  if (phase_ == Phase::reducing) {
+    const auto is_idle = [](const StageState& s) {
+      return s.activations_out_free == s.props.bounds.activations_out
+             && s.gradients_out_free == s.props.bounds.gradients_out
+             && s.tied_sent == s.props.exchanges_tied;
+    };
+    if (buckets_reduced_ < bucket_count_ || !std::ranges::all_of(stages_, is_idle)) return;
+    phase_ = Phase::measuring;
+    for (const auto& stage : stages_) out.emplace_back(MeasureGradients{stage.stage});
+  }
+  if (phase_ == Phase::measuring && all_stages_reported()) {
+    phase_ = Phase::waiting;
+    out.emplace_back(ReportStep{});
+  }
+  if (phase_ == Phase::optimizing && all_stages_reported()) {
+    phase_ = Phase::finished;
+    out.emplace_back(FinishStep{});
+  }
+}
+
+StageMachine::StageState& StageMachine::state_of(StageIndex stage) {
+  return stages_[local_of_stage_.at(stage.value())];
+}
+
+const StageMachine::StageState& StageMachine::state_of(StageIndex stage) const {
+  return stages_[local_of_stage_.at(stage.value())];
+}
+
+}  // namespace troupe

@@ -1,0 +1,28 @@
+// troupe/transport/in_process.hpp -- links and collectives between actors of one process.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "troupe/transport/collective.hpp"
+#include "troupe/transport/link.hpp"
+
+namespace troupe::transport {
+
+/// The two ends of something.
+using LinkPair = std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>>;
+
+/// Makes a lane whose transfers copy nothing: the end that posts second swaps the two buffers and
+/// runs both completions, on its own thread.
+[[nodiscard]] LinkPair make_in_process_link();
+
+/// Makes a group of `size` members; element r is the member of rank r.
+///
+/// An all-reduce is shared out: when all members have arrived, member r adds up the r-th part of
+/// the array on its own queue and writes it to every member. Nothing blocks, and no thread is
+/// added.
+[[nodiscard]] std::vector<std::unique_ptr<Collective>> make_in_process_group(std::uint32_t size);
+
+}  // namespace troupe::transport
