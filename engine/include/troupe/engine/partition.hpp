@@ -10,8 +10,8 @@
 
 namespace troupe {
 
-/// The blocks of one virtual stage: layers `[layer_begin, layer_end)`, at least one, and on the first
-/// stage the embedding, on the last the final norm and the head.
+/// The blocks of one virtual stage: layers `[layer_begin, layer_end)`, at least one, and on the
+/// first stage the embedding, on the last the final norm and the head.
 struct StageSpec {
   std::uint32_t layer_begin = 0;
   std::uint32_t layer_end = 0;
@@ -32,8 +32,8 @@ struct PartCosts {
   double head = 0.0;
 };
 
-/// Splits the layers so that the costliest stage is as cheap as possible; among equal splits, earlier
-/// stages get more layers.
+/// Splits the layers so that the costliest stage is as cheap as possible; among such splits, as
+/// evenly as possible (least sum of squared costs), and then with more layers on earlier stages.
 /// @returns `invalid_config` if there are fewer layers than stages.
 [[nodiscard]] Expected<Partition> balance(const ModelSpec& model, std::uint32_t stage_count,
                                           const PartCosts& costs);

@@ -70,11 +70,14 @@ public:
 
   /// Enqueues `action`. Before: activation_in (F) or gradient_in (B, I) is held for the microbatch,
   /// and a free activation_out (F) or gradient_out (B, I) buffer exists. The stage takes that buffer
-  /// and holds it for the microbatch. `done` runs when the output is there.
+  /// and holds it for the microbatch. `done` runs when the output is there. Weight passes (B, W) come
+  /// in microbatch order. The slot is taken by F and free for the next F to be enqueued once B or W,
+  /// or the F of an evaluation, is enqueued.
   virtual void enqueue(const Action& action, DeviceDone done) = 0;
 
-  /// Must be called by the driver once `done` of `action` has been seen: frees the slot and the
-  /// buffers that the action was the last to use.
+  /// Must be called by the driver once `done` of `action` has been seen: frees the input buffers that
+  /// the action was the last to use. B and W free activation_in and gradient_in, the F of an
+  /// evaluation frees activation_in.
   virtual void finish(const Action& action) = 0;
 
   /// The gradients in buckets, in the order in which the last backward pass finishes them. A bucket
@@ -92,6 +95,7 @@ public:
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which the
   /// driver sends to the other end. Enqueues `bucket = first stage's half + last stage's half`, where
   /// the peer's half is held on `Edge::tied_in`; both ends add in that order and get the same bits.
+  /// The driver frees both buffers: `tied_out` when it has left, `tied_in` after `done`.
   virtual void add_tied(DeviceDone done) = 0;
 
   /// Enqueues the sum of squares of each parameter's gradient into `gradient_squares()`.

@@ -1,0 +1,22 @@
+// stages/src/initial_normal.hpp -- the counter-based generator of initial weights.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace troupe::stages {
+
+/// The normal numbers of one parameter: `initial_normal` without hashing the name each time.
+class InitialNormal {
+public:
+  InitialNormal(std::uint64_t seed, std::string_view name) noexcept;
+
+  /// Elements 2k and 2k + 1 are the two results of one Box-Muller transform in double of two
+  /// uniform numbers of 53 bits, the finalisers of key + 2k + 1 and key + 2k + 2 golden ratios.
+  [[nodiscard]] float operator()(std::uint64_t index) const noexcept;
+
+private:
+  std::uint64_t key_;
+};
+
+}  // namespace troupe::stages

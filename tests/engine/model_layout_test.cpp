@@ -1,0 +1,201 @@
+#include "troupe/engine/model_layout.hpp"
+
+#include <set>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+namespace troupe {
+namespace {
+
+/// Small enough to count by hand: 2 layers, 2 heads, 4 wide, 3 tokens, 5 words.
+ModelSpec tiny(bool tie) {
+  return {
+      .layers = 2, .heads = 2, .hidden = 4, .sequence = 3, .vocabulary = 5, .tie_embeddings = tie};
+}
+
+constexpr StageSpec whole{
+    .layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true};
+constexpr StageSpec first{.layer_begin = 0, .layer_end = 1, .has_embedding = true};
+constexpr StageSpec last{.layer_begin = 1, .layer_end = 2, .has_head = true};
+
+std::vector<std::string> names_of(const std::vector<ParameterSpec>& list) {
+  std::vector<std::string> names;
+  for (const auto& spec : list) names.push_back(spec.name);
+  return names;
+}
+
+std::uint64_t elements_of(const std::vector<ParameterSpec>& list) {
+  std::uint64_t sum = 0;
+  for (const auto& spec : list) sum += spec.element_count();
+  return sum;
+}
+
+TEST(Parameters, HaveTheNamesAndShapesOfHuggingFaceInModelOrder) {
+  using Shape = std::vector<std::uint64_t>;
+  const std::vector<std::pair<std::string, Shape>> expected{
+      {"wte.weight", {5, 4}},
+      {"wpe.weight", {3, 4}},
+      {"h.0.ln_1.weight", {4}},
+      {"h.0.ln_1.bias", {4}},
+      {"h.0.attn.c_attn.weight", {4, 12}},
+      {"h.0.attn.c_attn.bias", {12}},
+      {"h.0.attn.c_proj.weight", {4, 4}},
+      {"h.0.attn.c_proj.bias", {4}},
+      {"h.0.ln_2.weight", {4}},
+      {"h.0.ln_2.bias", {4}},
+      {"h.0.mlp.c_fc.weight", {4, 16}},
+      {"h.0.mlp.c_fc.bias", {16}},
+      {"h.0.mlp.c_proj.weight", {16, 4}},
+      {"h.0.mlp.c_proj.bias", {4}},
+  };
+  const auto list = parameters_of(tiny(true), first);
+  ASSERT_EQ(list.size(), expected.size());
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    EXPECT_EQ(std::pair(list[i].name, list[i].shape), expected[i]);
+    EXPECT_TRUE(list[i].owned);
+  }
+}
+
+TEST(Parameters, OfGpt2SmallCountAsPublished) {
+  const ModelSpec gpt2{.layers = 12,
+                       .heads = 12,
+                       .hidden = 768,
+                       .sequence = 1024,
+                       .vocabulary = 50257,
+                       .tie_embeddings = true};
+  EXPECT_EQ(elements_of(parameters_of(gpt2)), 124'439'808U);
+}
+
+TEST(Parameters, OfAllStagesAreThoseOfTheModelEachOwnedOnce) {
+  for (const bool tie : {true, false}) {
+    std::vector<std::string> owned;
+    for (const auto& stage : {first, last}) {
+      for (const auto& spec : parameters_of(tiny(tie), stage)) {
+        if (spec.owned) owned.push_back(spec.name);
+      }
+    }
+    EXPECT_EQ(owned, names_of(parameters_of(tiny(tie))));
+  }
+}
+
+TEST(Parameters, EndWithTheHead) {
+  const auto tied = parameters_of(tiny(true), last);
+  EXPECT_EQ(tied.back().name, "wte.weight");
+  EXPECT_FALSE(tied.back().owned);
+  const auto untied = parameters_of(tiny(false), last);
+  EXPECT_EQ(untied.back().name, "lm_head.weight");
+  EXPECT_EQ(untied.back().shape, (std::vector<std::uint64_t>{5, 4}));
+  EXPECT_TRUE(untied.back().owned);
+  EXPECT_EQ(parameters_of(tiny(true)).back().name, "ln_f.bias");
+}
+
+TEST(Parameters, StartAsGpt2Does) {
+  for (const auto& spec : parameters_of(tiny(false))) {
+    const bool is_matrix = spec.shape.size() == 2;
+    const bool is_gain = !is_matrix && spec.name.ends_with(".weight");
+    EXPECT_EQ(spec.decays, is_matrix) << spec.name;
+    EXPECT_EQ(spec.initial, is_matrix ? Initial::normal
+                            : is_gain ? Initial::ones
+                                      : Initial::zeros)
+        << spec.name;
+    // 0.02 / sqrt(2 * 2 layers) where a layer adds to the residual.
+    if (is_matrix) {
+      EXPECT_EQ(spec.deviation, spec.name.ends_with("c_proj.weight") ? 0.01F : 0.02F) << spec.name;
+    }
+  }
+}
+
+TEST(Memory, OfATinyStageIsWhatCountingByHandGives) {
+  // Two sequences of three tokens: 6 rows. One [rows, hidden] is 24 floats = 96 bytes, padded 128;
+  // three are 288 -> 320, four 384, [rows] is 24 -> 64, [rows, heads] 48 -> 64.
+  const StageBounds bounds{.slots = 2, .activations_in = 3, .gradients_out = 1};
+  // A layer's parameters: 4 norms and 2 projection biases of 16 bytes -> 64 each, c_attn 192 + 64
+  // (48), c_proj 64, c_fc 256 + 64, mlp c_proj 256. The head: 2 norms, wte 80 -> 128.
+  constexpr std::uint64_t layer = 6 * 64 + 256 + 64 + 320 + 256;
+  constexpr std::uint64_t parameters = layer + 2 * 64 + 128;
+  // Saved: norm_1, attended, middle, norm_2 128 each, qkv 320, expanded and activated 384 each,
+  // five small 64; head: input and norm 128, mean, rstd, loss 64, logits 6 * 5 floats -> 128.
+  constexpr std::uint64_t slot = 4 * 128 + 320 + 2 * 384 + 5 * 64 + 2 * 128 + 3 * 64 + 128;
+  // d_hidden, d_middle, d_norm, one 4 wide; 15 squares of 8 bytes -> 128.
+  constexpr std::uint64_t workspace = 3 * 128 + 384 + 128;
+  EXPECT_EQ(memory_of(tiny(true), last, bounds, 2, 2),
+            (std::vector<MemoryItem>{{"parameters", parameters},
+                                     {"gradients", parameters},
+                                     {"optimizer state", 2 * parameters},
+                                     {"tied gradients", 2 * 128},
+                                     {"slots", 2 * slot},
+                                     {"edge buffers", 4 * 128},
+                                     {"workspace", workspace}}));
+}
+
+TEST(Memory, OfAnEvaluatingStageHasOneSetOfActivationsForAllLayers) {
+  auto deep = tiny(false);
+  deep.layers = 20;
+  const StageBounds bounds{.trains = false};
+  auto stage = whole;
+  const auto of_two = memory_of(deep, stage, bounds, 2, 2);
+  stage.layer_end = 20;
+  const auto of_twenty = memory_of(deep, stage, bounds, 2, 2);
+  ASSERT_EQ(of_two.size(), 2U);
+  EXPECT_EQ(of_two[1].name, "slots");
+  EXPECT_EQ(of_two[1], of_twenty[1]);
+  EXPECT_LT(of_two[0].bytes, of_twenty[0].bytes);
+}
+
+TEST(Memory, OfASlotGrowsBySixteenHiddenPerLayerAndTokenAndByFourMoreWhenSplit) {
+  // Wide enough for padding and statistics to vanish: one [rows, hidden] is 1 MiB.
+  const ModelSpec model{.layers = 8, .heads = 4, .hidden = 1024, .sequence = 256, .vocabulary = 16};
+  const auto slots_of = [&](std::uint32_t layers, bool splits) {
+    const StageSpec stage{.layer_begin = 1, .layer_end = 1 + layers};
+    for (const auto& item : memory_of(model, stage, {.splits_backward = splits}, 1, 2)) {
+      if (item.name == "slots") return item.bytes;
+    }
+    return std::uint64_t{0};
+  };
+  constexpr std::uint64_t unit = 256 * 1024 * sizeof(float);
+  constexpr std::uint64_t statistics = 4 * 256 * sizeof(float) + 4 * 256 * sizeof(float);
+  EXPECT_EQ(slots_of(5, false) - slots_of(4, false), 16 * unit + statistics);
+  EXPECT_EQ(slots_of(5, true) - slots_of(4, true), 20 * unit + statistics);
+  EXPECT_EQ(slots_of(1, true) - slots_of(1, false), (3 + 7) * unit);
+}
+
+TEST(Memory, NamesEachTensorOnce) {
+  const StageBounds bounds{.slots = 2,
+                           .activations_in = 2,
+                           .activations_out = 1,
+                           .gradients_in = 2,
+                           .gradients_out = 1,
+                           .splits_backward = true};
+  for (const auto& stage : {whole, first, last}) {
+    std::set<std::pair<std::string, std::string>> names;
+    for (const auto& tensor : tensors_of(tiny(true), stage, bounds, 2, 2)) {
+      EXPECT_TRUE(names.emplace(tensor.holder, tensor.name).second)
+          << tensor.holder << ": " << tensor.name;
+      EXPECT_GT(tensor.size_bytes, 0U);
+    }
+  }
+}
+
+TEST(Flops, OfTheMeasuredModelAreWhatThePublishedFormulaGives) {
+  // 6 layers, 384 wide, 256 tokens, 256 words: 6 N + 12 L T C = 71.4 MFLOP per token.
+  const ModelSpec model;
+  const StageSpec stage{.layer_begin = 0, .layer_end = 6, .has_embedding = true, .has_head = true};
+  const auto flops = flops_of(model, stage, 8);
+  const double matrices = 6 * 12.0 * 384 * 384 + 256.0 * 384;
+  const double per_token = 6.0 * matrices + 12.0 * 6 * 256 * 384;
+  EXPECT_DOUBLE_EQ(flops.forward + flops.backward_input + flops.backward_weight,
+                   per_token * 8 * 256);
+  EXPECT_NEAR(per_token, 71.4e6, 0.05e6);
+}
+
+TEST(Flops, OfAnAttentionAreInTheForwardAndTheInputPass) {
+  // One token of context 3, 4 wide: matrices 2 * 12 * 16 = 384, attention 4 * 3 * 4 = 48 per token.
+  const auto flops = flops_of(tiny(true), {.layer_begin = 0, .layer_end = 1}, 2);
+  EXPECT_EQ(flops.forward, 6.0 * (384 + 48));
+  EXPECT_EQ(flops.backward_input, 6.0 * (384 + 96));
+  EXPECT_EQ(flops.backward_weight, 6.0 * 384);
+}
+
+}  // namespace
+}  // namespace troupe
