@@ -6,6 +6,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -24,6 +25,18 @@ enum class Pass : std::uint8_t {
 
 /// Returns the pass's letter: F, B, I or W.
 [[nodiscard]] char to_letter(Pass pass) noexcept;
+
+/// Whether the pass makes the gradient that the stage before it waits for: B and I.
+[[nodiscard]] constexpr bool makes_input_gradient(Pass pass) noexcept {
+  return pass == Pass::backward || pass == Pass::backward_input;
+}
+
+/// Whether the pass adds to the weight gradients, and thereby ends the use of the activations of
+/// its microbatch: B and W. The weight passes of a stage run in microbatch order, because the
+/// gradients are sums of floats: one order is what gives every schedule the same bits.
+[[nodiscard]] constexpr bool accumulates_weights(Pass pass) noexcept {
+  return pass == Pass::backward || pass == Pass::backward_weight;
+}
 
 /// One unit of work: a pass of a microbatch on a virtual stage.
 struct Action {
@@ -52,8 +65,8 @@ struct Schedule {
   std::string name;
   StepKind kind = StepKind::training;
   std::uint32_t microbatch_count = 1;
-  std::vector<RankIndex> rank_of_stage;     ///< By virtual stage: the rank that holds it.
-  std::vector<std::vector<Action>> ranks;   ///< By rank: its program, in order.
+  std::vector<RankIndex> rank_of_stage;    ///< By virtual stage: the rank that holds it.
+  std::vector<std::vector<Action>> ranks;  ///< By rank: its program, in order.
 
   [[nodiscard]] std::uint32_t stage_count() const noexcept {
     return static_cast<std::uint32_t>(rank_of_stage.size());
@@ -61,16 +74,27 @@ struct Schedule {
   [[nodiscard]] std::uint32_t rank_count() const noexcept {
     return static_cast<std::uint32_t>(ranks.size());
   }
+  /// The passes of all ranks together.
+  [[nodiscard]] std::size_t action_count() const noexcept;
   /// The virtual stages that `rank` holds, in ascending order.
   [[nodiscard]] std::vector<StageIndex> stages_of(RankIndex rank) const;
 
   friend bool operator==(const Schedule&, const Schedule&) = default;
 };
 
+/// The sizes up to which schedules are made and read; beyond them a number is a mistake.
+struct ScheduleLimits {
+  static constexpr std::uint32_t rank_count_max = 1U << 16U;
+  static constexpr std::uint32_t stage_count_max = 1U << 20U;
+  static constexpr std::uint32_t microbatch_count_max = 1U << 20U;
+  static constexpr std::size_t action_count_max = std::size_t{1} << 27U;  ///< 1.6 GB of actions.
+};
+
 /// How virtual stages are dealt to ranks.
 enum class StageMap : std::uint8_t {
   looped,    ///< Stage v on rank v mod P; with one chunk, one stage per rank.
-  v_shaped,  ///< Down the ranks and up again: with two chunks, stage v on min(v, 2P - 1 - v).
+  v_shaped,  ///< Down the ranks and up again: with two chunks, stage v on min(v, 2P - 1 - v). A
+             ///< third chunk goes down again, and so on.
 };
 
 /// Returns the map of `chunk_count` virtual stages per rank; all counts at least 1.
@@ -82,5 +106,8 @@ enum class StageMap : std::uint8_t {
 /// `Pass::backward_weight` (its activations are no longer needed). A whole backward pass is both.
 /// For an evaluation schedule a microbatch is in flight only during its forward pass.
 [[nodiscard]] std::uint32_t in_flight_max(const Schedule& schedule, StageIndex stage, Pass until);
+
+/// The same for every stage at once, by stage, in one walk over the schedule.
+[[nodiscard]] std::vector<std::uint32_t> in_flight_max(const Schedule& schedule, Pass until);
 
 }  // namespace troupe

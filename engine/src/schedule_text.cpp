@@ -1,0 +1,224 @@
+#include "troupe/engine/schedule_text.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "dependency_order.hpp"
+
+namespace troupe {
+
+namespace {
+
+constexpr std::size_t shown_size_max = 24;  ///< Of a cell in an error.
+constexpr auto expected_form =
+    " is not an action; expected stage, pass (F, B, I or W) and microbatch, as in 2F0";
+
+/// `text` for an error: in quotes, cut, and without bytes that a terminal would act on.
+std::string shown(std::string_view text) {
+  std::string result = "\"";
+  for (const char c : text.substr(0, shown_size_max)) result += c >= ' ' && c <= '~' ? c : '?';
+  return result + (text.size() > shown_size_max ? "...\"" : "\"");
+}
+
+std::optional<Pass> pass_of(char letter) noexcept {
+  for (const auto pass :
+       {Pass::forward, Pass::backward, Pass::backward_input, Pass::backward_weight}) {
+    if (to_letter(pass) == letter) return pass;
+  }
+  return std::nullopt;
+}
+
+/// Reads all of `text` as a decimal number below `bound`.
+std::optional<std::uint32_t> number_below(std::uint32_t bound, std::string_view text) noexcept {
+  std::uint32_t value = 0;
+  const auto* const end = text.data() + text.size();
+  const auto [stopped, failure] = std::from_chars(text.data(), end, value);
+  if (text.empty() || failure != std::errc{} || stopped != end || value >= bound) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+std::string_view without_spaces_around(std::string_view text) noexcept {
+  const auto begin = text.find_first_not_of(" \t");
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
+/// Takes the text up to `separator` off the front of `rest`.
+std::string_view take_until(char separator, std::string_view& rest) noexcept {
+  const auto end = rest.find(separator);
+  const auto taken = rest.substr(0, end);
+  rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+  return taken;
+}
+
+/// Collects the rows of a CSV into a schedule. Where things went wrong is `row_` and `column_`.
+class CsvReader {
+public:
+  explicit CsvReader(std::string_view source_name) : source_name_{source_name} {
+    schedule_.name = source_name;
+    schedule_.kind = StepKind::evaluation;
+    schedule_.microbatch_count = 0;
+  }
+
+  Expected<Schedule> read(std::string_view text) {
+    const auto end = text.find_last_not_of("\r\n");
+    text = text.substr(0, end == std::string_view::npos ? 0 : end + 1);
+    for (row_ = 0; !text.empty(); ++row_) {
+      if (auto ok = read_row(take_until('\n', text)); !ok) return ok.error();
+    }
+    if (schedule_.ranks.empty()) {
+      return Error{Errc::invalid_file, source_name_ + ": holds no schedule; expected one row per "
+                                           "rank with cells like 2F0"};
+    }
+    return with_stage_map();
+  }
+
+private:
+  Expected<Done> read_row(std::string_view row) {
+    if (row.ends_with('\r')) row.remove_suffix(1);
+    if (row_ == ScheduleLimits::rank_count_max) {
+      return failed("more than " + std::to_string(ScheduleLimits::rank_count_max) + " ranks");
+    }
+    schedule_.ranks.emplace_back();
+    for (column_ = 1; !row.empty(); ++column_) {
+      if (auto ok = read_cell(take_until(',', row)); !ok) return ok;
+    }
+    if (schedule_.ranks.back().empty()) {
+      return failed("this rank runs nothing; leave the row out");
+    }
+    return Done{};
+  }
+
+  Expected<Done> read_cell(std::string_view cell) {
+    const auto text = without_spaces_around(cell);
+    auto inner = text;
+    if (text.starts_with('"')) {
+      if (text.size() < 2 || !text.ends_with('"')) {
+        return failed_at(text, " opens a quote that it does not close");
+      }
+      inner = without_spaces_around(text.substr(1, text.size() - 2));
+    }
+    if (inner.empty()) return Done{};
+    const auto action = parse_action(inner);
+    return action ? add(*action, text) : failed_at(text, expected_form);
+  }
+
+  Expected<Done> add(const Action& action, std::string_view cell) {
+    const auto stage = action.stage.value();
+    if (stage >= rank_of_stage_.size()) rank_of_stage_.resize(std::size_t{stage} + 1, nowhere);
+    auto& rank = rank_of_stage_[stage];
+    if (rank != nowhere && rank != row_) {
+      return failed_at(cell, " runs stage " + std::to_string(stage) + ", which row "
+                                 + std::to_string(rank + 1) + " runs; a stage is on one rank");
+    }
+    rank = row_;
+    if (action.pass != Pass::forward) schedule_.kind = StepKind::training;
+    schedule_.microbatch_count =
+        std::max(schedule_.microbatch_count, action.microbatch.value() + 1);
+    schedule_.ranks.back().push_back(action);
+    return Done{};
+  }
+
+  Expected<Schedule> with_stage_map() {
+    const auto gap = std::find(rank_of_stage_.begin(), rank_of_stage_.end(), nowhere);
+    if (gap != rank_of_stage_.end()) {
+      return Error{Errc::invalid_file, source_name_ + ": no row runs stage "
+                                           + std::to_string(gap - rank_of_stage_.begin())
+                                           + ", but there are stages up to "
+                                           + std::to_string(rank_of_stage_.size() - 1)
+                                           + "; number them from 0"};
+    }
+    schedule_.rank_of_stage = std::vector<RankIndex>(rank_of_stage_.begin(), rank_of_stage_.end());
+    return std::move(schedule_);
+  }
+
+  [[nodiscard]] Error failed(const std::string& what) const {
+    return {Errc::invalid_file, source_name_ + ": row " + std::to_string(row_ + 1) + ": " + what};
+  }
+  [[nodiscard]] Error failed_at(std::string_view cell, const std::string& what) const {
+    return {Errc::invalid_file, source_name_ + ": row " + std::to_string(row_ + 1) + ", column "
+                                    + std::to_string(column_) + ": " + shown(cell) + what};
+  }
+
+  static constexpr auto nowhere = std::numeric_limits<std::uint32_t>::max();
+
+  std::string source_name_;
+  Schedule schedule_;
+  std::vector<std::uint32_t> rank_of_stage_;
+  std::uint32_t row_ = 0;
+  std::size_t column_ = 1;
+};
+
+}  // namespace
+
+Expected<Action> parse_action(std::string_view text) {
+  const auto letter_at = text.find_first_not_of("0123456789");
+  if (letter_at != std::string_view::npos) {
+    const auto stage = number_below(ScheduleLimits::stage_count_max, text.substr(0, letter_at));
+    const auto pass = pass_of(text[letter_at]);
+    const auto microbatch =
+        number_below(ScheduleLimits::microbatch_count_max, text.substr(letter_at + 1));
+    if (stage && pass && microbatch) {
+      return Action{StageIndex{*stage}, *pass, MicrobatchIndex{*microbatch}};
+    }
+  }
+  return Error{Errc::invalid_file, shown(text) + expected_form};
+}
+
+std::string to_text(const Schedule& schedule) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : schedule.ranks) {
+    widths.resize(std::max(widths.size(), row.size()), 0);
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      widths[i] = std::max(widths[i], to_string(row[i]).size());
+    }
+  }
+  const auto label_size = std::to_string(schedule.rank_count() - 1).size();
+  std::string text;
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    const auto label = std::to_string(r);
+    text += "rank " + std::string(label_size - label.size(), ' ') + label + ":";
+    std::size_t padding = 1;
+    for (std::size_t i = 0; i < schedule.ranks[r].size(); ++i) {
+      const auto cell = to_string(schedule.ranks[r][i]);
+      text.append(padding, ' ') += cell;
+      padding = widths[i] - cell.size() + 1;
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+std::string to_csv(const Schedule& schedule) {
+  std::vector<std::string> rows(schedule.rank_count());
+  std::vector<std::size_t> steps(schedule.rank_count(), 0);  // By rank: columns written.
+  std::vector<std::size_t> made_in(OutputNumbers{schedule}.count());
+  const auto stopped = visit_in_dependency_order(
+      schedule, [&](RankIndex rank, const Action& action, std::size_t needed, std::size_t made) {
+        auto& row = rows[rank.value()];
+        auto& step = steps[rank.value()];
+        const auto ready = needed == no_output ? 0 : made_in[needed] + 1;
+        const auto begin = std::max(step, ready);
+        row.append(begin - step, ',') += to_string(action) + ',';
+        step = begin + 1;
+        if (made != no_output) made_in[made] = begin;
+      });
+  std::string text;
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    TROUPE_ASSERT(stopped[r] == schedule.ranks[r].size());
+    rows[r].pop_back();
+    text += rows[r] + "\r\n";
+  }
+  return text;
+}
+
+Expected<Schedule> from_csv(std::string_view text, std::string_view source_name) {
+  return CsvReader{source_name}.read(text);
+}
+
+}  // namespace troupe
