@@ -20,14 +20,6 @@ void mark(bool& flag) {
   flag = true;
 }
 
-bool makes_input_gradient(Pass pass) {
-  return pass == Pass::backward || pass == Pass::backward_input;
-}
-
-bool accumulates_weights(Pass pass) {
-  return pass == Pass::backward || pass == Pass::backward_weight;
-}
-
 }  // namespace
 
 StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
@@ -201,7 +193,8 @@ WaitCause StageMachine::obstacle(const Action& action) const {
 void StageMachine::handle(const BucketFilled& event, Commands& out) {
   TROUPE_ASSERT(kind_ == StepKind::training);
   auto& stage = state_of(event.stage);
-  TROUPE_ASSERT(++stage.buckets_filled <= stage.props.bucket_count);
+  ++stage.buckets_filled;
+  TROUPE_ASSERT(stage.buckets_filled <= stage.props.bucket_count);
   if (stage.props.exchanges_tied && event.bucket + 1 == stage.props.bucket_count) {
     out.emplace_back(SendTied{event.stage});
     add_tied_when_ready(stage, out);

@@ -1,0 +1,65 @@
+// troupe/engine/plan.hpp -- everything that is decided before a run begins.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "troupe/engine/config.hpp"
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/model_layout.hpp"
+#include "troupe/engine/partition.hpp"
+#include "troupe/engine/schedule.hpp"
+#include "troupe/engine/simulate.hpp"
+
+namespace troupe {
+
+/// One virtual stage of the plan.
+struct StagePlan {
+  StageIndex stage;
+  RankIndex rank;
+  StageSpec spec;
+  StageBounds bounds;
+  PassFlops flops;                 ///< Of one microbatch.
+  std::vector<MemoryItem> memory;  ///< What the stage allocates, line by line.
+};
+
+/// A run, decided: who holds what, in which order it is worked on, what it needs.
+struct Plan {
+  Config config;
+  Schedule training;
+  Schedule evaluation;            ///< Forward passes of as many microbatches, on the same stages.
+  std::vector<StagePlan> stages;  ///< By virtual stage.
+
+  /// Sequences of one step over all replicas.
+  [[nodiscard]] std::uint32_t sequences_per_step() const noexcept;
+  /// Tokens of one step over all replicas.
+  [[nodiscard]] std::uint32_t tokens_per_step() const noexcept;
+  /// Floating-point operations of one training step over all replicas.
+  [[nodiscard]] double flops_per_step() const noexcept;
+  /// Bytes that the stages of `rank` (one replica's) allocate.
+  [[nodiscard]] std::uint64_t bytes_of(RankIndex rank) const noexcept;
+};
+
+/// Decides a run with a named schedule.
+/// @returns `invalid_config` or `invalid_schedule` with a sentence that says what to change.
+[[nodiscard]] Expected<Plan> make_plan(const Config& config);
+
+/// Decides a run with a given schedule, for example one read from a file. Weight passes out of
+/// microbatch order are brought into order first.
+[[nodiscard]] Expected<Plan> make_plan(const Config& config, Schedule training);
+
+/// The buffers and slots of `stage` such that every pass of both schedules finds its buffers and no
+/// send ever waits for its receiver's memory:
+///   slots              microbatches between F and the last use of their activations
+///   gradients in       the same: a slot's gradient is awaited from its F on
+///   activations in     microbatches that the stage before may have sent and this one still needs
+///   out (either way)   two: one being written, one on its way
+[[nodiscard]] StageBounds bounds_of(const Schedule& training, const Schedule& evaluation,
+                                    StageIndex stage);
+
+/// Simulates the training step of one replica in which a FLOP takes 1 / `flops_per_second`, links
+/// take `link_ns`, and nothing else takes time.
+[[nodiscard]] Timeline predict(const Plan& plan, double flops_per_second, std::int64_t link_ns);
+
+}  // namespace troupe

@@ -1,0 +1,70 @@
+// troupe/engine/time_account.hpp -- where the time of one rank went, by cause, without a remainder.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <string_view>
+
+#include "troupe/engine/stage_machine.hpp"
+
+namespace troupe {
+
+/// What a rank's time is spent on.
+enum class TimeCause : std::uint8_t {
+  computing,   ///< The device runs a pass.
+  dispatch,    ///< A pass could run and does not: messages and wake-ups of the runtime itself.
+  activation,  ///< Waiting for the previous stage's rank.
+  gradient,    ///< Waiting for the next stage's rank.
+  send,        ///< Waiting for a link to take an output away.
+  reduction,   ///< Waiting for gradients of other replicas, or of the tied embedding's other end.
+  measuring,   ///< Measuring the gradient norm.
+  director,    ///< Waiting for the slowest rank's gradient norm.
+  optimizer,   ///< Updating weights.
+  next_step,   ///< Waiting for the next step to begin.
+};
+inline constexpr std::size_t time_cause_count = 10;
+
+/// Returns the enumerator's spelling.
+[[nodiscard]] std::string_view to_string(TimeCause cause) noexcept;
+
+/// Nanoseconds by cause; they add up to the wall time they were taken over.
+struct TimeAccount {
+  std::array<std::int64_t, time_cause_count> ns{};
+
+  [[nodiscard]] std::int64_t& operator[](TimeCause cause) noexcept {
+    return ns[static_cast<std::size_t>(cause)];
+  }
+  [[nodiscard]] std::int64_t operator[](TimeCause cause) const noexcept {
+    return ns[static_cast<std::size_t>(cause)];
+  }
+  [[nodiscard]] std::int64_t total_ns() const noexcept {
+    return std::accumulate(ns.begin(), ns.end(), std::int64_t{0});
+  }
+  friend bool operator==(const TimeAccount&, const TimeAccount&) = default;
+};
+
+/// Keeps a `TimeAccount` for the driver of a `StageMachine`. Reads no clock: the driver tells the
+/// time.
+class TimeKeeper {
+public:
+  /// Begins to count at `now_ns`.
+  explicit TimeKeeper(std::int64_t now_ns) : last_ns_{now_ns} {}
+
+  /// Books the time since the last call; `waited_for` is what the machine had been waiting for.
+  void advance(WaitCause waited_for, std::int64_t now_ns);
+
+  /// Books one pass of the device.
+  void add_computing(std::int64_t duration_ns) { computing_ns_ += duration_ns; }
+
+  /// Returns the account of everything since the last call of `close` and begins a new one.
+  [[nodiscard]] TimeAccount close();
+
+private:
+  TimeAccount account_;
+  std::int64_t last_ns_;
+  std::int64_t computing_ns_ = 0;
+};
+
+}  // namespace troupe

@@ -1,0 +1,156 @@
+#include "troupe/engine/plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "troupe/engine/check.hpp"
+#include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/schedule_validation.hpp"
+
+namespace troupe {
+
+namespace {
+
+std::uint32_t optimizer_words(const TrainConfig& train) {
+  return train.optimizer == OptimizerKind::adamw ? 2 : 1;
+}
+
+bool splits_backward(const Schedule& schedule, StageIndex stage) {
+  const auto& program = schedule.ranks[schedule.rank_of_stage[stage.value()].value()];
+  return std::ranges::any_of(program, [stage](const Action& action) {
+    return action.stage == stage && action.pass == Pass::backward_weight;
+  });
+}
+
+Expected<Partition> partition_for(const Config& config, std::uint32_t stage_count) {
+  const auto& explicit_layers = config.schedule.layers_per_stage;
+  if (!explicit_layers.empty()) {
+    return partition_of(config.model, stage_count, explicit_layers);
+  }
+  // Costs are FLOPs of a forward pass: backward passes cost the same multiple everywhere.
+  const auto forward = [&](const StageSpec& spec) {
+    return flops_of(config.model, spec, config.schedule.microbatch_size).forward;
+  };
+  const auto layer = forward({.layer_begin = 0, .layer_end = 1});
+  return balance(config.model, stage_count,
+                 {.embedding = forward({0, 1, true, false}) - layer,
+                  .layer = layer,
+                  .head = forward({0, 1, false, true}) - layer});
+}
+
+/// What the schedule must agree on with the rest of the configuration.
+Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
+  const auto differs = [&](const std::string& key, std::uint32_t configured, std::uint32_t found) {
+    return Error{Errc::invalid_config, "the schedule " + schedule.name + " has "
+                                           + std::to_string(found) + " " + key
+                                           + " but the configuration says "
+                                           + std::to_string(configured) + "; make them equal"};
+  };
+  if (schedule.rank_count() != config.parallel.pipeline) {
+    return differs("ranks (parallel.pipeline)", config.parallel.pipeline, schedule.rank_count());
+  }
+  if (schedule.microbatch_count != config.schedule.microbatches) {
+    return differs("microbatches (schedule.microbatches)", config.schedule.microbatches,
+                   schedule.microbatch_count);
+  }
+  return Done{};
+}
+
+}  // namespace
+
+std::uint32_t Plan::sequences_per_step() const noexcept {
+  return config.parallel.data * config.schedule.microbatches * config.schedule.microbatch_size;
+}
+
+std::uint32_t Plan::tokens_per_step() const noexcept {
+  return sequences_per_step() * config.model.sequence;
+}
+
+double Plan::flops_per_step() const noexcept {
+  double sum = 0.0;
+  for (const auto& stage : stages) {
+    sum += stage.flops.forward + stage.flops.backward_input + stage.flops.backward_weight;
+  }
+  return sum * config.schedule.microbatches * config.parallel.data;
+}
+
+std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
+  std::uint64_t sum = 0;
+  for (const auto& stage : stages) {
+    if (stage.rank != rank) continue;
+    for (const auto& item : stage.memory) sum += item.bytes;
+  }
+  return sum;
+}
+
+StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, StageIndex stage) {
+  const auto until_used = in_flight_max(training, stage, Pass::backward_weight);
+  StageBounds bounds{.slots = until_used, .splits_backward = splits_backward(training, stage)};
+  if (stage.value() > 0) {
+    const StageIndex previous{stage.value() - 1};
+    // What the previous stage has sent and this one has not begun is in flight there; what this one
+    // keeps after its input gradient has gone is in flight here alone, and only if it splits.
+    const auto ahead = in_flight_max(training, previous, Pass::backward_input);
+    const auto needed = bounds.splits_backward ? until_used + ahead : std::max(until_used, ahead);
+    const bool is_chain = evaluation.stage_count() == evaluation.rank_count();
+    const auto forward_only = is_chain ? 2U : 2U * evaluation.rank_count();
+    bounds.activations_in = std::min(std::max(needed, forward_only), training.microbatch_count);
+    bounds.gradients_out = std::min(2U, training.microbatch_count);
+  }
+  if (stage.value() + 1 < training.stage_count()) {
+    bounds.activations_out = std::min(2U, training.microbatch_count);
+    bounds.gradients_in = until_used;
+  }
+  return bounds;
+}
+
+Expected<Plan> make_plan(const Config& config) {
+  const auto& wanted = config.schedule;
+  auto schedule = make_schedule(wanted.name, config.parallel.pipeline, wanted.microbatches,
+                                wanted.chunks, wanted.split_backward);
+  if (!schedule) return schedule.error();
+  return make_plan(config, std::move(*schedule));
+}
+
+Expected<Plan> make_plan(const Config& config, Schedule training) {
+  if (auto valid = validate(config); !valid) return valid.error();
+  if (auto fits = check_extent(config, training); !fits) return fits.error();
+  training = with_weight_passes_in_order(std::move(training));
+  if (auto valid = validate(training); !valid) return valid.error();
+  auto partition = partition_for(config, training.stage_count());
+  if (!partition) return partition.error();
+
+  Plan plan{.config = config, .training = std::move(training), .evaluation = {}, .stages = {}};
+  plan.evaluation = make_forward_only(plan.training.rank_of_stage, plan.training.microbatch_count);
+  for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
+    const StageIndex stage{v};
+    const auto bounds = bounds_of(plan.training, plan.evaluation, stage);
+    const auto& spec = (*partition)[v];
+    const auto rows = config.schedule.microbatch_size;
+    plan.stages.push_back(
+        {.stage = stage,
+         .rank = plan.training.rank_of_stage[v],
+         .spec = spec,
+         .bounds = bounds,
+         .flops = flops_of(config.model, spec, rows),
+         .memory = memory_of(config.model, spec, bounds, rows, optimizer_words(config.train))});
+  }
+  return plan;
+}
+
+Timeline predict(const Plan& plan, double flops_per_second, std::int64_t link_ns) {
+  TROUPE_ASSERT(flops_per_second > 0.0);
+  const auto nanoseconds = [=](double flops) {
+    return std::llround(flops / flops_per_second * 1e9);
+  };
+  CostModel costs{.stages = {}, .link_ns = {link_ns}};
+  for (const auto& stage : plan.stages) {
+    costs.stages.push_back(PassCosts::of_parts(nanoseconds(stage.flops.forward),
+                                               nanoseconds(stage.flops.backward_input),
+                                               nanoseconds(stage.flops.backward_weight)));
+  }
+  return simulate(plan.training, costs);
+}
+
+}  // namespace troupe

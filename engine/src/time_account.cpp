@@ -1,0 +1,58 @@
+#include "troupe/engine/time_account.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace troupe {
+
+namespace {
+
+/// While the machine waits for nothing, the device computes or is about to.
+TimeCause cause_of(WaitCause cause) {
+  switch (cause) {
+    case WaitCause::none:
+      return TimeCause::computing;
+    case WaitCause::activation:
+      return TimeCause::activation;
+    case WaitCause::gradient:
+      return TimeCause::gradient;
+    case WaitCause::send:
+      return TimeCause::send;
+    case WaitCause::reduction:
+      return TimeCause::reduction;
+    case WaitCause::measuring:
+      return TimeCause::measuring;
+    case WaitCause::director:
+      return TimeCause::director;
+    case WaitCause::optimizer:
+      return TimeCause::optimizer;
+    case WaitCause::next_step:
+      return TimeCause::next_step;
+  }
+  return TimeCause::dispatch;
+}
+
+}  // namespace
+
+std::string_view to_string(TimeCause cause) noexcept {
+  constexpr std::array<std::string_view, time_cause_count> names{
+      "computing", "dispatch",  "activation", "gradient",  "send",
+      "reduction", "measuring", "director",   "optimizer", "next_step"};
+  return names[static_cast<std::size_t>(cause)];
+}
+
+void TimeKeeper::advance(WaitCause waited_for, std::int64_t now_ns) {
+  account_[cause_of(waited_for)] += now_ns - last_ns_;
+  last_ns_ = now_ns;
+}
+
+TimeAccount TimeKeeper::close() {
+  // Between two events without an obstacle the device ran its passes; the rest was the runtime's.
+  auto account = std::exchange(account_, {});
+  const auto open_ns = account[TimeCause::computing];
+  account[TimeCause::computing] = std::min(std::exchange(computing_ns_, 0), open_ns);
+  account[TimeCause::dispatch] = open_ns - account[TimeCause::computing];
+  return account;
+}
+
+}  // namespace troupe

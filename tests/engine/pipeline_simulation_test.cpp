@@ -1,0 +1,365 @@
+// Drives a whole pipeline of stage machines in one thread, under every interleaving a seed can
+// draw. Goal: no order of completions and arrivals makes a rank deviate from its program, exceed
+// its buffers, read what has not arrived, overwrite what has not left, or get stuck. A failure
+// prints the seed that reproduces it.
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/plan.hpp"
+#include "troupe/engine/random.hpp"
+#include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/stage_machine.hpp"
+
+namespace troupe {
+namespace {
+
+struct World {
+  Schedule training;
+  StepKind kind = StepKind::training;  ///< Which step to run.
+  bool is_tied = false;
+  bool is_replicated = false;
+  std::uint32_t enqueued_max = 2;
+};
+
+class SimulatedPipeline {
+public:
+  static constexpr std::uint32_t plain_bucket_count = 2;
+
+  SimulatedPipeline(const World& world, std::uint64_t seed) : random_{seed} {
+    const auto& training = world.training;
+    const auto evaluation = make_forward_only(training.rank_of_stage, training.microbatch_count);
+    schedule_ = world.kind == StepKind::training ? training : evaluation;
+    done_.resize(schedule_.rank_count());
+    for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
+      std::vector<MachineStage> stages;
+      for (const auto stage : schedule_.stages_of(RankIndex{r})) {
+        const bool is_end = is_first(stage) || is_last(stage);
+        const bool is_tied = world.is_tied && is_end && schedule_.stage_count() > 1;
+        bounds_[stage] = bounds_of(training, evaluation, stage);
+        bucket_counts_[stage] = plain_bucket_count + (is_tied ? 1 : 0);
+        stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied});
+      }
+      machines_.emplace_back(schedule_, RankIndex{r}, stages, world.is_replicated,
+                             world.enqueued_max);
+      enqueued_.emplace_back();
+    }
+  }
+
+  void run_step() {
+    for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
+      done_[r].clear();
+      in_transit_.push_back({r, Started{}});
+    }
+    reported_count_ = finished_count_ = 0;
+    while (!in_transit_.empty() && !testing::Test::HasFailure()) {
+      const auto chosen = random_.below(in_transit_.size());
+      std::swap(in_transit_[chosen], in_transit_.back());
+      const auto delivery = in_transit_.back();
+      in_transit_.pop_back();
+      deliver(delivery.rank, delivery.event);
+    }
+  }
+
+  void expect_complete() const {
+    EXPECT_TRUE(sent_.empty());
+    EXPECT_TRUE(expected_.empty());
+    EXPECT_EQ(reported_count_, schedule_.rank_count());
+    EXPECT_EQ(finished_count_, schedule_.rank_count());
+    for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
+      EXPECT_TRUE(machines_[r].step_finished()) << "rank " << r;
+      EXPECT_EQ(machines_[r].waits_for(), WaitCause::next_step);
+      EXPECT_EQ(done_[r], schedule_.ranks[r]);
+    }
+    for (const auto& [stage, counts] : in_use_) {
+      for (const auto count : counts) EXPECT_EQ(count, 0) << "stage " << stage.value();
+    }
+  }
+
+  const std::vector<std::vector<std::pair<StageIndex, std::uint32_t>>>& reductions() const {
+    return reductions_;
+  }
+
+private:
+  enum Kind { activation_in, activation_out, gradient_in, gradient_out, slot };
+  enum class Port { activation, gradient, tied };
+  struct Delivery {
+    std::uint32_t rank;
+    StageEvent event;
+  };
+  /// Port, receiving stage, microbatch: what a tag encodes on a real link.
+  using Parcel = std::tuple<Port, StageIndex, MicrobatchIndex>;
+
+  std::uint32_t rank_of(StageIndex stage) const {
+    return schedule_.rank_of_stage[stage.value()].value();
+  }
+  bool is_first(StageIndex stage) const { return stage.value() == 0; }
+  bool is_last(StageIndex stage) const { return stage.value() + 1 == schedule_.stage_count(); }
+  bool trains() const { return schedule_.kind == StepKind::training; }
+
+  void use(StageIndex stage, Kind kind, int change, std::uint32_t limit) {
+    auto& count = in_use_[stage][kind];
+    count += change;
+    ASSERT_GE(count, 0) << "stage " << stage.value() << " frees buffer kind " << kind << " twice";
+    ASSERT_LE(count, static_cast<int>(limit)) << "stage " << stage.value() << " kind " << kind;
+  }
+
+  void deliver(std::uint32_t r, const StageEvent& event) {
+    if (const auto* e = std::get_if<PassFinished>(&event)) finish(r, e->action);
+    if (const auto* e = std::get_if<ActivationSent>(&event)) {
+      use(e->stage, activation_out, -1, bounds_.at(e->stage).activations_out);
+    }
+    if (const auto* e = std::get_if<GradientSent>(&event)) {
+      use(e->stage, gradient_out, -1, bounds_.at(e->stage).gradients_out);
+    }
+    StageMachine::Commands commands;
+    machines_[r].on(event, commands);
+    for (const auto& command : commands) {
+      std::visit([this, r](const auto& c) { carry_out(r, c); }, command);
+    }
+  }
+
+  /// The device finishes passes in the order they were enqueued; a last weight pass fills buckets
+  /// before it is over.
+  void finish(std::uint32_t r, const Action& action) {
+    done_[r].push_back(action);
+    const auto& bounds = bounds_.at(action.stage);
+    const bool is_last_use = trains() ? accumulates_weights(action.pass) : true;
+    if (is_last_use) {
+      if (!is_first(action.stage)) use(action.stage, activation_in, -1, bounds.activations_in);
+      if (trains() && !is_last(action.stage))
+        use(action.stage, gradient_in, -1, bounds.gradients_in);
+    }
+    enqueued_[r].erase(enqueued_[r].begin());
+    if (!enqueued_[r].empty()) in_transit_.push_back({r, PassFinished{enqueued_[r].front()}});
+  }
+
+  void carry_out(std::uint32_t r, const RunPass& c) {
+    const auto& action = c.action;
+    const auto& bounds = bounds_.at(action.stage);
+    if (action.pass == Pass::forward) {
+      if (!is_first(action.stage)) {
+        EXPECT_TRUE(arrived_.erase({Port::activation, action.stage, action.microbatch}))
+            << to_string(action) << " runs before its activation is here";
+      }
+      if (!is_last(action.stage)) use(action.stage, activation_out, +1, bounds.activations_out);
+      use(action.stage, slot, +1, bounds.slots);
+    } else if (makes_input_gradient(action.pass)) {
+      if (!is_last(action.stage)) {
+        EXPECT_TRUE(arrived_.erase({Port::gradient, action.stage, action.microbatch}))
+            << to_string(action) << " runs before its gradient is here";
+      }
+      if (!is_first(action.stage)) use(action.stage, gradient_out, +1, bounds.gradients_out);
+    }
+    const bool is_last_use = trains() ? accumulates_weights(action.pass) : true;
+    if (is_last_use) use(action.stage, slot, -1, bounds.slots);  // Free in stream order.
+    enqueued_[r].push_back(action);
+    if (enqueued_[r].size() == 1) in_transit_.push_back({r, PassFinished{action}});
+    if (trains() && accumulates_weights(action.pass)
+        && ++weight_passes_[action.stage] == schedule_.microbatch_count) {
+      weight_passes_[action.stage] = 0;
+      fill_buckets(r, action.stage);
+    }
+  }
+
+  /// Buckets fill in order; the next is reported once the one before was.
+  void fill_buckets(std::uint32_t r, StageIndex stage) {
+    for (std::uint32_t b = 0; b < bucket_counts_.at(stage); ++b) {
+      deliver(r, BucketFilled{stage, b});
+    }
+  }
+
+  /// A parcel moves once both ends have posted it, as with a rendezvous protocol.
+  void post(std::set<Parcel>& mine, std::set<Parcel>& theirs, const Parcel& parcel) {
+    if (theirs.erase(parcel) == 0) {
+      ASSERT_TRUE(mine.insert(parcel).second) << "posted twice";
+      return;
+    }
+    const auto [port, receiver, m] = parcel;
+    const auto to = rank_of(receiver);
+    const StageIndex above{receiver.value() + 1};
+    switch (port) {
+      case Port::activation: {
+        const StageIndex below{receiver.value() - 1};
+        arrived_.insert(parcel);
+        in_transit_.push_back({to, ActivationArrived{receiver, m}});
+        in_transit_.push_back({rank_of(below), ActivationSent{below, m}});
+        break;
+      }
+      case Port::gradient:
+        arrived_.insert(parcel);
+        in_transit_.push_back({to, GradientArrived{receiver, m}});
+        in_transit_.push_back({rank_of(above), GradientSent{above, m}});
+        break;
+      case Port::tied: {
+        const auto sender = other_end(receiver);
+        in_transit_.push_back({to, TiedArrived{receiver}});
+        in_transit_.push_back({rank_of(sender), TiedSent{sender}});
+        break;
+      }
+    }
+  }
+
+  StageIndex other_end(StageIndex stage) const {
+    return is_first(stage) ? StageIndex{schedule_.stage_count() - 1} : StageIndex{0};
+  }
+
+  void carry_out(std::uint32_t, const ExpectActivation& c) {
+    use(c.stage, activation_in, +1, bounds_.at(c.stage).activations_in);
+    post(expected_, sent_, {Port::activation, c.stage, c.microbatch});
+  }
+  void carry_out(std::uint32_t, const ExpectGradient& c) {
+    use(c.stage, gradient_in, +1, bounds_.at(c.stage).gradients_in);
+    post(expected_, sent_, {Port::gradient, c.stage, c.microbatch});
+  }
+  void carry_out(std::uint32_t, const SendActivation& c) {
+    post(sent_, expected_, {Port::activation, StageIndex{c.stage.value() + 1}, c.microbatch});
+  }
+  void carry_out(std::uint32_t, const SendGradient& c) {
+    post(sent_, expected_, {Port::gradient, StageIndex{c.stage.value() - 1}, c.microbatch});
+  }
+  void carry_out(std::uint32_t r, const ReduceBucket& c) {
+    reductions_.resize(schedule_.rank_count());
+    reductions_[r].emplace_back(c.stage, c.bucket);
+    in_transit_.push_back({r, BucketReduced{c.stage, c.bucket}});
+  }
+  void carry_out(std::uint32_t, const ExpectTied& c) {
+    post(expected_, sent_, {Port::tied, c.stage, MicrobatchIndex{0}});
+  }
+  void carry_out(std::uint32_t, const SendTied& c) {
+    post(sent_, expected_, {Port::tied, other_end(c.stage), MicrobatchIndex{0}});
+  }
+  void carry_out(std::uint32_t r, const AddTied& c) {
+    in_transit_.push_back({r, TiedAdded{c.stage}});
+  }
+  void carry_out(std::uint32_t r, const MeasureGradients& c) {
+    in_transit_.push_back({r, GradientsMeasured{c.stage}});
+  }
+  void carry_out(std::uint32_t, const ReportStep&) {
+    if (++reported_count_ < schedule_.rank_count() || !trains()) return;
+    for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
+      in_transit_.push_back({r, ClippingDecided{}});
+    }
+  }
+  void carry_out(std::uint32_t r, const RunOptimizer& c) {
+    in_transit_.push_back({r, OptimizerFinished{c.stage}});
+  }
+  void carry_out(std::uint32_t, const FinishStep&) { ++finished_count_; }
+
+  Random random_;
+  Schedule schedule_;  ///< Of the kind of step that runs.
+  std::vector<StageMachine> machines_;
+  std::map<StageIndex, StageBounds> bounds_;
+  std::map<StageIndex, std::uint32_t> bucket_counts_;
+  std::vector<Delivery> in_transit_;
+  std::vector<std::vector<Action>> enqueued_;  ///< By rank: on the device, in order.
+  std::set<Parcel> sent_;
+  std::set<Parcel> expected_;
+  std::set<Parcel> arrived_;
+  std::map<StageIndex, std::array<int, 5>> in_use_;
+  std::map<StageIndex, std::uint32_t> weight_passes_;
+  std::vector<std::vector<Action>> done_;
+  std::vector<std::vector<std::pair<StageIndex, std::uint32_t>>> reductions_;
+  std::uint32_t reported_count_ = 0;
+  std::uint32_t finished_count_ = 0;
+};
+
+/// Every named schedule of the small scope in which bugs show themselves.
+template <class Body>
+void for_every_schedule(Body body) {
+  for (const bool split : {false, true}) {
+    for (std::uint32_t p = 1; p <= 5; ++p) {
+      for (std::uint32_t m = 1; m <= 8; ++m) {
+        for (const auto& name : schedule_names()) {
+          for (const std::uint32_t chunks : {1U, 2U, 3U}) {
+            const auto schedule = make_schedule(name, p, m, chunks, split);
+            if (schedule) body(*schedule);
+            if (testing::Test::HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PipelineSimulation, EveryInterleavingCompletesTheProgram) {
+  for_every_schedule([](const Schedule& schedule) {
+    for (std::uint64_t seed = 0; seed < 12; ++seed) {
+      SCOPED_TRACE(testing::Message() << schedule.name << " ranks=" << schedule.rank_count()
+                                      << " stages=" << schedule.stage_count() << " microbatches="
+                                      << schedule.microbatch_count << " seed=" << seed);
+      SimulatedPipeline pipeline{{.training = schedule,
+                                  .is_tied = seed % 2 == 1,
+                                  .is_replicated = seed % 3 == 1,
+                                  .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
+                                 seed};
+      for (int step = 0; step < 2; ++step) {
+        pipeline.run_step();
+        pipeline.expect_complete();
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  });
+}
+
+TEST(PipelineSimulation, EvaluationCompletesUnderEveryInterleaving) {
+  for_every_schedule([](const Schedule& training) {
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      SCOPED_TRACE(testing::Message() << training.name << " ranks=" << training.rank_count()
+                                      << " stages=" << training.stage_count() << " microbatches="
+                                      << training.microbatch_count << " seed=" << seed);
+      SimulatedPipeline pipeline{{.training = training, .kind = StepKind::evaluation}, seed};
+      pipeline.run_step();
+      pipeline.expect_complete();
+      if (testing::Test::HasFailure()) return;
+    }
+  });
+}
+
+TEST(PipelineSimulation, ReplicasReduceInOneOrderWhateverTheInterleaving) {
+  const auto schedule = make_interleaved_1f1b(2, 4, 2);
+  ASSERT_TRUE(schedule.has_value());
+  const World world{.training = *schedule, .is_tied = true, .is_replicated = true};
+  SimulatedPipeline first{world, 0};
+  first.run_step();
+  for (std::uint64_t seed = 1; seed < 100; ++seed) {
+    SimulatedPipeline other{world, seed};
+    other.run_step();
+    ASSERT_EQ(other.reductions(), first.reductions()) << "seed=" << seed;
+  }
+}
+
+TEST(StageMachineDeathTest, AFactReportedTwiceAborts) {
+  const auto schedule = make_1f1b(2, 2);
+  const MachineStage stage{
+      bounds_of(schedule, make_forward_only(schedule.rank_of_stage, 2), StageIndex{1}), 1, false};
+  StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1};
+  StageMachine::Commands commands;
+  machine.on(Started{}, commands);
+  machine.on(ActivationArrived{StageIndex{1}, MicrobatchIndex{1}}, commands);
+  EXPECT_DEATH(machine.on(ActivationArrived{StageIndex{1}, MicrobatchIndex{1}}, commands), "here");
+}
+
+TEST(StageMachine, SaysWhatItWaitsFor) {
+  const auto schedule = make_1f1b(2, 2);
+  const auto evaluation = make_forward_only(schedule.rank_of_stage, 2);
+  const MachineStage stage{bounds_of(schedule, evaluation, StageIndex{0}), 1, false};
+  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, false, 1};
+  StageMachine::Commands commands;
+  EXPECT_EQ(machine.waits_for(), WaitCause::next_step);
+  machine.on(Started{}, commands);
+  EXPECT_EQ(machine.waits_for(), WaitCause::none) << "0F0 runs";
+  machine.on(PassFinished{{StageIndex{0}, Pass::forward, MicrobatchIndex{0}}}, commands);
+  machine.on(PassFinished{{StageIndex{0}, Pass::forward, MicrobatchIndex{1}}}, commands);
+  EXPECT_EQ(machine.waits_for(), WaitCause::gradient);
+  EXPECT_EQ(to_string(*machine.next_action()), "0B0");
+}
+
+}  // namespace
+}  // namespace troupe
