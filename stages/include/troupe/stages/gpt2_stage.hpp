@@ -21,18 +21,9 @@ struct StageProps {
   TrainConfig train;                   ///< Seed, optimizer and its constants.
 };
 
-/// One parameter in memory; the device's space.
-struct ParameterView {
-  const ParameterSpec* spec = nullptr;
-  std::span<float> values;
-  std::span<float> gradients;  ///< Empty for a stage that does not train.
-};
-
 /// A stage of GPT-2, with access to its parameters for whoever writes or loads weights.
 class Gpt2Stage : public Stage {
 public:
-  /// In the order of `parameters_of(model, stage)`. Read or write only while the stream is empty.
-  [[nodiscard]] virtual std::span<const ParameterView> parameters() = 0;
   /// The last stage's logits of an evaluation pass of `microbatch` [rows, vocabulary]; valid until
   /// the next pass is enqueued. For text generation.
   [[nodiscard]] virtual std::span<const float> logits() = 0;

@@ -8,6 +8,7 @@
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/memory.hpp"
+#include "troupe/engine/model_layout.hpp"
 #include "troupe/engine/schedule.hpp"
 #include "troupe/stages/stage_buffers.hpp"
 
@@ -36,22 +37,29 @@ struct Batch {
 struct StepInfo {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
-  const Batch* batch = nullptr;    ///< Outlives the step.
-  std::uint32_t token_count = 0;   ///< Tokens of the step over all replicas; the loss is a mean.
+  const Batch* batch = nullptr;   ///< Outlives the step.
+  std::uint32_t token_count = 0;  ///< Tokens of the step over all replicas; the loss is a mean.
 };
 
 /// Hyperparameters of one optimizer step.
 struct OptimizerStep {
-  std::uint32_t step = 0;         ///< Counted from 1; bias correction uses it.
+  std::uint32_t step = 0;  ///< Counted from 1; bias correction uses it.
   float learning_rate = 0.0F;
-  float gradient_scale = 1.0F;    ///< Clipping: every gradient is multiplied by this.
+  float gradient_scale = 1.0F;  ///< Clipping: every gradient is multiplied by this.
 };
 
 /// Called from the device's thread when all gradients of a bucket are accumulated for this step.
 using BucketReady = InlineFunction<void(std::uint32_t bucket)>;
 
-/// One virtual stage. Owns its parameters, its gradients, its optimizer state and its slots of saved
-/// activations; nothing is allocated after construction.
+/// One parameter in memory; the device's space.
+struct ParameterView {
+  const ParameterSpec* spec = nullptr;
+  std::span<float> values;
+  std::span<float> gradients;  ///< Empty for a stage that does not train.
+};
+
+/// One virtual stage. Owns its parameters, its gradients, its optimizer state and its slots of
+/// saved activations; nothing is allocated after construction.
 ///
 /// Thread safety: none; one actor drives one stage, and members that enqueue return at once. Work
 /// of one stage runs in the order it was enqueued.
@@ -65,18 +73,19 @@ public:
   /// first stage has neither activations in nor gradients out, the last neither of the others.
   [[nodiscard]] virtual StageBuffers& buffers() = 0;
 
-  /// Begins a step: resets losses; the first weight pass of a training step overwrites the gradients.
+  /// Begins a step: resets losses; the first weight pass of a training step overwrites the
+  /// gradients.
   virtual void begin_step(const StepInfo& info) = 0;
 
   /// Enqueues `action`. Before: activation_in (F) or gradient_in (B, I) is held for the microbatch,
-  /// and a free activation_out (F) or gradient_out (B, I) buffer exists. The stage takes that buffer
-  /// and holds it for the microbatch. `done` runs when the output is there. Weight passes (B, W) come
-  /// in microbatch order. The slot is taken by F and free for the next F to be enqueued once B or W,
-  /// or the F of an evaluation, is enqueued.
+  /// and a free activation_out (F) or gradient_out (B, I) buffer exists. The stage takes that
+  /// buffer and holds it for the microbatch. `done` runs when the output is there. Weight passes
+  /// (B, W) come in microbatch order. The slot is taken by F and free for the next F to be enqueued
+  /// once B or W, or the F of an evaluation, is enqueued.
   virtual void enqueue(const Action& action, DeviceDone done) = 0;
 
-  /// Must be called by the driver once `done` of `action` has been seen: frees the input buffers that
-  /// the action was the last to use. B and W free activation_in and gradient_in, the F of an
+  /// Must be called by the driver once `done` of `action` has been seen: frees the input buffers
+  /// that the action was the last to use. B and W free activation_in and gradient_in, the F of an
   /// evaluation frees activation_in.
   virtual void finish(const Action& action) = 0;
 
@@ -88,14 +97,14 @@ public:
   /// Sets what is called, once per bucket and training step, when a bucket is complete.
   virtual void on_bucket_ready(BucketReady ready) = 0;
 
-  /// Mean loss contributions of the step so far, by microbatch: the sum over the microbatch's tokens.
-  /// Filled on the last stage as forward passes finish; empty elsewhere.
+  /// Mean loss contributions of the step so far, by microbatch: the sum over the microbatch's
+  /// tokens. Filled on the last stage as forward passes finish; empty elsewhere.
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
 
-  /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which the
-  /// driver sends to the other end. Enqueues `bucket = first stage's half + last stage's half`, where
-  /// the peer's half is held on `Edge::tied_in`; both ends add in that order and get the same bits.
-  /// The driver frees both buffers: `tied_out` when it has left, `tied_in` after `done`.
+  /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which
+  /// the driver sends to the other end. Enqueues `bucket = first stage's half + last stage's half`,
+  /// where the peer's half is held on `Edge::tied_in`; both ends add in that order and get the same
+  /// bits. The driver frees both buffers: `tied_out` when it has left, `tied_in` after `done`.
   virtual void add_tied(DeviceDone done) = 0;
 
   /// Enqueues the sum of squares of each parameter's gradient into `gradient_squares()`.
@@ -105,6 +114,9 @@ public:
 
   /// Enqueues one optimizer step on every parameter.
   virtual void optimize(const OptimizerStep& step, DeviceDone done) = 0;
+
+  /// In the order of `parameters_of(model, stage)`. Read or write only while the stream is empty.
+  [[nodiscard]] virtual std::span<const ParameterView> parameters() = 0;
 
 protected:
   Stage() = default;

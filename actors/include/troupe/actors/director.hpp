@@ -1,0 +1,49 @@
+// troupe/actors/director.hpp -- the actor that leads a step: starts it, joins what the ranks
+// report, decides the clipping, and says when it is over.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "troupe/actors/messages.hpp"
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/inline_function.hpp"
+#include "troupe/engine/plan.hpp"
+
+namespace troupe::actors {
+
+/// Called once per step that was wanted, on the director's thread. It must only post.
+using StepDone = InlineFunction<void(Expected<StepReport>)>;
+
+class DirectorState {
+public:
+  static inline const char* name = "troupe.director";  // Read by CAF's logger.
+
+  void start(std::shared_ptr<const Plan> plan, StepDone done);
+  void on(const CastChosen& message);
+  void on(const StepWanted& message);
+  void on(StepReported& message);
+  void on(RankFinished& message);
+  void on(const RankFailed& message);
+
+private:
+  void decide_clipping();
+  [[nodiscard]] double mean_loss() const;
+  [[nodiscard]] double global_norm() const;
+  void finish(Expected<StepReport> outcome);
+
+  std::shared_ptr<const Plan> plan_;
+  StepDone done_;
+  LoaderHandle loader_;
+  std::vector<StageHandle> cast_;       ///< By rank of the grid.
+  std::vector<StepReported> reported_;  ///< By rank of the grid.
+  std::size_t reported_count_ = 0;
+  std::size_t finished_count_ = 0;
+  bool is_running_ = false;
+  StepReport report_;
+};
+
+DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<DirectorState> self,
+                                       const std::shared_ptr<const Plan>& plan, StepDone* done);
+
+}  // namespace troupe::actors

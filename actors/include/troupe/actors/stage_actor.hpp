@@ -1,0 +1,122 @@
+// troupe/actors/stage_actor.hpp -- the actor that performs one pipeline rank of one replica.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "troupe/actors/messages.hpp"
+#include "troupe/engine/grid.hpp"
+#include "troupe/engine/plan.hpp"
+#include "troupe/stages/device.hpp"
+#include "troupe/transport/collective.hpp"
+#include "troupe/transport/link.hpp"
+
+namespace troupe::actors {
+
+/// One virtual stage and its lanes; a null lane leads nowhere.
+struct HeldStage {
+  std::unique_ptr<stages::Stage> stage;
+  std::unique_ptr<transport::Link> previous;
+  std::unique_ptr<transport::Link> next;
+  std::unique_ptr<transport::Link> tied;  ///< To the stage with the other half of the embeddings.
+};
+
+/// Everything one rank works with. Owned by the trainer, which closes lanes and empties streams
+/// before it lets go of an actor; used by the actor alone while a step runs.
+struct RankProps {
+  Coordinate coordinate;
+  std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
+  std::unique_ptr<stages::Stream>
+      reduce_stream;              ///< Additions of all-reduces; null without replicas.
+  std::vector<HeldStage> stages;  ///< In ascending order of virtual stage.
+  std::unique_ptr<transport::Collective> replicas;  ///< Same rank in all replicas; null without.
+};
+
+/// State of the stage actor: two `StageMachine`s that decide (training and evaluation), and the
+/// props that carry out.
+class StageActorState {
+public:
+  static inline const char* name = "troupe.stage";  // Read by CAF's logger.
+
+  void start(StageHandle self, std::shared_ptr<const Plan> plan, RankProps& props,
+             DirectorHandle director);
+  void on(const StepStarted& message);
+  void on(const Completed& message);
+  void on(const UpdateStarted& message);
+
+private:
+  /// Where completions put buffers before they post: one place per stage, edge and microbatch.
+  struct Landing {
+    std::vector<Buffer> places;
+    [[nodiscard]] Buffer& at(stages::Edge edge, MicrobatchIndex microbatch);
+  };
+
+  template <class Event>
+  [[nodiscard]] transport::TransferDone then(Event event, stages::Edge edge,
+                                             MicrobatchIndex microbatch);
+  template <class Event>
+  [[nodiscard]] stages::DeviceDone then(Event event);
+  void advance(const StageEvent& event);
+
+  // Put buffers that a completion brought, or that a pass no longer needs, where they belong.
+  void settle(const PassFinished& event);
+  void settle(const ActivationArrived& event);
+  void settle(const GradientArrived& event);
+  void settle(const ActivationSent& event);
+  void settle(const GradientSent& event);
+  void settle(const TiedArrived& event);
+  void settle(const TiedSent& event);
+  void settle(const TiedAdded& event);
+  void settle(const auto&) {}
+  void hold(StageIndex stage, stages::Edge edge, MicrobatchIndex microbatch);
+  void give_free(StageIndex stage, stages::Edge edge, MicrobatchIndex microbatch);
+
+  // Remember what the device did and when.
+  void record(const PassFinished& event, const stages::DeviceSpan& span);
+  void record(const BucketReduced& event, const stages::DeviceSpan& span);
+  void record(const OptimizerFinished& event, const stages::DeviceSpan& span);
+  void record(const auto&, const stages::DeviceSpan&) {}
+
+  void fail(const Completed& message);
+
+  void carry_out(const ExpectActivation& command);
+  void carry_out(const ExpectGradient& command);
+  void carry_out(const RunPass& command);
+  void carry_out(const SendActivation& command);
+  void carry_out(const SendGradient& command);
+  void carry_out(const ReduceBucket& command);
+  void carry_out(const ExpectTied& command);
+  void carry_out(const SendTied& command);
+  void carry_out(const AddTied& command);
+  void carry_out(const MeasureGradients& command);
+  void carry_out(const ReportStep& command);
+  void carry_out(const RunOptimizer& command);
+  void carry_out(const FinishStep& command);
+
+  [[nodiscard]] HeldStage& held(StageIndex stage);
+  [[nodiscard]] Landing& landing(StageIndex stage);
+  [[nodiscard]] std::uint32_t rank() const;
+
+  StageHandle self_;
+  DirectorHandle director_;
+  std::shared_ptr<const Plan> plan_;
+  RankProps* props_ = nullptr;
+  std::optional<StageMachine> training_;
+  std::optional<StageMachine> evaluation_;
+  StageMachine* machine_ = nullptr;  ///< The one of the current step.
+  std::optional<TimeKeeper> keeper_;
+  std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `props_->stages`.
+  std::vector<Landing> landings_;              ///< By held stage.
+  std::vector<TraceEntry> trace_;
+  StageMachine::Commands commands_;
+  stages::OptimizerStep update_;
+  std::uint32_t step_ = 0;
+};
+
+/// The behavior to spawn.
+StageHandle::behavior_type stage_actor(StageHandle::stateful_pointer<StageActorState> self,
+                                       const std::shared_ptr<const Plan>& plan, RankProps* props,
+                                       const DirectorHandle& director);
+
+}  // namespace troupe::actors

@@ -1,0 +1,45 @@
+// troupe/actors/step_report.hpp -- what is known about a step when it is over.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "troupe/engine/grid.hpp"
+#include "troupe/engine/schedule.hpp"
+#include "troupe/engine/time_account.hpp"
+
+namespace troupe::actors {
+
+/// What a device did and when, for traces.
+struct TraceEntry {
+  enum class Kind : std::uint8_t { pass, reduce, optimize };
+  Kind kind = Kind::pass;
+  Action action;              ///< The pass; of other kinds only the stage counts.
+  std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
+  std::int64_t end_ns = 0;
+};
+
+/// How a step went on one rank of the grid.
+struct RankReport {
+  Coordinate coordinate;
+  TimeAccount account;  ///< Since the rank's previous step ended.
+  std::vector<TraceEntry> trace;
+};
+
+/// How a step went.
+struct StepReport {
+  std::uint32_t step = 0;  ///< Counted from 1.
+  StepKind kind = StepKind::training;
+  double loss = 0.0;           ///< Mean over the step's tokens, in nats.
+  double gradient_norm = 0.0;  ///< Over all parameters, before clipping; 0 in an evaluation step.
+  double learning_rate = 0.0;
+  std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
+  std::int64_t end_ns = 0;
+  std::vector<RankReport> ranks;  ///< By rank of the grid.
+
+  /// Share of the pipeline's rank-time, from the first pass's begin to the last one's end, in which
+  /// no pass ran; the mean over the replicas.
+  [[nodiscard]] double bubble_fraction() const;
+};
+
+}  // namespace troupe::actors

@@ -1,0 +1,149 @@
+#include "troupe/actors/director.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "troupe/stages/device.hpp"
+
+namespace troupe::actors {
+
+double StepReport::bubble_fraction() const {
+  struct Extent {
+    std::int64_t begin_ns = INT64_MAX;
+    std::int64_t end_ns = INT64_MIN;
+    std::int64_t busy_ns = 0;
+    std::int64_t rank_count = 0;
+  };
+  std::vector<Extent> replicas;
+  for (const auto& rank : ranks) {
+    const auto r = rank.coordinate.replica;
+    if (r >= replicas.size()) replicas.resize(r + 1);
+    auto& replica = replicas[r];
+    ++replica.rank_count;
+    for (const auto& entry : rank.trace) {
+      if (entry.kind != TraceEntry::Kind::pass) continue;
+      replica.begin_ns = std::min(replica.begin_ns, entry.begin_ns);
+      replica.end_ns = std::max(replica.end_ns, entry.end_ns);
+      replica.busy_ns += entry.end_ns - entry.begin_ns;
+    }
+  }
+  double sum = 0.0;
+  for (const auto& replica : replicas) {
+    const auto capacity_ns = (replica.end_ns - replica.begin_ns) * replica.rank_count;
+    if (capacity_ns > 0) {
+      sum += 1.0 - static_cast<double>(replica.busy_ns) / static_cast<double>(capacity_ns);
+    }
+  }
+  return replicas.empty() ? 0.0 : sum / static_cast<double>(replicas.size());
+}
+
+void DirectorState::start(std::shared_ptr<const Plan> plan, StepDone done) {
+  plan_ = std::move(plan);
+  done_ = std::move(done);
+}
+
+void DirectorState::on(const CastChosen& message) {
+  loader_ = message.loader;
+  cast_ = message.stages;
+  reported_.resize(cast_.size());
+}
+
+void DirectorState::on(const StepWanted& message) {
+  TROUPE_ASSERT(!is_running_);
+  is_running_ = true;
+  reported_count_ = 0;
+  finished_count_ = 0;
+  report_ = {};
+  report_.step = message.step;
+  report_.kind = message.kind;
+  report_.begin_ns = stages::steady_now_ns();
+  report_.ranks.resize(cast_.size());
+  caf::anon_send(loader_, message);
+}
+
+void DirectorState::on(StepReported& message) {
+  if (!is_running_) return;
+  reported_[message.rank] = std::move(message);
+  if (++reported_count_ < cast_.size()) return;
+  report_.loss = mean_loss();
+  if (report_.kind == StepKind::evaluation) return;
+  decide_clipping();
+}
+
+/// PyTorch's rule: scale by clip / (norm + 1e-6) when that is below one.
+void DirectorState::decide_clipping() {
+  report_.gradient_norm = global_norm();
+  report_.learning_rate = learning_rate_at(plan_->config.train, report_.step);
+  if (!std::isfinite(report_.loss) || !std::isfinite(report_.gradient_norm)) {
+    return finish(Error{Errc::device_failure,
+                        "step " + std::to_string(report_.step)
+                            + ": the loss or the gradient norm is not a finite number; lower "
+                              "train.learning_rate or set train.clip_norm"});
+  }
+  const auto clip = plan_->config.train.clip_norm;
+  const auto scale = clip > 0.0 ? std::min(1.0, clip / (report_.gradient_norm + 1e-6)) : 1.0;
+  for (const auto& stage : cast_) {
+    caf::anon_send(
+        stage, UpdateStarted{static_cast<float>(report_.learning_rate), static_cast<float>(scale)});
+  }
+}
+
+void DirectorState::on(RankFinished& message) {
+  if (!is_running_) return;
+  report_.ranks[message.rank] = {coordinate_of(plan_->config.parallel, message.rank),
+                                 message.account, std::move(message.trace)};
+  if (++finished_count_ < cast_.size()) return;
+  report_.end_ns = stages::steady_now_ns();
+  finish(std::move(report_));
+}
+
+void DirectorState::on(const RankFailed& message) {
+  if (!is_running_) return;  // The first failure has been told; the others follow from it.
+  const auto at = coordinate_of(plan_->config.parallel, message.rank);
+  finish(Error{message.code, "pipeline rank " + std::to_string(at.pipeline.value()) + " of replica "
+                                 + std::to_string(at.replica) + " failed at " + message.operation
+                                 + ": " + std::string{to_string(message.code)}});
+}
+
+void DirectorState::finish(Expected<StepReport> outcome) {
+  is_running_ = false;
+  done_(std::move(outcome));
+}
+
+/// Adds replica after replica, microbatch after microbatch: the order of the serial run.
+double DirectorState::mean_loss() const {
+  double sum = 0.0;
+  const auto last = plan_->training.rank_of_stage.back();
+  for (std::uint32_t r = 0; r < plan_->config.parallel.data; ++r) {
+    const auto& losses = reported_[rank_at(plan_->config.parallel, {r, 0, last})].losses;
+    for (const auto loss : losses) sum += loss;
+  }
+  return sum / plan_->tokens_per_step();
+}
+
+/// Adds parameter after parameter in model order, from the first replica (all have the same sums),
+/// so that the partition does not change the order of the additions.
+double DirectorState::global_norm() const {
+  double sum = 0.0;
+  std::vector<std::size_t> next_of_rank(plan_->training.rank_count(), 0);
+  for (const auto rank : plan_->training.rank_of_stage) {
+    const auto& report = reported_[rank_at(plan_->config.parallel, {0, 0, rank})];
+    for (const auto square : report.squares[next_of_rank[rank.value()]++]) sum += square;
+  }
+  return std::sqrt(sum);
+}
+
+DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<DirectorState> self,
+                                       const std::shared_ptr<const Plan>& plan, StepDone* done) {
+  self->state.start(plan, std::move(*done));
+  return {
+      [self](const CastChosen& message) { self->state.on(message); },
+      [self](const StepWanted& message) { self->state.on(message); },
+      [self](StepReported& message) { self->state.on(message); },
+      [self](RankFinished& message) { self->state.on(message); },
+      [self](const RankFailed& message) { self->state.on(message); },
+  };
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,300 @@
+#include "troupe/actors/stage_actor.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "troupe/transport/tag.hpp"
+
+namespace troupe::actors {
+
+using stages::Edge;
+using transport::make_tag;
+using transport::Port;
+
+namespace {
+
+constexpr MicrobatchIndex once{0};  // Tied gradients travel once per step.
+
+StageIndex next_of(StageIndex stage) {
+  return StageIndex{stage.value() + 1};
+}
+StageIndex previous_of(StageIndex stage) {
+  return StageIndex{stage.value() - 1};
+}
+
+std::vector<MachineStage> machine_stages(const Plan& plan, RankProps& props,
+                                         const std::vector<StageIndex>& stages) {
+  std::vector<MachineStage> result;
+  for (std::size_t local = 0; local < stages.size(); ++local) {
+    const auto& held = props.stages[local];
+    result.push_back({.bounds = plan.stages[stages[local].value()].bounds,
+                      .bucket_count = held.stage->bucket_count(),
+                      .exchanges_tied = held.tied != nullptr});
+  }
+  return result;
+}
+
+}  // namespace
+
+Buffer& StageActorState::Landing::at(Edge edge, MicrobatchIndex microbatch) {
+  const auto per_edge = places.size() / stages::edge_count;
+  return places.at(static_cast<std::size_t>(edge) * per_edge + microbatch.value());
+}
+
+void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, RankProps& props,
+                            DirectorHandle director) {
+  self_ = std::move(self);
+  director_ = std::move(director);
+  plan_ = std::move(plan);
+  props_ = &props;
+  const auto rank = props.coordinate.pipeline;
+  const auto stages = plan_->training.stages_of(rank);
+  const auto described = machine_stages(*plan_, props, stages);
+  constexpr std::uint32_t enqueued_max = 2;
+  training_.emplace(plan_->training, rank, described, props.replicas != nullptr, enqueued_max);
+  evaluation_.emplace(plan_->evaluation, rank, described, props.replicas != nullptr, enqueued_max);
+  local_of_stage_.resize(plan_->training.stage_count());
+  for (std::uint32_t local = 0; local < stages.size(); ++local) {
+    local_of_stage_[stages[local].value()] = local;
+    landings_.emplace_back().places.resize(stages::edge_count * plan_->training.microbatch_count);
+    props.stages[local].stage->on_bucket_ready(
+        [to = self_, stage = stages[local]](std::uint32_t bucket) {
+          caf::anon_send(to, Completed{BucketFilled{stage, bucket}});
+        });
+  }
+}
+
+// -- messages -------------------------------------------------------------------------------------
+
+void StageActorState::on(const StepStarted& message) {
+  const auto now_ns = stages::steady_now_ns();
+  if (!keeper_) keeper_.emplace(now_ns);
+  keeper_->advance(WaitCause::next_step, now_ns);
+  step_ = message.step;
+  machine_ = message.kind == StepKind::training ? &*training_ : &*evaluation_;
+  for (auto& held : props_->stages) {
+    held.stage->begin_step({message.step, message.kind, message.batch, plan_->tokens_per_step()});
+  }
+  advance(Started{});
+}
+
+void StageActorState::on(const Completed& message) {
+  if (message.code == Errc::cancelled) return;  // How shutdown looks from here.
+  if (message.code != Errc::none) return fail(message);
+  keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
+  std::visit(
+      [&](const auto& event) {
+        record(event, message.span);
+        settle(event);
+      },
+      message.event);
+  advance(message.event);
+}
+
+void StageActorState::on(const UpdateStarted& message) {
+  keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
+  update_ = {step_, message.learning_rate, message.gradient_scale};
+  advance(ClippingDecided{});
+}
+
+void StageActorState::advance(const StageEvent& event) {
+  commands_.clear();
+  machine_->on(event, commands_);
+  for (const auto& command : commands_) {
+    std::visit([this](const auto& c) { carry_out(c); }, command);
+  }
+}
+
+// -- what completions brought ---------------------------------------------------------------------
+
+void StageActorState::settle(const PassFinished& event) {
+  held(event.action.stage).stage->finish(event.action);
+}
+void StageActorState::settle(const ActivationArrived& event) {
+  hold(event.stage, Edge::activation_in, event.microbatch);
+}
+void StageActorState::settle(const GradientArrived& event) {
+  hold(event.stage, Edge::gradient_in, event.microbatch);
+}
+void StageActorState::settle(const ActivationSent& event) {
+  give_free(event.stage, Edge::activation_out, event.microbatch);
+}
+void StageActorState::settle(const GradientSent& event) {
+  give_free(event.stage, Edge::gradient_out, event.microbatch);
+}
+void StageActorState::settle(const TiedArrived& event) {
+  hold(event.stage, Edge::tied_in, once);
+}
+void StageActorState::settle(const TiedSent& event) {
+  give_free(event.stage, Edge::tied_out, once);
+}
+void StageActorState::settle(const TiedAdded& event) {
+  auto& buffers = held(event.stage).stage->buffers();
+  buffers.give_free(Edge::tied_in, buffers.release(Edge::tied_in, once));
+}
+
+void StageActorState::hold(StageIndex stage, Edge edge, MicrobatchIndex microbatch) {
+  held(stage).stage->buffers().hold(edge, microbatch,
+                                    std::move(landing(stage).at(edge, microbatch)));
+}
+void StageActorState::give_free(StageIndex stage, Edge edge, MicrobatchIndex microbatch) {
+  held(stage).stage->buffers().give_free(edge, std::move(landing(stage).at(edge, microbatch)));
+}
+
+void StageActorState::record(const PassFinished& event, const stages::DeviceSpan& span) {
+  keeper_->add_computing(span.end_ns - span.begin_ns);
+  trace_.push_back({TraceEntry::Kind::pass, event.action, span.begin_ns, span.end_ns});
+}
+void StageActorState::record(const BucketReduced& event, const stages::DeviceSpan& span) {
+  trace_.push_back({TraceEntry::Kind::reduce, {event.stage, {}, {}}, span.begin_ns, span.end_ns});
+}
+void StageActorState::record(const OptimizerFinished& event, const stages::DeviceSpan& span) {
+  trace_.push_back({TraceEntry::Kind::optimize, {event.stage, {}, {}}, span.begin_ns, span.end_ns});
+}
+
+void StageActorState::fail(const Completed& message) {
+  const auto* action = machine_->next_action();
+  caf::anon_send(
+      director_,
+      RankFailed{rank(), message.code,
+                 action == nullptr ? "the end of step " + std::to_string(step_)
+                                   : to_string(*action) + " of step " + std::to_string(step_)});
+}
+
+// -- completions ----------------------------------------------------------------------------------
+
+/// A completion that lands the buffer and posts `event`.
+template <class Event>
+transport::TransferDone StageActorState::then(Event event, Edge edge, MicrobatchIndex microbatch) {
+  return [to = self_, place = &landing(event.stage).at(edge, microbatch),
+          event](transport::Delivery delivery) {
+    *place = std::move(delivery.buffer);
+    caf::anon_send(to, Completed{event, delivery.code});
+  };
+}
+
+template <class Event>
+stages::DeviceDone StageActorState::then(Event event) {
+  return [to = self_, event](Errc code, stages::DeviceSpan span) {
+    caf::anon_send(to, Completed{event, code, span});
+  };
+}
+
+// -- commands -------------------------------------------------------------------------------------
+
+void StageActorState::carry_out(const ExpectActivation& command) {
+  auto& to = held(command.stage);
+  to.previous->post_receive(make_tag(Port::activation, step_, command.stage, command.microbatch),
+                            to.stage->buffers().take_free(Edge::activation_in),
+                            then(ActivationArrived{command.stage, command.microbatch},
+                                 Edge::activation_in, command.microbatch));
+}
+
+void StageActorState::carry_out(const ExpectGradient& command) {
+  auto& to = held(command.stage);
+  to.next->post_receive(make_tag(Port::gradient, step_, command.stage, command.microbatch),
+                        to.stage->buffers().take_free(Edge::gradient_in),
+                        then(GradientArrived{command.stage, command.microbatch}, Edge::gradient_in,
+                             command.microbatch));
+}
+
+void StageActorState::carry_out(const RunPass& command) {
+  held(command.action.stage).stage->enqueue(command.action, then(PassFinished{command.action}));
+}
+
+void StageActorState::carry_out(const SendActivation& command) {
+  auto& from = held(command.stage);
+  from.next->post_send(
+      make_tag(Port::activation, step_, next_of(command.stage), command.microbatch),
+      from.stage->buffers().release(Edge::activation_out, command.microbatch),
+      then(ActivationSent{command.stage, command.microbatch}, Edge::activation_out,
+           command.microbatch));
+}
+
+void StageActorState::carry_out(const SendGradient& command) {
+  auto& from = held(command.stage);
+  from.previous->post_send(
+      make_tag(Port::gradient, step_, previous_of(command.stage), command.microbatch),
+      from.stage->buffers().release(Edge::gradient_out, command.microbatch),
+      then(GradientSent{command.stage, command.microbatch}, Edge::gradient_out,
+           command.microbatch));
+}
+
+void StageActorState::carry_out(const ReduceBucket& command) {
+  props_->replicas->all_reduce(
+      *props_->reduce_stream, held(command.stage).stage->bucket(command.bucket),
+      [to = self_, event = BucketReduced{command.stage, command.bucket},
+       begin_ns = stages::steady_now_ns()](Errc code) {
+        caf::anon_send(to, Completed{event, code, {begin_ns, stages::steady_now_ns()}});
+      });
+}
+
+void StageActorState::carry_out(const ExpectTied& command) {
+  auto& to = held(command.stage);
+  to.tied->post_receive(make_tag(Port::tied_gradient, step_, command.stage, once),
+                        to.stage->buffers().take_free(Edge::tied_in),
+                        then(TiedArrived{command.stage}, Edge::tied_in, once));
+}
+
+void StageActorState::carry_out(const SendTied& command) {
+  auto& from = held(command.stage);
+  const StageIndex last{plan_->training.stage_count() - 1};
+  const auto receiver = command.stage == last ? StageIndex{0} : last;
+  from.tied->post_send(make_tag(Port::tied_gradient, step_, receiver, once),
+                       from.stage->buffers().release(Edge::tied_out, once),
+                       then(TiedSent{command.stage}, Edge::tied_out, once));
+}
+
+void StageActorState::carry_out(const AddTied& command) {
+  held(command.stage).stage->add_tied(then(TiedAdded{command.stage}));
+}
+
+void StageActorState::carry_out(const MeasureGradients& command) {
+  held(command.stage).stage->measure_gradients(then(GradientsMeasured{command.stage}));
+}
+
+void StageActorState::carry_out(const ReportStep&) {
+  StepReported report{.rank = rank(), .losses = {}, .squares = {}};
+  for (auto& held : props_->stages) {
+    const auto losses = held.stage->losses();
+    report.losses.insert(report.losses.end(), losses.begin(), losses.end());
+    const auto squares = held.stage->gradient_squares();
+    report.squares.emplace_back(squares.begin(), squares.end());
+  }
+  caf::anon_send(director_, std::move(report));
+}
+
+void StageActorState::carry_out(const RunOptimizer& command) {
+  held(command.stage).stage->optimize(update_, then(OptimizerFinished{command.stage}));
+}
+
+void StageActorState::carry_out(const FinishStep&) {
+  caf::anon_send(director_, RankFinished{rank(), keeper_->close(), std::exchange(trace_, {})});
+}
+
+// -- look-ups -------------------------------------------------------------------------------------
+
+HeldStage& StageActorState::held(StageIndex stage) {
+  return props_->stages[local_of_stage_[stage.value()]];
+}
+
+StageActorState::Landing& StageActorState::landing(StageIndex stage) {
+  return landings_[local_of_stage_[stage.value()]];
+}
+
+std::uint32_t StageActorState::rank() const {
+  return rank_at(plan_->config.parallel, props_->coordinate);
+}
+
+StageHandle::behavior_type stage_actor(StageHandle::stateful_pointer<StageActorState> self,
+                                       const std::shared_ptr<const Plan>& plan, RankProps* props,
+                                       const DirectorHandle& director) {
+  self->state.start(StageHandle{self}, plan, *props, director);
+  return {
+      [self](const StepStarted& message) { self->state.on(message); },
+      [self](const Completed& message) { self->state.on(message); },
+      [self](const UpdateStarted& message) { self->state.on(message); },
+  };
+}
+
+}  // namespace troupe::actors
