@@ -14,12 +14,14 @@
 namespace troupe {
 
 struct ScheduleConfig {
-  std::string name = "1f1b";           ///< gpipe, 1f1b, interleaved-1f1b, or a path ending in .csv.
-  std::uint32_t microbatches = 8;      ///< Per replica and step.
-  std::uint32_t microbatch_size = 4;   ///< Sequences.
-  std::uint32_t chunks = 1;            ///< Virtual stages per pipeline rank.
-  bool split_backward = false;         ///< I and W instead of B.
+  std::string name = "1f1b";          ///< gpipe, 1f1b, interleaved-1f1b, or a path ending in .csv.
+  std::uint32_t microbatches = 8;     ///< Per replica and step.
+  std::uint32_t microbatch_size = 4;  ///< Sequences.
+  std::uint32_t chunks = 1;           ///< Virtual stages per pipeline rank.
+  bool split_backward = false;        ///< I and W instead of B.
   std::vector<std::uint32_t> layers_per_stage;  ///< Explicit partition; empty: balanced by cost.
+
+  friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 
 enum class OptimizerKind : std::uint8_t { adamw, sgd };
@@ -28,29 +30,35 @@ struct TrainConfig {
   std::uint32_t steps = 300;
   std::uint64_t seed = 1;
   OptimizerKind optimizer = OptimizerKind::adamw;
-  double learning_rate = 1e-3;          ///< The peak, reached at the end of the warm-up.
-  double min_learning_rate = 0.0;       ///< Where the cosine ends.
-  std::uint32_t warmup_steps = 20;      ///< Linear from zero.
-  double clip_norm = 1.0;               ///< Global norm bound; 0: no clipping.
-  double weight_decay = 0.0;            ///< Decoupled for AdamW; only on matrices.
+  double learning_rate = 1e-3;      ///< The peak, reached at the end of the warm-up.
+  double min_learning_rate = 0.0;   ///< Where the cosine ends.
+  std::uint32_t warmup_steps = 20;  ///< Linear from zero.
+  double clip_norm = 1.0;           ///< Global norm bound; 0: no clipping.
+  double weight_decay = 0.0;        ///< Decoupled for AdamW; only on matrices.
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  double momentum = 0.9;                ///< SGD.
+  double momentum = 0.9;                    ///< SGD.
   std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.
   std::uint32_t validation_batches = 4;     ///< Steps' worth of validation data per validation.
+
+  friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };
 
 struct DataConfig {
-  std::string text;                   ///< Path of the corpus.
+  std::string text;  ///< Path of the corpus.
   std::string tokenizer = "bytes";
   double validation_fraction = 0.05;  ///< The corpus' tail, held out.
+
+  friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };
 
 struct RunConfig {
   std::string device = "cpu";
   std::uint32_t threads_per_stage = 1;
   std::string output = "runs/default";
+
+  friend bool operator==(const RunConfig&, const RunConfig&) = default;
 };
 
 struct Config {
@@ -60,27 +68,42 @@ struct Config {
   TrainConfig train;
   DataConfig data;
   RunConfig run;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
-/// Reads a configuration in TOML.
+/// Reads a configuration in TOML. A key is the path of its field: `train.learning_rate` is
+/// `Config::train.learning_rate`. Keys left out keep their defaults.
 ///
 /// @param source_name names the text in errors, usually a path.
-/// @param overrides `key=value` with a dotted key, for example `train.steps=10`; applied in order over
-///        the file's values. The value is TOML; a bare word is taken as a string.
-/// @returns `invalid_config` with a sentence that names source, line and key, what was found and what
-///          was expected; for an unknown key also the nearest known one.
+/// @param overrides `key=value` with a dotted key, for example `train.steps=10`; applied in order
+///        over the file's values. The value is TOML; a bare word is taken as a string, and so is
+///        any value of a key that holds one.
+/// @returns `invalid_config` with a sentence that names source, line and key, what was found and
+///          what was expected; for an unknown key also the nearest known one. An override is named
+///          in place of source and line.
 [[nodiscard]] Expected<Config> parse_config(std::string_view text, std::string_view source_name,
                                             std::span<const std::string> overrides);
 
-/// The configuration as TOML, every key written out; `parse_config` reads it back to an equal value.
+/// The configuration as TOML, every key written out and numbers in full precision; `parse_config`
+/// reads it back to an equal value if `validate` accepts it.
 [[nodiscard]] std::string to_toml(const Config& config);
 
-/// Checks what the types cannot say: counts at least 1, hidden a multiple of heads, fractions within
-/// their ranges, tensor = 1 as long as shards are not there.
+/// Checks what the types cannot say: every number in its range (`parse_config` checks the same
+/// ranges), hidden a multiple of heads, a layer for each virtual stage, known names, tensor = 1 as
+/// long as shards are not there.
+///
+/// The ranges are generous and finite, so that sizes computed from an accepted configuration fit
+/// 64 bits: at most 2^28 tokens per step over all replicas, 2^32 tokens per validation, 1,024
+/// layers of 32,768 wide, 2^20 distinct tokens.
+/// @returns `invalid_config` with the key, what it says and what would be accepted.
 [[nodiscard]] Expected<Done> validate(const Config& config);
 
 /// The learning rate of `step`, counted from 1: linear warm-up, then a cosine to the minimum at the
-/// last step.
+/// last step. With s steps of which w warm up, from peak p to minimum q:
+///   p step / w                                              while step <= w,
+///   q + (p - q) (1 + cos(pi (step - w) / (s - w))) / 2      until step = s, then q.
+/// Finite for every step if the rates are.
 [[nodiscard]] double learning_rate_at(const TrainConfig& train, std::uint32_t step);
 
 }  // namespace troupe

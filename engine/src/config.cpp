@@ -1,0 +1,176 @@
+#include "troupe/engine/config.hpp"
+
+#include <array>
+#include <cmath>
+#include <numbers>
+
+#include "config_keys.hpp"
+
+namespace troupe {
+
+namespace {
+
+constexpr std::uint64_t tokens_per_step_max = 1ULL << 28U;
+constexpr std::uint64_t tokens_per_validation_max = 1ULL << 32U;
+constexpr std::uint32_t byte_count = 256;
+
+constexpr std::array<std::string_view, 3> schedule_names{"gpipe", "1f1b", "interleaved-1f1b"};
+constexpr std::array<std::string_view, 1> tokenizer_names{"bytes"};
+constexpr std::array<std::string_view, 1> device_names{"cpu"};
+
+Error invalid(std::string sentence) {
+  return {Errc::invalid_config, std::move(sentence)};
+}
+
+std::string text_of(std::uint64_t number) {
+  return std::to_string(number);
+}
+
+Expected<Done> check_name(std::string_view key, std::string_view found,
+                          std::span<const std::string_view> known) {
+  for (const auto name : known) {
+    if (name == found) return Done{};
+  }
+  return invalid(std::string{key} + ": " + config::unknown_complaint(found, known));
+}
+
+Expected<Done> check_ranges(const Config& config) {
+  Config copy = config;
+  for (const auto& key : config::keys_of(copy)) {
+    if (auto complaint = config::complaint_about(key.value)) {
+      return invalid(key.path() + ": " + *complaint);
+    }
+  }
+  return Done{};
+}
+
+Expected<Done> check_model(const ModelSpec& model) {
+  const auto rest = model.hidden % model.heads;
+  if (rest == 0) return Done{};
+  const auto below = model.hidden - rest;
+  return invalid("model.hidden: " + text_of(model.hidden) + " is not a multiple of model.heads = "
+                 + text_of(model.heads) + "; the nearest multiples are "
+                 + (below == 0 ? "" : text_of(below) + " and ") + text_of(below + model.heads));
+}
+
+Expected<Done> check_grid(const Config& config) {
+  const auto& [data, tensor, pipeline] = config.parallel;
+  if (tensor > 1) {
+    return invalid("parallel.tensor: " + text_of(tensor)
+                   + " shards per stage were asked for, but stages cannot be split into shards;"
+                     " the nearest grid that works is data = "
+                   + text_of(std::uint64_t{data} * tensor) + ", tensor = 1, pipeline = "
+                   + text_of(pipeline));
+  }
+  const auto stages = pipeline * config.schedule.chunks;
+  if (stages > config.model.layers) {
+    return invalid("model.layers: " + text_of(config.model.layers)
+                   + " layers cannot fill parallel.pipeline = " + text_of(pipeline)
+                   + " times schedule.chunks = " + text_of(config.schedule.chunks) + ", that is "
+                   + text_of(stages)
+                   + " virtual stages of at least one layer each; use fewer stages or at least "
+                   + text_of(stages) + " layers");
+  }
+  const auto& counts = config.schedule.layers_per_stage;
+  std::uint64_t sum = 0;
+  for (const auto count : counts) sum += count;
+  if (!counts.empty() && (counts.size() != stages || sum != config.model.layers)) {
+    return invalid("schedule.layers_per_stage: " + text_of(counts.size())
+                   + " stages with a total of " + text_of(sum) + " layers are listed, expected "
+                   + text_of(stages)
+                   + " with a total of model.layers = " + text_of(config.model.layers));
+  }
+  return Done{};
+}
+
+Expected<Done> check_sizes(const Config& config) {
+  const auto tokens_per_step = std::uint64_t{config.parallel.data} * config.schedule.microbatches
+                               * config.schedule.microbatch_size * config.model.sequence;
+  if (tokens_per_step > tokens_per_step_max) {
+    return invalid("schedule.microbatches: " + text_of(config.schedule.microbatches)
+                   + " microbatches of " + text_of(config.schedule.microbatch_size)
+                   + " sequences of " + text_of(config.model.sequence) + " tokens on "
+                   + text_of(config.parallel.data) + " replicas are " + text_of(tokens_per_step)
+                   + " tokens per step, expected at most " + text_of(tokens_per_step_max));
+  }
+  const auto tokens = tokens_per_step * config.train.validation_batches;
+  if (tokens > tokens_per_validation_max) {
+    return invalid("train.validation_batches: " + text_of(config.train.validation_batches)
+                   + " batches of " + text_of(tokens_per_step) + " tokens are " + text_of(tokens)
+                   + " per validation, expected at most " + text_of(tokens_per_validation_max));
+  }
+  return Done{};
+}
+
+Expected<Done> check_data(const Config& config) {
+  if (config.data.text.empty()) {
+    return invalid("data.text: not set; give the path of the text to train on");
+  }
+  if (auto known = check_name("data.tokenizer", config.data.tokenizer, tokenizer_names); !known) {
+    return known;
+  }
+  if (config.model.vocabulary < byte_count) {
+    return invalid("model.vocabulary: " + text_of(config.model.vocabulary)
+                   + " is too small for data.tokenizer = \"bytes\", which has "
+                   + text_of(byte_count) + " tokens");
+  }
+  return Done{};
+}
+
+Expected<Done> check_run(const Config& config) {
+  const auto& train = config.train;
+  if (train.min_learning_rate > train.learning_rate) {
+    return invalid("train.min_learning_rate: " + config::to_text(train.min_learning_rate)
+                   + " is above train.learning_rate = " + config::to_text(train.learning_rate)
+                   + ", from which the rate falls");
+  }
+  if (!config.schedule.name.ends_with(".csv")) {
+    auto known = check_name("schedule.name", config.schedule.name, schedule_names);
+    if (!known) return invalid(known.error().context + ", or give the path of a .csv file");
+  }
+  if (config.run.output.empty()) {
+    return invalid("run.output: not set; give the path of the folder for the results");
+  }
+  return check_name("run.device", config.run.device, device_names);
+}
+
+}  // namespace
+
+std::string to_toml(const Config& config) {
+  Config copy = config;
+  std::string text;
+  std::string_view table;
+  for (const auto& key : config::keys_of(copy)) {
+    if (key.table != table) {
+      table = key.table;
+      text += text.empty() ? "[" : "\n[";
+      text += table;
+      text += "]\n";
+    }
+    text += key.name;
+    text += " = " + config::to_toml(key.value) + "\n";
+  }
+  return text;
+}
+
+Expected<Done> validate(const Config& config) {
+  if (auto checked = check_ranges(config); !checked) return checked;
+  if (auto checked = check_model(config.model); !checked) return checked;
+  if (auto checked = check_grid(config); !checked) return checked;
+  if (auto checked = check_sizes(config); !checked) return checked;
+  if (auto checked = check_data(config); !checked) return checked;
+  return check_run(config);
+}
+
+double learning_rate_at(const TrainConfig& train, std::uint32_t step) {
+  const double peak = train.learning_rate;
+  const double least = train.min_learning_rate;
+  if (step < train.warmup_steps) return peak * step / train.warmup_steps;
+  if (step == train.warmup_steps) return peak;
+  if (step >= train.steps) return least;
+  const double progress = static_cast<double>(step - train.warmup_steps)
+                          / static_cast<double>(train.steps - train.warmup_steps);
+  return least + 0.5 * (peak - least) * (1.0 + std::cos(std::numbers::pi * progress));
+}
+
+}  // namespace troupe
