@@ -1,0 +1,34 @@
+// troupe/stages/counting_stage.hpp -- a stage without a model, to rehearse a plan.
+#pragma once
+
+#include <memory>
+
+#include "troupe/engine/model_layout.hpp"
+#include "troupe/engine/schedule.hpp"
+#include "troupe/stages/device.hpp"
+#include "troupe/stages/stage.hpp"
+
+namespace troupe::stages {
+
+/// What a counting stage is built from.
+struct CountingProps {
+  StageIndex stage;
+  std::uint32_t stage_count = 1;
+  StageBounds bounds;
+  std::uint32_t microbatch_count = 1;
+  bool tie_ends = false;  ///< First and last stage share a gradient, as tied embeddings do.
+};
+
+/// Builds a stage that does next to nothing and leaves a trace of everything: its messages carry
+/// their receiver and microbatch, which it checks, and a number in which every pass on the way has
+/// left its mark; its "gradients" depend on the order of the weight passes. Whoever runs it learns
+/// what the runtime itself costs, and that nothing was swapped, lost or run out of turn: a pass
+/// that finds the wrong message in its buffer completes with `internal`.
+///
+/// One parameter of 16 floats, whose values after each step are the trace. Device and stream
+/// outlive the stage.
+/// @returns `out_of_memory` if the device refuses its few lines of memory.
+[[nodiscard]] Expected<std::unique_ptr<Stage>> make_counting_stage(Device& device, Stream& stream,
+                                                                   const CountingProps& props);
+
+}  // namespace troupe::stages
