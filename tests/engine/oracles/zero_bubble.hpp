@@ -1,0 +1,32 @@
+// Published bubble rates: Qi, Wan, Huang, Lin, "Zero Bubble Pipeline Parallelism", 2023, the table
+// of profiled times and the table of bubble rates that follow from them, for its 1.5B and 6.2B
+// models on 8 pipeline stages. The rate is (cost - m (TF + TB + TW)) / cost, where cost is the time
+// from the first start to the last end on the longest rank; every hop between ranks takes Tcomm and
+// holds up nobody. Their TB is the I of this project.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace troupe::oracles {
+
+struct ZeroBubbleRow {
+  std::uint32_t rank_count;
+  std::uint32_t microbatch_count;
+  std::int64_t forward_ns;
+  std::int64_t backward_input_ns;
+  std::int64_t backward_weight_ns;
+  std::int64_t link_ns;
+  double rate_1f1b;  ///< To four digits.
+};
+
+inline constexpr std::array zero_bubble_rows{
+    ZeroBubbleRow{8, 24, 18'522'000, 18'086'000, 9'337'000, 601'000, 0.2431},
+    ZeroBubbleRow{8, 32, 18'513'000, 18'086'000, 9'331'000, 626'000, 0.1985},
+    ZeroBubbleRow{8, 64, 18'546'000, 18'097'000, 9'321'000, 762'000, 0.1240},
+    ZeroBubbleRow{8, 24, 29'718'000, 29'444'000, 19'927'000, 527'000, 0.2347},
+    ZeroBubbleRow{8, 32, 29'802'000, 29'428'000, 19'530'000, 577'000, 0.1898},
+    ZeroBubbleRow{8, 64, 29'935'000, 29'621'000, 19'388'000, 535'000, 0.1091},
+};
+
+}  // namespace troupe::oracles

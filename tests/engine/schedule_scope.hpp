@@ -1,0 +1,51 @@
+// tests/engine/schedule_scope.hpp -- the small scope in which schedule bugs show themselves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/schedule_generators.hpp"
+
+namespace troupe {
+
+inline constexpr std::uint32_t rank_count_max = 9;
+inline constexpr std::uint32_t microbatch_count_max = 17;
+
+/// Calls `body(rank_count, microbatch_count)` for every pair.
+template <class Body>
+void for_every_extent(Body body) {
+  for (std::uint32_t p = 1; p <= rank_count_max; ++p) {
+    for (std::uint32_t m = 1; m <= microbatch_count_max; ++m) {
+      SCOPED_TRACE(testing::Message() << "ranks=" << p << " microbatches=" << m);
+      body(p, m);
+    }
+  }
+}
+
+/// Calls `body(schedule)` for every named schedule, whole and split, with one to three chunks.
+template <class Body>
+void for_every_schedule(Body body) {
+  for_every_extent([&](std::uint32_t p, std::uint32_t m) {
+    for (const auto& name : schedule_names()) {
+      for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
+        for (const bool split : {false, true}) {
+          const auto schedule = make_schedule(name, p, m, chunks, split);
+          SCOPED_TRACE(testing::Message() << name << " chunks=" << chunks << " split=" << split);
+          if (schedule) body(*schedule);
+        }
+      }
+    }
+  });
+}
+
+/// The row's actions with single spaces between them.
+inline std::string text_of(const std::vector<Action>& row) {
+  std::string text;
+  for (const auto& action : row) text += (text.empty() ? "" : " ") + to_string(action);
+  return text;
+}
+
+}  // namespace troupe

@@ -1,0 +1,252 @@
+#include "troupe/engine/schedule.hpp"
+
+#include <algorithm>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/random.hpp"
+#include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/schedule_text.hpp"
+#include "troupe/engine/schedule_validation.hpp"
+
+#include "schedule_scope.hpp"
+
+namespace troupe {
+namespace {
+
+std::string verdict_on(const Schedule& schedule) {
+  const auto verdict = validate(schedule);
+  return verdict ? "valid" : verdict.error().context;
+}
+
+std::string refusal(const Expected<Schedule>& schedule) {
+  if (schedule) return "made";
+  EXPECT_EQ(schedule.error().code, Errc::invalid_config);
+  return schedule.error().context;
+}
+
+std::vector<RankIndex> on_ranks(std::initializer_list<std::uint32_t> ranks) {
+  return {ranks.begin(), ranks.end()};
+}
+
+/// The most microbatches in flight on a whole rank, until their activations are no longer needed.
+std::uint32_t in_flight_max_of_rank(const std::vector<Action>& row) {
+  std::int64_t now = 0;
+  std::int64_t max = 0;
+  for (const auto& action : row) {
+    if (action.pass == Pass::forward) max = std::max(max, ++now);
+    if (accumulates_weights(action.pass)) --now;
+  }
+  return static_cast<std::uint32_t>(max);
+}
+
+TEST(Schedule, GPipeRunsAllForwardPassesFirst) {
+  const auto schedule = make_gpipe(2, 3);
+  EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0F2 0B0 0B1 0B2");
+  EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1F1 1F2 1B0 1B1 1B2");
+}
+
+TEST(Schedule, OneForwardOneBackwardReadsLikeThePaper) {
+  const auto schedule = make_1f1b(4, 5);
+  EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0F2 0F3 0B0 0F4 0B1 0B2 0B3 0B4");
+  EXPECT_EQ(text_of(schedule.ranks[3]), "3F0 3B0 3F1 3B1 3F2 3B2 3F3 3B3 3F4 3B4");
+}
+
+TEST(Schedule, InterleavedReadsLikeThePaper) {
+  const auto schedule = make_interleaved_1f1b(2, 4, 2).value();
+  EXPECT_EQ(text_of(schedule.ranks[0]),
+            "0F0 0F1 2F0 2F1 0F2 2B0 0F3 2B1 2F2 0B0 2F3 0B1 2B2 2B3 0B2 0B3");
+  EXPECT_EQ(text_of(schedule.ranks[1]),
+            "1F0 1F1 3F0 3B0 3F1 3B1 1F2 1B0 1F3 1B1 3F2 3B2 3F3 3B3 1B2 1B3");
+  EXPECT_EQ(schedule.rank_of_stage, on_ranks({0, 1, 0, 1}));
+}
+
+TEST(Schedule, ForwardOnlyRunsGroupsOfMicrobatchesThroughEveryStage) {
+  const auto schedule = make_forward_only(make_stage_map(StageMap::looped, 2, 2), 3);
+  EXPECT_EQ(schedule.kind, StepKind::evaluation);
+  EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 2F0 2F1 0F2 2F2");
+  EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1F1 3F0 3F1 1F2 3F2");
+}
+
+TEST(Schedule, StageMapsAreDealtInLoopsAndInVs) {
+  EXPECT_EQ(make_stage_map(StageMap::looped, 3, 1), on_ranks({0, 1, 2}));
+  EXPECT_EQ(make_stage_map(StageMap::looped, 3, 2), on_ranks({0, 1, 2, 0, 1, 2}));
+  EXPECT_EQ(make_stage_map(StageMap::v_shaped, 3, 2), on_ranks({0, 1, 2, 2, 1, 0}));
+  EXPECT_EQ(make_stage_map(StageMap::v_shaped, 2, 3), on_ranks({0, 1, 1, 0, 0, 1}));
+  const auto v = make_forward_only(make_stage_map(StageMap::v_shaped, 3, 2), 1);
+  EXPECT_EQ(v.stages_of(RankIndex{1}), (std::vector{StageIndex{1}, StageIndex{4}}));
+}
+
+TEST(Schedule, EveryGeneratedScheduleIsValid) {
+  std::size_t count = 0;
+  for_every_schedule([&](const Schedule& schedule) {
+    ++count;
+    ASSERT_EQ(verdict_on(schedule), "valid");
+    const auto passes = schedule.name.ends_with("split") ? 3U : 2U;
+    EXPECT_EQ(schedule.action_count(),
+              std::size_t{passes} * schedule.stage_count() * schedule.microbatch_count);
+  });
+  // 153 extents; in 44 of them the microbatches are a multiple of the ranks.
+  EXPECT_EQ(count, 2U * (153 + 153 + 2 * 44));
+}
+
+TEST(Schedule, ForwardOnlyIsValidOnEveryStageMap) {
+  for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    for (const auto map : {StageMap::looped, StageMap::v_shaped}) {
+      for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
+        EXPECT_EQ(verdict_on(make_forward_only(make_stage_map(map, p, chunks), m)), "valid");
+      }
+    }
+  });
+}
+
+TEST(Schedule, GPipeHoldsEveryMicrobatch) {
+  for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    EXPECT_EQ(in_flight_max(make_gpipe(p, m), Pass::backward_weight),
+              std::vector<std::uint32_t>(p, m));
+  });
+}
+
+TEST(Schedule, OneForwardOneBackwardBoundsTheMicrobatchesInFlight) {
+  for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    const auto in_flight = in_flight_max(make_1f1b(p, m), Pass::backward_weight);
+    for (std::uint32_t s = 0; s < p; ++s) EXPECT_EQ(in_flight[s], std::min(p - s, m));
+  });
+}
+
+TEST(Schedule, InterleavedBoundsTheMicrobatchesInFlight) {
+  for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    for (const std::uint32_t v : {2U, 3U}) {
+      const auto schedule = make_interleaved_1f1b(p, m, v);
+      if (!schedule) continue;
+      for (std::uint32_t r = 0; r < p; ++r) {
+        EXPECT_EQ(in_flight_max_of_rank(schedule->ranks[r]),
+                  std::min((v - 1) * p + 2 * (p - 1 - r) + 1, v * m));
+        const StageIndex last_chunk{(v - 1) * p + r};
+        EXPECT_EQ(in_flight_max(*schedule, last_chunk, Pass::backward_weight),
+                  std::min({2 * (p - 1 - r) + 1, p, m}));
+      }
+    }
+  });
+}
+
+TEST(Schedule, InFlightEndsWithTheInputGradientOrWithTheWeights) {
+  auto schedule = make_gpipe(1, 3);
+  const StageIndex stage{0};
+  schedule.ranks[0].clear();
+  for (const auto* cell : {"0F0", "0I0", "0F1", "0I1", "0W0", "0F2", "0B2", "0W1"}) {
+    schedule.ranks[0].push_back(parse_action(cell).value());
+  }
+  EXPECT_EQ(in_flight_max(schedule, stage, Pass::backward_input), 1U);
+  EXPECT_EQ(in_flight_max(schedule, stage, Pass::backward_weight), 2U);
+  EXPECT_EQ(in_flight_max(make_forward_only(on_ranks({0}), 5), stage, Pass::backward_weight), 1U);
+}
+
+TEST(Schedule, OneStageAndAllStagesCountTheSameMicrobatchesInFlight) {
+  for_every_schedule([](const Schedule& schedule) {
+    for (const auto until : {Pass::backward_input, Pass::backward_weight}) {
+      const auto all = in_flight_max(schedule, until);
+      for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
+        ASSERT_EQ(all[s], in_flight_max(schedule, StageIndex{s}, until));
+      }
+    }
+  });
+}
+
+TEST(Schedule, SplittingPutsIAndWInThePlaceOfB) {
+  const auto schedule = split_backward(make_1f1b(2, 2));
+  EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0I0 0W0 0I1 0W1");
+  EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1I0 1W0 1F1 1I1 1W1");
+  EXPECT_EQ(schedule.name, "1f1b-split");
+}
+
+TEST(Schedule, SplittingHoldsNoMicrobatchLonger) {
+  for_every_schedule([](const Schedule& schedule) {
+    if (schedule.name.ends_with("split")) return;
+    EXPECT_EQ(in_flight_max(split_backward(schedule), Pass::backward_weight),
+              in_flight_max(schedule, Pass::backward_weight));
+  });
+}
+
+TEST(Schedule, WeightPassesOutOfTurnArePutOff) {
+  auto schedule = make_gpipe(1, 4);
+  std::reverse(schedule.ranks[0].begin() + 4, schedule.ranks[0].end());  // As GPipe first had it.
+  EXPECT_EQ(text_of(with_weight_passes_in_order(schedule).ranks[0]),
+            "0F0 0F1 0F2 0F3 0I3 0I2 0I1 0B0 0W1 0W2 0W3");
+
+  schedule.ranks[0].clear();
+  for (const auto* cell : {"0F0", "0F1", "0I1", "0W1", "0F2", "0B0", "0F3", "0B3", "0B2"}) {
+    schedule.ranks[0].push_back(parse_action(cell).value());
+  }
+  EXPECT_EQ(text_of(with_weight_passes_in_order(schedule).ranks[0]),
+            "0F0 0F1 0I1 0F2 0B0 0W1 0F3 0I3 0B2 0W3");
+}
+
+TEST(Schedule, WeightPassesInTurnStayWhereTheyAre) {
+  for_every_schedule(
+      [](const Schedule& schedule) { ASSERT_EQ(with_weight_passes_in_order(schedule), schedule); });
+}
+
+TEST(Schedule, AnyOrderOfBackwardPassesCanBePutInWeightOrder) {
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed=" << seed);
+    Random random{seed};
+    const auto m = static_cast<std::uint32_t>(1 + random.below(9));
+    auto schedule = make_gpipe(3, m);
+    std::vector<std::uint32_t> order(m);
+    for (std::uint32_t i = 0; i < m; ++i) {
+      order[i] = i;
+      std::swap(order[i], order[random.below(i + 1)]);
+    }
+    for (auto& row : schedule.ranks) {
+      for (std::uint32_t i = 0; i < m; ++i) row[m + i].microbatch = MicrobatchIndex{order[i]};
+    }
+    if (random.below(2) == 1) schedule = split_backward(std::move(schedule));
+    ASSERT_EQ(verdict_on(with_weight_passes_in_order(std::move(schedule))), "valid");
+  }
+}
+
+TEST(Schedule, WeightOrderHidesNoMissingAndNoDoubledPass) {
+  auto doubled = make_gpipe(1, 3);
+  doubled.ranks[0].push_back(doubled.ranks[0][5]);
+  EXPECT_EQ(verdict_on(with_weight_passes_in_order(doubled)).substr(0, 5), "once:");
+  std::swap(doubled.ranks[0][3], doubled.ranks[0][5]);
+  EXPECT_EQ(verdict_on(with_weight_passes_in_order(doubled)).substr(0, 5), "once:");
+
+  auto missing = make_gpipe(1, 3);
+  missing.ranks[0].erase(missing.ranks[0].begin() + 3);
+  EXPECT_EQ(verdict_on(with_weight_passes_in_order(missing)),
+            "completeness: rank 0 never runs 0B0 (or 0I0 and 0W0), which the step needs; its row "
+            "ends [... 0I1 0I2 0W1 0W2]");
+}
+
+TEST(Schedule, RefusalsSayWhatToWriteInstead) {
+  EXPECT_EQ(refusal(make_schedule("1f1", 2, 4)),
+            "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, "
+            "interleaved-1f1b");
+  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", 4, 10, 2)),
+            "interleaved-1f1b needs microbatches in multiples of its 4 ranks, found 10; use 8 or "
+            "12");
+  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", 4, 3, 2)),
+            "interleaved-1f1b needs microbatches in multiples of its 4 ranks, found 3; use 4");
+  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", 4, 8)),
+            "interleaved-1f1b needs at least 2 chunks per rank, found 1; with one stage per rank "
+            "use 1f1b");
+  EXPECT_EQ(refusal(make_schedule("gpipe", 4, 8, 2)),
+            "gpipe holds one stage per rank, found 2 chunks; use 1 chunk, or interleaved-1f1b");
+  EXPECT_EQ(refusal(make_schedule("gpipe", 0, 8)), "a schedule needs 1 to 65536 ranks, found 0");
+  EXPECT_EQ(refusal(make_schedule("gpipe", 2, 0)),
+            "a schedule needs 1 to 1048576 microbatches, found 0");
+  EXPECT_EQ(refusal(make_schedule("gpipe", 2, 8, 0)),
+            "a schedule needs 1 to 524288 chunks per rank, found 0");
+  EXPECT_EQ(refusal(make_schedule("gpipe", 65536, 65536)),
+            "65536 stages and 65536 microbatches are more than 134217728 passes; use fewer");
+}
+
+TEST(ScheduleDeathTest, AnEmptyExtentIsAProgrammerError) {
+  EXPECT_DEATH((void)make_1f1b(0, 1), "rank_count >= 1");
+  EXPECT_DEATH((void)make_gpipe(1, 0), "microbatch_count >= 1");
+}
+
+}  // namespace
+}  // namespace troupe
