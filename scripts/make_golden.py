@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Makes the golden values of tests/stages/golden_test.cpp: trainings of a tiny GPT-2 by PyTorch.
+
+Usage: scripts/make_golden.py [folder]     Debian's python3-torch is enough; about ten seconds.
+
+Weights and data do not come from PyTorch's generator but from `initial_normal` (stages/gpt2_stage.hpp)
+and `make_batch` (tests/stages/stage_chain.hpp), written again here, so that both programs begin with
+the same bits. Model, loss and optimizer are PyTorch's own operations in 32 bits.
+"""
+
+import json
+import math
+import pathlib
+import sys
+
+import torch
+import torch.nn.functional as F
+
+MASK = (1 << 64) - 1
+GOLDEN_RATIO = 0x9E3779B97F4A7C15
+
+MODEL = {"layers": 3, "heads": 4, "hidden": 32, "sequence": 24, "vocabulary": 64}
+TRAIN = {"steps": 20, "seed": 7, "warmup_steps": 5, "microbatches": 2, "microbatch_size": 2,
+         "data_seed": 100}
+ADAMW = {"optimizer": "adamw", "learning_rate": 0.003, "min_learning_rate": 0.0003, "clip_norm": 1.0,
+         "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}
+SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
+       "weight_decay": 0.01, "momentum": 0.9}
+CASES = {
+    "tied_adamw": (True, ADAMW),
+    "untied_adamw": (False, ADAMW),
+    "tied_sgd": (True, SGD),
+}
+
+
+# -- numbers that both programs make ---------------------------------------------------------------
+
+def finalise(z):
+    """The finaliser of SplitMix64."""
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+class Random:
+    """SplitMix64, as engine/random.hpp."""
+
+    def __init__(self, seed):
+        self.state = seed & MASK
+
+    def next(self):
+        self.state = (self.state + GOLDEN_RATIO) & MASK
+        return finalise(self.state)
+
+    def below(self, bound):
+        return self.next() % bound
+
+
+def initial_normal(seed, name, index):
+    """Element `index` of parameter `name`, standard normal."""
+    key = 0xCBF29CE484222325
+    for byte in name.encode():
+        key = ((key ^ byte) * 0x100000001B3) & MASK
+    random = Random(Random(seed ^ key).next() + (index & ~1) * GOLDEN_RATIO)
+    uniforms = [((random.next() >> 11) + 0.5) * 2.0**-53 for _ in range(2)]
+    radius = math.sqrt(-2.0 * math.log(uniforms[0]))
+    angle = 2.0 * math.pi * uniforms[1]
+    return radius * (math.cos(angle) if index % 2 == 0 else math.sin(angle))
+
+
+def make_batch(step):
+    """Tokens and targets [microbatches * microbatch_size, sequence]."""
+    random = Random(TRAIN["data_seed"] + step)
+    tokens, targets = [], []
+    for _ in range(TRAIN["microbatches"] * TRAIN["microbatch_size"]):
+        row = [random.below(MODEL["vocabulary"])]
+        for _ in range(MODEL["sequence"]):
+            row.append((5 * row[-1] + 3 + random.below(4)) % MODEL["vocabulary"])
+        tokens.append(row[:-1])
+        targets.append(row[1:])
+    return torch.tensor(tokens), torch.tensor(targets)
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+def make_parameters(tie):
+    """By name, in model order; matrices first multiply from the right, [in, out]."""
+    hidden, residual = MODEL["hidden"], 0.02 / math.sqrt(2 * MODEL["layers"])
+    shapes = {"wte.weight": ((MODEL["vocabulary"], hidden), 0.02),
+              "wpe.weight": ((MODEL["sequence"], hidden), 0.02)}
+    for i in range(MODEL["layers"]):
+        for name, shape, deviation in (("attn.c_attn", (hidden, 3 * hidden), 0.02),
+                                       ("attn.c_proj", (hidden, hidden), residual),
+                                       ("mlp.c_fc", (hidden, 4 * hidden), 0.02),
+                                       ("mlp.c_proj", (4 * hidden, hidden), residual)):
+            if name in ("attn.c_attn", "mlp.c_fc"):
+                norm = f"h.{i}." + ("ln_1" if name == "attn.c_attn" else "ln_2")
+                shapes[norm + ".weight"] = ((hidden,), None)
+                shapes[norm + ".bias"] = ((hidden,), 0.0)
+            shapes[f"h.{i}.{name}.weight"] = (shape, deviation)
+            shapes[f"h.{i}.{name}.bias"] = ((shape[1],), 0.0)
+    shapes["ln_f.weight"] = ((hidden,), None)
+    shapes["ln_f.bias"] = ((hidden,), 0.0)
+    if not tie:
+        shapes["lm_head.weight"] = ((MODEL["vocabulary"], hidden), 0.02)
+
+    parameters = {}
+    for name, (shape, deviation) in shapes.items():
+        if deviation is None:
+            value = torch.ones(shape)
+        elif deviation == 0.0:
+            value = torch.zeros(shape)
+        else:
+            normals = [initial_normal(TRAIN["seed"], name, i) for i in range(math.prod(shape))]
+            value = (torch.tensor(normals, dtype=torch.float32)
+                     * torch.tensor(deviation, dtype=torch.float32)).reshape(shape)
+        parameters[name] = value.requires_grad_()
+    return parameters
+
+
+def norm(x, p, name):
+    return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], 1e-5)
+
+
+def linear(x, p, name):
+    return x @ p[name + ".weight"] + p[name + ".bias"]
+
+
+def forward(p, tokens):
+    """Logits [batch, sequence, vocabulary]."""
+    batch, sequence = tokens.shape
+    heads, hidden = MODEL["heads"], MODEL["hidden"]
+    later = torch.full((sequence, sequence), float("-inf")).triu(1)
+    x = p["wte.weight"][tokens] + p["wpe.weight"][:sequence]
+    for i in range(MODEL["layers"]):
+        h = f"h.{i}."
+        q, k, v = (t.reshape(batch, sequence, heads, hidden // heads).transpose(1, 2)
+                   for t in linear(norm(x, p, h + "ln_1"), p, h + "attn.c_attn").split(hidden, -1))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(hidden // heads) + later
+        attended = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, sequence, hidden)
+        x = x + linear(attended, p, h + "attn.c_proj")
+        wide = F.gelu(linear(norm(x, p, h + "ln_2"), p, h + "mlp.c_fc"), approximate="tanh")
+        x = x + linear(wide, p, h + "mlp.c_proj")
+    head = p.get("lm_head.weight", p["wte.weight"])
+    return norm(x, p, "ln_f") @ head.T
+
+
+# -- the training ----------------------------------------------------------------------------------
+
+def learning_rate_at(train, step):
+    """As engine/config.hpp, `step` counted from 1."""
+    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], TRAIN["warmup_steps"]
+    if step <= warmup:
+        return peak * step / warmup
+    share = (step - warmup) / (TRAIN["steps"] - warmup)
+    return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * share))
+
+
+def make_optimizer(parameters, train):
+    groups = [{"params": [p for p in parameters.values() if p.dim() == 2],
+               "weight_decay": train["weight_decay"]},
+              {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0}]
+    if train["optimizer"] == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=train["momentum"])
+    return torch.optim.AdamW(groups, lr=0.0, betas=(train["beta1"], train["beta2"]),
+                             eps=train["epsilon"])
+
+
+def without_key_bias(name, flat):
+    """A bias of the keys shifts all scores of a query alike, which softmax ignores: its gradient is
+    rounding noise, and AdamW scales noise up to steps that no two programs share."""
+    if not name.endswith("c_attn.bias"):
+        return flat
+    return torch.cat([flat[:MODEL["hidden"]], flat[2 * MODEL["hidden"]:]])
+
+
+def digest(name, value):
+    """Enough of a tensor to know it by: moments, and about 16 elements spread over it."""
+    flat = without_key_bias(name, value.detach().flatten())
+    stride = max(1, len(flat) // 16)
+    return {"sum": flat.double().sum().item(), "squares": flat.double().square().sum().item(),
+            "stride": stride, "elements": [float(f"{x:.9g}") for x in flat[::stride].tolist()]}
+
+
+def run(tie, train):
+    parameters = make_parameters(tie)
+    optimizer = make_optimizer(parameters, train)
+    losses, norms = [], []
+    for step in range(1, TRAIN["steps"] + 1):
+        tokens, targets = make_batch(step - 1)
+        loss = F.cross_entropy(forward(parameters, tokens).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters.values(), train["clip_norm"]).item())
+        losses.append(loss.item())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(train, step)
+        optimizer.step()
+    return {"model": {**MODEL, "tie_embeddings": tie}, "train": {**TRAIN, **train},
+            "losses": losses, "gradient_norms": norms,
+            "weights": {name: digest(name, value) for name, value in parameters.items()}}
+
+
+def main():
+    default = pathlib.Path(__file__).resolve().parent.parent / "tests" / "stages" / "golden"
+    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    torch.set_num_threads(1)
+    for name, (tie, train) in CASES.items():
+        text = json.dumps(run(tie, train), indent=1)
+        (folder / f"{name}.json").write_text(text + "\n")
+        print(f"{folder / name}.json")
+
+
+if __name__ == "__main__":
+    main()

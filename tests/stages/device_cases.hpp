@@ -1,0 +1,24 @@
+// The devices that the tests of a stage run on.
+#pragma once
+
+#include <memory>
+#include <ostream>
+
+#include "inline_device.hpp"
+
+namespace troupe::stages {
+
+struct DeviceCase {
+  const char* name;
+  std::unique_ptr<Device> (*make)();
+
+  friend std::ostream& operator<<(std::ostream& out, const DeviceCase& device) {
+    return out << device.name;
+  }
+};
+
+inline const DeviceCase device_cases[]{
+    {"inline", []() -> std::unique_ptr<Device> { return std::make_unique<InlineDevice>(); }},
+};
+
+}  // namespace troupe::stages

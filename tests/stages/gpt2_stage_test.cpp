@@ -1,0 +1,423 @@
+#include "troupe/stages/gpt2_stage.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+#include "device_cases.hpp"
+#include "stage_chain.hpp"
+
+namespace {
+
+/// Counts while it is on; the test is one thread.
+struct AllocationCount {
+  bool is_on = false;
+  std::size_t count = 0;
+} allocations;
+
+}  // namespace
+
+void* operator new(std::size_t size_bytes) {
+  if (allocations.is_on) ++allocations.count;
+  if (void* memory = std::malloc(size_bytes)) return memory;
+  throw std::bad_alloc{};
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+
+namespace troupe::stages {
+namespace {
+
+constexpr std::uint64_t data_seed = 21;
+
+ModelSpec small(bool tie) {
+  return {
+      .layers = 6, .heads = 2, .hidden = 8, .sequence = 5, .vocabulary = 11, .tie_embeddings = tie};
+}
+
+ChainProps props_of(bool tie, std::vector<std::uint32_t> layers_per_stage,
+                    BackwardOrder order = BackwardOrder::whole) {
+  TrainConfig train;
+  train.steps = 10;
+  train.warmup_steps = 2;
+  train.learning_rate = 0.01;
+  train.weight_decay = 0.1;
+  return {.model = small(tie),
+          .layers_per_stage = std::move(layers_per_stage),
+          .microbatch_count = 3,
+          .microbatch_size = 2,
+          .order = order,
+          .train = train};
+}
+
+Batch batch_of(const ChainProps& props, std::uint32_t step) {
+  return make_batch(props.model, props.microbatch_count, props.microbatch_size, data_seed, step);
+}
+
+/// Everything a training leaves behind.
+struct Trace {
+  std::vector<StepOutcome> outcomes;
+  std::vector<std::vector<float>> gradients;  ///< Of the last step, by owned parameter.
+  std::vector<std::vector<float>> weights;
+
+  friend bool operator==(const Trace&, const Trace&) = default;
+};
+
+std::vector<float> copy_of(std::span<const float> values) {
+  return {values.begin(), values.end()};
+}
+
+Trace trace_of(StageChain& chain, const ChainProps& props, std::uint32_t step_count) {
+  Trace trace;
+  for (std::uint32_t step = 0; step < step_count; ++step) {
+    trace.outcomes.push_back(chain.train(batch_of(props, step)));
+  }
+  for (const auto& parameter : chain.parameters()) {
+    trace.gradients.push_back(copy_of(parameter.gradients));
+    trace.weights.push_back(copy_of(parameter.values));
+  }
+  return trace;
+}
+
+/// A stage alone, to be driven by hand.
+StageProps alone(bool tie, StageSpec spec, std::uint32_t microbatch_count, bool splits) {
+  return {.model = small(tie),
+          .spec = spec,
+          .bounds = {.slots = microbatch_count,
+                     .activations_in = spec.has_embedding ? 0U : microbatch_count,
+                     .activations_out = spec.has_head ? 0U : 1U,
+                     .gradients_in = spec.has_head ? 0U : microbatch_count,
+                     .gradients_out = spec.has_embedding ? 0U : 1U,
+                     .splits_backward = splits},
+          .microbatch_count = microbatch_count,
+          .microbatch_size = 2,
+          .train = {}};
+}
+
+constexpr StageSpec whole{
+    .layer_begin = 0, .layer_end = 6, .has_embedding = true, .has_head = true};
+
+std::uint64_t bytes_of(const StageProps& props) {
+  std::uint64_t sum = 0;
+  for (const auto& item :
+       memory_of(props.model, props.spec, props.bounds, props.microbatch_size, 2)) {
+    sum += item.bytes;
+  }
+  return sum;
+}
+
+class Gpt2StageOn : public testing::TestWithParam<DeviceCase> {
+protected:
+  std::unique_ptr<Device> device_ = GetParam().make();
+};
+
+INSTANTIATE_TEST_SUITE_P(Devices, Gpt2StageOn, testing::ValuesIn(device_cases),
+                         [](const auto& test) { return std::string{test.param.name}; });
+
+TEST_P(Gpt2StageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrdered) {
+  for (const bool tie : {true, false}) {
+    const auto serial_props = props_of(tie, {6});
+    StageChain serial{*device_, serial_props};
+    const auto expected = trace_of(serial, serial_props, 4);
+    EXPECT_LT(expected.outcomes[3].loss, expected.outcomes[0].loss);
+    for (const auto& cut : std::vector<std::vector<std::uint32_t>>{
+             {6}, {3, 3}, {1, 5}, {2, 2, 2}, {1, 1, 1, 1, 1, 1}}) {
+      for (const auto order :
+           {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+        const auto props = props_of(tie, cut, order);
+        StageChain chain{*device_, props};
+        EXPECT_TRUE(trace_of(chain, props, 4) == expected)
+            << (tie ? "tied, " : "untied, ") << cut.size() << " stages, order "
+            << static_cast<int>(order);
+      }
+    }
+  }
+}
+
+TEST_P(Gpt2StageOn, KeepsBothCopiesOfATiedEmbeddingEqual) {
+  const auto props = props_of(true, {2, 2, 2});
+  StageChain chain{*device_, props};
+  static_cast<void>(trace_of(chain, props, 3));
+  const auto& first = chain.stage(0).parameters().front();
+  const auto& last = chain.stage(2).parameters().back();
+  ASSERT_EQ(last.spec->name, "wte.weight");
+  EXPECT_EQ(copy_of(first.values), copy_of(last.values));
+  EXPECT_EQ(copy_of(first.gradients), copy_of(last.gradients));
+}
+
+TEST_P(Gpt2StageOn, EvaluatesToTheLossOfTrainingAndLeavesItNoTrace) {
+  const auto props = props_of(true, {3, 3});
+  StageChain chain{*device_, props};
+  StageChain undisturbed{*device_, props};
+  const auto loss = chain.evaluate(batch_of(props, 0));
+  const auto trace = trace_of(chain, props, 2);
+  EXPECT_EQ(trace, trace_of(undisturbed, props, 2));
+  EXPECT_EQ(loss, trace.outcomes[0].loss);
+}
+
+TEST_P(Gpt2StageOn, EvaluatesToTheSameLossWithOneSetOfActivationsForAllLayers) {
+  const auto props = props_of(false, {6});
+  StageChain chain{*device_, props};
+  const auto batch = batch_of(props, 0);
+  auto evaluating = alone(false, whole, 1, false);
+  evaluating.microbatch_count = 3;
+  evaluating.bounds.trains = false;
+  const auto stream = device_->make_stream("stage", 1);
+  const auto stage = make_gpt2_stage(*device_, *stream, evaluating).value();
+  stage->begin_step({.step = 0,
+                     .kind = StepKind::evaluation,
+                     .batch = &batch,
+                     .token_count = static_cast<std::uint32_t>(batch.tokens.size())});
+  double sum = 0.0;
+  for (std::uint32_t m = 0; m < 3; ++m) {
+    run_pass(*stage, *stream, Pass::forward, m);
+    sum += stage->losses()[m];
+  }
+  EXPECT_EQ(sum / static_cast<double>(batch.tokens.size()), chain.evaluate(batch));
+  EXPECT_TRUE(stage->parameters().front().gradients.empty());
+}
+
+TEST_P(Gpt2StageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
+  const auto props = alone(true, whole, 1, false);
+  const auto stream = device_->make_stream("stage", 1);
+  const auto stage = make_gpt2_stage(*device_, *stream, props).value();
+  const auto batch = make_batch(props.model, 1, 2, data_seed, 0);
+  stage->begin_step({.step = 0, .kind = StepKind::evaluation, .batch = &batch, .token_count = 10});
+  run_pass(*stage, *stream, Pass::forward, 0);
+  const auto logits = stage->logits();
+  ASSERT_EQ(logits.size(), 10U * 11U);
+  double loss = 0.0;
+  for (std::size_t row = 0; row < 10; ++row) {
+    const auto of_row = logits.subspan(row * 11, 11);
+    double sum = 0.0;
+    for (const auto logit : of_row) sum += std::exp(double{logit});
+    loss += std::log(sum) - of_row[static_cast<std::size_t>(batch.targets[row])];
+  }
+  EXPECT_NEAR(stage->losses()[0], loss, 1e-5);
+}
+
+TEST_P(Gpt2StageOn, ScalesItsGradientsByTheTokensOfAllReplicas) {
+  const auto props = alone(true, whole, 1, false);
+  const auto batch = make_batch(props.model, 1, 2, data_seed, 0);
+  std::vector<std::vector<float>> gradients;
+  for (const std::uint32_t token_count : {16U, 32U}) {
+    const auto stream = device_->make_stream("stage", 1);
+    const auto stage = make_gpt2_stage(*device_, *stream, props).value();
+    stage->begin_step(
+        {.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = token_count});
+    run_pass(*stage, *stream, Pass::forward, 0);
+    run_pass(*stage, *stream, Pass::backward, 0);
+    for (const auto& parameter : stage->parameters()) {
+      auto& values = gradients.emplace_back(copy_of(parameter.gradients));
+      // Twice the tokens, half the gradient: exact in binary.
+      for (auto& value : values) value *= static_cast<float>(token_count);
+    }
+  }
+  const auto half = gradients.begin() + static_cast<std::ptrdiff_t>(gradients.size() / 2);
+  EXPECT_TRUE(std::equal(gradients.begin(), half, half));
+}
+
+TEST_P(Gpt2StageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
+  for (const bool tie : {true, false}) {
+    for (const bool splits : {true, false}) {
+      for (const auto& spec :
+           {whole, StageSpec{.layer_begin = 0, .layer_end = 2, .has_embedding = true},
+            StageSpec{.layer_begin = 2, .layer_end = 5},
+            StageSpec{.layer_begin = 5, .layer_end = 6, .has_head = true}}) {
+        const auto props = alone(tie, spec, 2, splits);
+        InlineDevice enough{bytes_of(props)};
+        InlineDevice too_small{bytes_of(props) - 1};
+        InlineStream stream;
+        EXPECT_TRUE(make_gpt2_stage(enough, stream, props));
+        const auto refused = make_gpt2_stage(too_small, stream, props);
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, Errc::out_of_memory);
+      }
+    }
+  }
+}
+
+TEST_P(Gpt2StageOn, HasBucketsThatHoldEveryGradientOnceAlignedAndTheTiedOneLast) {
+  const auto stream = device_->make_stream("stage", 1);
+  for (const bool tie : {true, false}) {
+    for (const auto& spec :
+         {whole, StageSpec{.layer_begin = 0, .layer_end = 2, .has_embedding = true},
+          StageSpec{.layer_begin = 4, .layer_end = 6, .has_head = true}}) {
+      const auto stage = make_gpt2_stage(*device_, *stream, alone(tie, spec, 1, false)).value();
+      std::size_t held = 0;
+      std::vector<bool> seen(stage->parameters().size());
+      for (std::uint32_t b = 0; b < stage->bucket_count(); ++b) {
+        const auto bucket = stage->bucket(b);
+        for (std::size_t i = 0; i < seen.size(); ++i) {
+          const auto gradients = std::as_bytes(stage->parameters()[i].gradients);
+          if (gradients.data() < bucket.data
+              || gradients.data() >= bucket.data + bucket.size_bytes) {
+            continue;
+          }
+          EXPECT_LE(gradients.data() + gradients.size(), bucket.data + bucket.size_bytes);
+          EXPECT_EQ(reinterpret_cast<std::uintptr_t>(gradients.data()) % 64, 0U);
+          EXPECT_FALSE(seen[i]);
+          seen[i] = true;
+          ++held;
+        }
+      }
+      EXPECT_EQ(held, seen.size());
+      const auto embedding = spec.has_embedding ? stage->parameters().front().gradients
+                                                : stage->parameters().back().gradients;
+      const auto last = stage->bucket(stage->bucket_count() - 1);
+      if (tie) {
+        EXPECT_EQ(last.data, std::as_writable_bytes(embedding).data());
+        EXPECT_EQ(last.size_bytes, embedding.size_bytes());
+      }
+    }
+  }
+}
+
+TEST_P(Gpt2StageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFinal) {
+  for (const bool tie : {true, false}) {
+    for (const bool splits : {true, false}) {
+      const auto stream = device_->make_stream("stage", 1);
+      const auto stage = make_gpt2_stage(*device_, *stream, alone(tie, whole, 2, splits)).value();
+      std::vector<std::vector<std::byte>> announced;
+      stage->on_bucket_ready([&](std::uint32_t index) {
+        ASSERT_EQ(index, announced.size());
+        const auto bucket = stage->bucket(index);
+        announced.emplace_back(bucket.data, bucket.data + bucket.size_bytes);
+      });
+      const auto batch = make_batch(small(tie), 2, 2, data_seed, 0);
+      stage->begin_step(
+          {.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = 20});
+      for (std::uint32_t m = 0; m < 2; ++m) {
+        EXPECT_TRUE(announced.empty());
+        run_pass(*stage, *stream, Pass::forward, m);
+        run_pass(*stage, *stream, splits ? Pass::backward_input : Pass::backward, m);
+        if (splits) run_pass(*stage, *stream, Pass::backward_weight, m);
+      }
+      ASSERT_EQ(announced.size(), stage->bucket_count());
+      for (std::uint32_t b = 0; b < stage->bucket_count(); ++b) {
+        const auto bucket = stage->bucket(b);
+        EXPECT_TRUE(std::equal(announced[b].begin(), announced[b].end(), bucket.data))
+            << "bucket " << b << " changed after it was announced";
+      }
+    }
+  }
+}
+
+TEST_P(Gpt2StageOn, MeasuresTheSquaresOfEachOwnedGradient) {
+  const auto props = props_of(true, {3, 3});
+  StageChain chain{*device_, props};
+  static_cast<void>(chain.train(batch_of(props, 0)));
+  for (std::size_t s = 0; s < 2; ++s) {
+    const auto squares = chain.stage(s).gradient_squares();
+    std::size_t i = 0;
+    for (const auto& parameter : chain.stage(s).parameters()) {
+      if (!parameter.spec->owned) continue;
+      double sum = 0.0;
+      for (const auto g : parameter.gradients) sum += double{g} * double{g};
+      ASSERT_LT(i, squares.size());
+      EXPECT_NEAR(squares[i++], sum, 1e-6 * sum) << parameter.spec->name;
+    }
+    EXPECT_EQ(i, squares.size());
+  }
+}
+
+/// Runs work at once and does not count what the work allocates.
+class UncountedStream final : public Stream {
+public:
+  void enqueue(Work work) override {
+    const bool was_on = std::exchange(allocations.is_on, false);
+    work();
+    allocations.is_on = was_on;
+  }
+  void record(Event& /*event*/) override {}
+  void wait(Event& /*event*/) override {}
+  void synchronize() override {}
+};
+
+TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
+  for (const bool splits : {false, true}) {
+    InlineDevice device;
+    UncountedStream stream;
+    const auto stage = make_gpt2_stage(device, stream, alone(true, whole, 2, splits)).value();
+    int done_count = 0;
+    stage->on_bucket_ready([&done_count](std::uint32_t) { ++done_count; });
+    const auto batch = make_batch(small(true), 2, 2, data_seed, 0);
+    const auto done = [&done_count](Errc, DeviceSpan) { ++done_count; };
+    const auto pass = [&](Pass which, std::uint32_t m) {
+      const Action action{.stage = {}, .pass = which, .microbatch = MicrobatchIndex{m}};
+      stage->enqueue(action, done);
+      stage->finish(action);
+    };
+
+    allocations = {.is_on = true, .count = 0};
+    stage->begin_step({.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = 20});
+    for (std::uint32_t m = 0; m < 2; ++m) {
+      pass(Pass::forward, m);
+      pass(splits ? Pass::backward_input : Pass::backward, m);
+      if (splits) pass(Pass::backward_weight, m);
+    }
+    stage->measure_gradients(done);
+    stage->optimize({.step = 1, .learning_rate = 1e-3F}, done);
+    allocations.is_on = false;
+
+    EXPECT_GT(done_count, 6);
+    EXPECT_EQ(allocations.count, 0U);
+  }
+}
+
+TEST(Gpt2StageDeathTest, RefusesWeightPassesOutOfOrder) {
+  InlineDevice device;
+  InlineStream stream;
+  const auto stage = make_gpt2_stage(device, stream, alone(true, whole, 2, false)).value();
+  const auto batch = make_batch(small(true), 2, 2, data_seed, 0);
+  stage->begin_step({.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = 20});
+  run_pass(*stage, stream, Pass::forward, 0);
+  run_pass(*stage, stream, Pass::forward, 1);
+  EXPECT_DEATH(run_pass(*stage, stream, Pass::backward, 1), "microbatch");
+}
+
+TEST(InitialNormal, IsWhatItsDefinitionSaysInAnotherLanguage) {
+  // Values of initial_normal in scripts/make_golden.py.
+  EXPECT_FLOAT_EQ(initial_normal(1, "wte.weight", 0), -0.29073037928F);
+  EXPECT_FLOAT_EQ(initial_normal(1, "wte.weight", 1), 0.99698715795F);
+  EXPECT_FLOAT_EQ(initial_normal(1, "wte.weight", 1000002), -1.70967988116F);
+  EXPECT_FLOAT_EQ(initial_normal(2, "h.11.mlp.c_proj.weight", 7), -0.21943110430F);
+}
+
+TEST(InitialNormal, HasTheMomentsOfTheNormalDistribution) {
+  constexpr std::uint64_t count = 200'000;
+  double sum = 0.0;
+  double squares = 0.0;
+  double fourths = 0.0;
+  double neighbours = 0.0;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const double x = initial_normal(9, "h.0.attn.c_attn.weight", i);
+    sum += x;
+    squares += x * x;
+    fourths += x * x * x * x;
+    neighbours += x * initial_normal(9, "h.0.attn.c_attn.weight", i + 1);
+  }
+  // Five standard errors: 1, sqrt(2), sqrt(96) and 1 over sqrt(count).
+  const double error = 5.0 / std::sqrt(static_cast<double>(count));
+  EXPECT_NEAR(sum / count, 0.0, error);
+  EXPECT_NEAR(squares / count, 1.0, std::sqrt(2.0) * error);
+  EXPECT_NEAR(fourths / count, 3.0, std::sqrt(96.0) * error);
+  EXPECT_NEAR(neighbours / count, 0.0, error);
+}
+
+TEST(InitialNormal, DependsOnSeedAndName) {
+  EXPECT_NE(initial_normal(1, "wte.weight", 0), initial_normal(2, "wte.weight", 0));
+  EXPECT_NE(initial_normal(1, "wte.weight", 0), initial_normal(1, "wpe.weight", 0));
+}
+
+}  // namespace
+}  // namespace troupe::stages

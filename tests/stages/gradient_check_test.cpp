@@ -1,0 +1,208 @@
+// Gradients against finite differences, on the reference kernels.
+//
+// With f computed from 32-bit activations, f has a relative error of about 1e-7. The four-point
+// difference with step h errs by h^4 / 30 of the fifth derivative, which norms over few elements make
+// large, and by about 1e-7 / h: with h = 0.005 and weights of size 0.3 both stay below 1e-4. The
+// gradients are of size 0.01 to 1; a missing or wrong term of any of them is far above the tolerance
+// of 2e-3 of the largest element of the same tensor plus 2e-5.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/random.hpp"
+
+#include "inline_device.hpp"
+#include "stage_chain.hpp"
+
+namespace troupe::stages {
+namespace {
+
+constexpr float step_size = 0.005F;
+
+ModelSpec tiny(bool tie) {
+  return {
+      .layers = 3, .heads = 2, .hidden = 6, .sequence = 4, .vocabulary = 7, .tie_embeddings = tie};
+}
+
+/// One stage and one microbatch. The loss is the model's on a stage with the head; elsewhere it is
+/// the product of the output with a fixed direction.
+class Probe {
+public:
+  Probe(bool tie, StageSpec spec, bool splits)
+      : spec_{spec}, splits_{splits}, batch_{make_batch(tiny(tie), 1, microbatch_size, 5, 0)} {
+    const StageBounds bounds{.slots = 1,
+                             .activations_in = spec.has_embedding ? 0U : 1U,
+                             .activations_out = spec.has_head ? 0U : 1U,
+                             .gradients_in = spec.has_head ? 0U : 1U,
+                             .gradients_out = spec.has_embedding ? 0U : 1U,
+                             .splits_backward = splits};
+    stage_ = make_gpt2_stage(device_, stream_,
+                             {.model = tiny(tie),
+                              .spec = spec,
+                              .bounds = bounds,
+                              .microbatch_count = 1,
+                              .microbatch_size = microbatch_size,
+                              .train = {}})
+                 .value();
+    // Weights larger than a training begins with, and no two equal: every term counts.
+    for (const auto& parameter : stage_->parameters()) {
+      const bool is_gain = parameter.spec->initial == Initial::ones;
+      for (std::size_t i = 0; i < parameter.values.size(); ++i) {
+        parameter.values[i] =
+            (is_gain ? 1.0F : 0.0F) + 0.3F * initial_normal(11, parameter.spec->name, i);
+      }
+    }
+    input_ = random_vector("input", spec.has_embedding ? 0 : rows * hidden);
+    direction_ = random_vector("direction", spec.has_head ? 0 : rows * hidden);
+  }
+
+  /// The loss of a forward pass, of an evaluation: nothing is kept.
+  double loss() {
+    begin(StepKind::evaluation);
+    forward();
+    if (spec_.has_head) return stage_->losses()[0] / rows;
+    double sum = 0.0;
+    take(Edge::activation_out, [&](std::span<float> output) {
+      for (std::size_t i = 0; i < output.size(); ++i) sum += double{output[i]} * direction_[i];
+    });
+    return sum;
+  }
+
+  /// Leaves the gradients of the parameters in their place and returns that of the input.
+  std::vector<float> backward() {
+    begin(StepKind::training);
+    forward();
+    if (!spec_.has_head) {
+      take(Edge::activation_out, [](std::span<float>) {});
+      hold(Edge::gradient_in, direction_);
+    }
+    run_pass(*stage_, stream_, splits_ ? Pass::backward_input : Pass::backward, 0);
+    std::vector<float> gradient;
+    if (!spec_.has_embedding) {
+      take(Edge::gradient_out, [&](std::span<float> d) { gradient.assign(d.begin(), d.end()); });
+    }
+    if (splits_) run_pass(*stage_, stream_, Pass::backward_weight, 0);
+    return gradient;
+  }
+
+  std::span<const ParameterView> parameters() { return stage_->parameters(); }
+  std::span<float> input() { return input_; }
+
+private:
+  static constexpr std::uint32_t microbatch_size = 2;
+  static constexpr std::uint32_t rows = microbatch_size * 4;
+  static constexpr std::uint32_t hidden = 6;
+
+  static std::vector<float> random_vector(const char* name, std::size_t count) {
+    std::vector<float> values(count);
+    for (std::size_t i = 0; i < count; ++i) values[i] = 0.5F * initial_normal(3, name, i);
+    return values;
+  }
+
+  void begin(StepKind kind) {
+    stage_->begin_step({.step = 0, .kind = kind, .batch = &batch_, .token_count = rows});
+  }
+
+  void forward() {
+    if (!spec_.has_embedding) hold(Edge::activation_in, input_);
+    run_pass(*stage_, stream_, Pass::forward, 0);
+  }
+
+  void hold(Edge edge, std::span<const float> values) {
+    auto buffer = stage_->buffers().take_free(edge);
+    std::memcpy(buffer.data(), values.data(), values.size_bytes());
+    stage_->buffers().hold(edge, MicrobatchIndex{0}, std::move(buffer));
+  }
+
+  void take(Edge edge, const std::function<void(std::span<float>)>& read) {
+    auto buffer = stage_->buffers().release(edge, MicrobatchIndex{0});
+    read({reinterpret_cast<float*>(buffer.data()), buffer.size_bytes() / sizeof(float)});
+    stage_->buffers().give_free(edge, std::move(buffer));
+  }
+
+  StageSpec spec_;
+  bool splits_;
+  Batch batch_;
+  InlineDevice device_;
+  InlineStream stream_;
+  std::unique_ptr<Gpt2Stage> stage_;
+  std::vector<float> input_;
+  std::vector<float> direction_;
+};
+
+/// The derivative of the loss with respect to `x`, by four points.
+double difference(Probe& probe, float& x) {
+  const float at = x;
+  const auto loss_at = [&](float offset) {
+    x = at + offset;
+    const double loss = probe.loss();
+    x = at;
+    return loss;
+  };
+  return (8.0 * (loss_at(step_size) - loss_at(-step_size))
+          - (loss_at(2 * step_size) - loss_at(-2 * step_size)))
+         / (12.0 * double{step_size});
+}
+
+void expect_gradient(Probe& probe, const std::string& name, std::span<float> values,
+                     std::span<const float> gradient) {
+  ASSERT_EQ(values.size(), gradient.size());
+  const double largest =
+      std::abs(*std::ranges::max_element(gradient, {}, [](float g) { return std::abs(g); }));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    ASSERT_NEAR(gradient[i], difference(probe, values[i]), 2e-3 * largest + 2e-5)
+        << name << " [" << i << "], largest " << largest;
+  }
+}
+
+/// Checks every element of every parameter and of the input.
+void expect_gradients(bool tie, StageSpec spec, bool splits) {
+  SCOPED_TRACE(std::string{tie ? "tied" : "untied"} + (splits ? ", split" : ", whole"));
+  Probe probe{tie, spec, splits};
+  const auto input_gradient = probe.backward();
+  for (const auto& parameter : probe.parameters()) {
+    const std::vector<float> gradient(parameter.gradients.begin(), parameter.gradients.end());
+    expect_gradient(probe, parameter.spec->name, parameter.values, gradient);
+  }
+  if (!input_gradient.empty()) expect_gradient(probe, "input", probe.input(), input_gradient);
+}
+
+TEST(Gradient, OfABlockIsTheDifferenceQuotient) {
+  for (const bool splits : {false, true}) {
+    expect_gradients(true, {.layer_begin = 1, .layer_end = 2}, splits);
+  }
+}
+
+TEST(Gradient, OfTwoBlocksIsTheDifferenceQuotient) {
+  for (const bool splits : {false, true}) {
+    expect_gradients(true, {.layer_begin = 1, .layer_end = 3}, splits);
+  }
+}
+
+TEST(Gradient, OfTheEmbeddingIsTheDifferenceQuotient) {
+  for (const bool splits : {false, true}) {
+    expect_gradients(true, {.layer_begin = 0, .layer_end = 1, .has_embedding = true}, splits);
+  }
+}
+
+TEST(Gradient, OfTheHeadIsTheDifferenceQuotient) {
+  for (const bool tie : {true, false}) {
+    for (const bool splits : {false, true}) {
+      expect_gradients(tie, {.layer_begin = 2, .layer_end = 3, .has_head = true}, splits);
+    }
+  }
+}
+
+TEST(Gradient, OfAWholeModelIsTheDifferenceQuotient) {
+  for (const bool tie : {true, false}) {
+    expect_gradients(
+        tie, {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true}, false);
+  }
+}
+
+}  // namespace
+}  // namespace troupe::stages

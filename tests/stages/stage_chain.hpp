@@ -1,0 +1,81 @@
+// The stages of a whole model in one thread, connected by plain copies: a training without actors,
+// links or schedules.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "troupe/stages/device.hpp"
+#include "troupe/stages/gpt2_stage.hpp"
+
+namespace troupe::stages {
+
+/// When the weight gradients are computed.
+enum class BackwardOrder : std::uint8_t {
+  whole,         ///< Each microbatch F, then B; one slot.
+  split,         ///< Each microbatch F, I, then W; one slot.
+  weights_last,  ///< F of all, I of all from the last to the first, W of all; as many slots.
+};
+
+struct ChainProps {
+  ModelSpec model;
+  std::vector<std::uint32_t> layers_per_stage;
+  std::uint32_t microbatch_count = 1;
+  std::uint32_t microbatch_size = 1;
+  BackwardOrder order = BackwardOrder::whole;
+  TrainConfig train;
+};
+
+struct StepOutcome {
+  double loss = 0.0;           ///< Mean over the tokens.
+  double gradient_norm = 0.0;  ///< Before clipping.
+
+  friend bool operator==(const StepOutcome&, const StepOutcome&) = default;
+};
+
+/// The batch of `step`: each sequence, in order, begins with Random{seed + step}.below(vocabulary);
+/// each next token is (5 * token + 3 + below(4)) mod vocabulary. Predictable up to two bits.
+[[nodiscard]] Batch make_batch(const ModelSpec& model, std::uint32_t microbatch_count,
+                               std::uint32_t microbatch_size, std::uint64_t seed,
+                               std::uint32_t step);
+
+/// Enqueues one pass and waits for it; aborts when it does not complete, or completes twice.
+void run_pass(Gpt2Stage& stage, Stream& stream, Pass pass, std::uint32_t microbatch);
+
+/// Moves the content of a held buffer to a free one of a neighbour, as a link does.
+void carry(Stage& from, Edge out, Stage& to, Edge in, MicrobatchIndex microbatch);
+
+class StageChain {
+public:
+  StageChain(Device& device, const ChainProps& props);
+
+  /// One step on `batch`: every pass, the exchange of tied gradients, clipping, the optimizer.
+  StepOutcome train(const Batch& batch);
+  /// The mean loss, by forward passes alone.
+  [[nodiscard]] double evaluate(const Batch& batch);
+
+  /// The values, or the gradients, of every owned parameter in model order.
+  [[nodiscard]] std::vector<ParameterView> parameters();
+
+  [[nodiscard]] std::size_t stage_count() const { return stages_.size(); }
+  [[nodiscard]] Gpt2Stage& stage(std::size_t index) { return *stages_.at(index); }
+
+private:
+  void begin_step(const Batch& batch, StepKind kind);
+  void pass(std::size_t stage, Pass pass, std::uint32_t microbatch);
+  void forward(std::uint32_t microbatch);
+  void backward(Pass pass, std::uint32_t microbatch);
+  void weights(std::uint32_t microbatch);
+  void exchange_tied();
+  [[nodiscard]] double mean_loss(const Batch& batch) const;
+  [[nodiscard]] double gradient_norm();
+
+  ChainProps props_;
+  std::vector<std::unique_ptr<Stream>> streams_;
+  std::vector<std::unique_ptr<Gpt2Stage>> stages_;
+  std::uint32_t step_ = 0;
+};
+
+}  // namespace troupe::stages
