@@ -66,6 +66,6 @@ function(troupe_install_package)
                                 "${PROJECT_BINARY_DIR}/troupeConfig.cmake" INSTALL_DESTINATION "${dir}")
   write_basic_package_version_file("${PROJECT_BINARY_DIR}/troupeConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
   install(FILES "${PROJECT_BINARY_DIR}/troupeConfig.cmake" "${PROJECT_BINARY_DIR}/troupeConfigVersion.cmake"
-                "${PROJECT_SOURCE_DIR}/cmake/FindCAF.cmake"
+                "${PROJECT_SOURCE_DIR}/cmake/FindCAF.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindDNNL.cmake"
           DESTINATION "${dir}")
 endfunction()
