@@ -135,7 +135,8 @@ double DirectorState::global_norm() const {
 }
 
 DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<DirectorState> self,
-                                       const std::shared_ptr<const Plan>& plan, StepDone* done) {
+                                       const std::shared_ptr<const Plan>& plan,
+                                       const std::shared_ptr<StepDone>& done) {
   self->state.start(plan, std::move(*done));
   return {
       [self](const CastChosen& message) { self->state.on(message); },

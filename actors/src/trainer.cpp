@@ -81,10 +81,10 @@ public:
   }
 
   void start(const BatchSource& source) {
-    StepDone done = [this](Expected<StepReport> outcome) {
+    const auto done = std::make_shared<StepDone>([this](Expected<StepReport> outcome) {
       std::exchange(promise_, std::nullopt)->set_value(std::move(outcome));
-    };
-    director_ = system_.spawn(director, plan_, &done);
+    });
+    director_ = system_.spawn(director, plan_, done);
     for (auto& rank : ranks_) {
       cast_.push_back(system_.spawn(stage_actor, plan_, &rank, director_));
     }

@@ -43,7 +43,10 @@ private:
   StepReport report_;
 };
 
+/// The behavior to spawn. An actor begins when its turn comes, hence the shared `done`: it is moved
+/// out.
 DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<DirectorState> self,
-                                       const std::shared_ptr<const Plan>& plan, StepDone* done);
+                                       const std::shared_ptr<const Plan>& plan,
+                                       const std::shared_ptr<StepDone>& done);
 
 }  // namespace troupe::actors

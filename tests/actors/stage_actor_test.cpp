@@ -1,0 +1,353 @@
+// Real actors, real messages, a seeded network and streams that run when they are told to, all in
+// one thread under CAF's test scheduler. Goal: for every order in which messages, transfers and
+// device work may happen, training and evaluation steps complete, and leave what the serial run
+// leaves.
+
+#include "troupe/actors/stage_actor.hpp"
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <caf/scheduler/test_coordinator.hpp>
+#include <gtest/gtest.h>
+
+#include "troupe/actors/director.hpp"
+#include "troupe/actors/loader.hpp"
+#include "troupe/engine/random.hpp"
+#include "troupe/stages/counting_stage.hpp"
+#include "troupe/transport/in_process.hpp"
+#include "troupe/transport/seeded_network.hpp"
+
+#include "../stages/inline_device.hpp"
+
+namespace troupe::actors {
+namespace {
+
+/// A stream whose work runs piece by piece, when the test says so.
+class SteppedStream final : public stages::Stream {
+public:
+  void enqueue(Work work) override { queue_.push_back(std::move(work)); }
+  void record(stages::Event&) override {}
+  void wait(stages::Event&) override {}
+  void synchronize() override {
+    while (step()) {
+    }
+  }
+  bool step() {
+    if (queue_.empty()) return false;
+    auto work = std::move(queue_.front());
+    queue_.pop_front();
+    work();
+    return true;
+  }
+
+private:
+  std::deque<Work> queue_;
+};
+
+Config config_of(const std::string& schedule, std::uint32_t replicas, std::uint32_t ranks,
+                 std::uint32_t microbatches, std::uint32_t chunks, bool split, bool tied) {
+  Config config;
+  config.model = {.layers = 8,
+                  .heads = 1,
+                  .hidden = 4,
+                  .sequence = 2,
+                  .vocabulary = 256,
+                  .tie_embeddings = tied};
+  config.parallel = {.data = replicas, .tensor = 1, .pipeline = ranks};
+  config.schedule.name = schedule;
+  config.schedule.microbatches = microbatches;
+  config.schedule.microbatch_size = 1;
+  config.schedule.chunks = chunks;
+  config.schedule.split_backward = split;
+  config.data.text = "none";
+  return config;
+}
+
+/// What is left after some steps: everything that could differ.
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<double> norms;
+  std::vector<std::vector<float>> values;  ///< By stage.
+  friend bool operator==(const Outcome&, const Outcome&) = default;
+};
+
+/// A whole grid in one thread; which thing happens next is drawn from a seed.
+class Rehearsal {
+public:
+  Rehearsal(const Config& config, std::uint64_t seed)
+      : plan_{std::make_shared<const Plan>(make_plan(config).value())},
+        random_{seed},
+        network_{seed} {
+    const auto& extent = config.parallel;
+    ranks_.resize(extent.rank_count());
+    for (std::uint32_t rank = 0; rank < ranks_.size(); ++rank) build_rank(rank);
+    for (std::uint32_t r = 0; r < extent.data; ++r) connect(r);
+    const auto done = std::make_shared<StepDone>(
+        [this](Expected<StepReport> outcome) { outcomes_.push_back(std::move(outcome)); });
+    director_ = system_.spawn(director, plan_, done);
+    for (auto& rank : ranks_) cast_.push_back(system_.spawn(stage_actor, plan_, &rank, director_));
+    const BatchSource source = [](StepKind, std::uint32_t step, std::uint32_t replica,
+                                  stages::Batch& batch) {
+      for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+        batch.tokens[i] = static_cast<std::int32_t>(1000 * replica + 100 * step + i);
+      }
+    };
+    loader_ = system_.spawn(loader, plan_, source, cast_);
+    caf::anon_send(director_, CastChosen{loader_, cast_});
+  }
+
+  ~Rehearsal() {
+    for (auto& rank : ranks_) {
+      if (rank.replicas) rank.replicas->close();
+      for (auto& held : rank.stages) {
+        held.stage->on_bucket_ready({});
+        for (auto* lane : {&held.previous, &held.next, &held.tied}) {
+          if (*lane) (*lane)->close();
+        }
+      }
+      rank.stream->synchronize();
+      if (rank.reduce_stream) rank.reduce_stream->synchronize();
+    }
+    coordinator().run();
+    for (const auto& actor : cast_) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
+    caf::anon_send_exit(director_, caf::exit_reason::user_shutdown);
+    caf::anon_send_exit(loader_, caf::exit_reason::user_shutdown);
+    coordinator().run();
+  }
+
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
+
+  /// Runs one step to its end; returns nothing if something got stuck.
+  std::optional<Expected<StepReport>> run(StepWanted what) {
+    outcomes_.clear();
+    caf::anon_send(director_, what);
+    while (happen()) {
+    }
+    if (outcomes_.size() != 1) return std::nullopt;
+    return std::move(outcomes_.front());
+  }
+
+  Outcome train(std::uint32_t step_count) {
+    Outcome outcome;
+    for (std::uint32_t step = 1; step <= step_count; ++step) {
+      const auto report = run({step, StepKind::training});
+      if (!report || !report->has_value()) {
+        ADD_FAILURE() << "step " << step << " did not end: "
+                      << (report ? report->error().context : "nothing is left to happen");
+        return outcome;
+      }
+      outcome.losses.push_back((*report)->loss);
+      outcome.norms.push_back((*report)->gradient_norm);
+      const auto ranks = plan_->config.parallel.rank_count();
+      EXPECT_EQ((*report)->ranks.size(), ranks);
+    }
+    for (const auto& stage : plan_->stages) {
+      const auto values = held(0, stage.stage).stage->parameters()[0].values;
+      outcome.values.emplace_back(values.begin(), values.end());
+    }
+    return outcome;
+  }
+
+  void close_a_link() { ranks_[0].stages[0].next->close(); }
+  const Plan& plan() const { return *plan_; }
+  HeldStage& held(std::uint32_t replica, StageIndex stage) {
+    const auto at = plan_->training.rank_of_stage[stage.value()];
+    auto& rank = ranks_[rank_at(plan_->config.parallel, {replica, 0, at})];
+    const auto stages = plan_->training.stages_of(at);
+    return rank.stages[static_cast<std::size_t>(std::ranges::find(stages, stage) - stages.begin())];
+  }
+
+private:
+  struct SystemConfig : caf::actor_system_config {
+    SystemConfig() { set("scheduler.policy", caf::atom("testing")); }
+  };
+
+  caf::scheduler::test_coordinator& coordinator() {
+    return dynamic_cast<caf::scheduler::test_coordinator&>(system_.scheduler());
+  }
+
+  void build_rank(std::uint32_t index) {
+    auto& rank = ranks_[index];
+    rank.coordinate = coordinate_of(plan_->config.parallel, index);
+    rank.stream = make_stream();
+    for (const auto stage : plan_->training.stages_of(rank.coordinate.pipeline)) {
+      const stages::CountingProps props{.stage = stage,
+                                        .stage_count = plan_->training.stage_count(),
+                                        .bounds = plan_->stages[stage.value()].bounds,
+                                        .microbatch_count = plan_->training.microbatch_count,
+                                        .tie_ends = plan_->config.model.tie_embeddings};
+      auto made = stages::make_counting_stage(device_, *rank.stream, props);
+      rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr});
+    }
+  }
+
+  void connect(std::uint32_t replica) {
+    const auto count = plan_->training.stage_count();
+    for (std::uint32_t v = 0; v + 1 < count; ++v) {
+      std::tie(held(replica, StageIndex{v}).next, held(replica, StageIndex{v + 1}).previous) =
+          network_.make_link();
+    }
+    if (plan_->config.model.tie_embeddings && count > 1) {
+      std::tie(held(replica, StageIndex{0}).tied, held(replica, StageIndex{count - 1}).tied) =
+          network_.make_link();
+    }
+    const auto& extent = plan_->config.parallel;
+    if (extent.data == 1 || replica > 0) return;
+    for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
+      auto members = transport::make_in_process_group(extent.data);
+      for (std::uint32_t r = 0; r < extent.data; ++r) {
+        auto& rank = ranks_[rank_at(extent, {r, 0, RankIndex{p}})];
+        rank.replicas = std::move(members[r]);
+        rank.reduce_stream = make_stream();
+      }
+    }
+  }
+
+  std::unique_ptr<stages::Stream> make_stream() {
+    auto stream = std::make_unique<SteppedStream>();
+    streams_.push_back(stream.get());
+    return stream;
+  }
+
+  /// Lets one thing happen: a message, a transfer, or a piece of device work. Tries the kinds in a
+  /// drawn order.
+  bool happen() {
+    const auto first = random_.below(streams_.size() + 2);
+    for (std::size_t i = 0; i < streams_.size() + 2; ++i) {
+      const auto choice = (first + i) % (streams_.size() + 2);
+      if (choice == streams_.size()) {
+        if (coordinator().try_run_once()) return true;
+      } else if (choice == streams_.size() + 1) {
+        if (network_.deliver_one()) return true;
+      } else if (streams_[choice]->step()) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::shared_ptr<const Plan> plan_;
+  Random random_;
+  stages::InlineDevice device_;
+  transport::SeededNetwork network_;
+  std::vector<SteppedStream*> streams_;
+  std::vector<RankProps> ranks_;
+  std::vector<Expected<StepReport>> outcomes_;
+  SystemConfig system_config_;
+  caf::actor_system system_{system_config_};
+  std::vector<StageHandle> cast_;
+  DirectorHandle director_;
+  LoaderHandle loader_;
+};
+
+TEST(StageActor, EveryScheduleLeavesWhatTheSerialOrderLeavesUnderEveryInterleaving) {
+  for (const bool tied : {false, true}) {
+    // Four virtual stages in every case: what a stage computes does not depend on where it runs.
+    const auto expected = Rehearsal{config_of("gpipe", 1, 4, 4, 1, false, tied), 0}.train(3);
+    ASSERT_EQ(expected.losses.size(), 3U);
+    const std::vector<Config> configs{config_of("1f1b", 1, 4, 4, 1, false, tied),
+                                      config_of("1f1b", 1, 4, 4, 1, true, tied),
+                                      config_of("gpipe", 1, 4, 4, 1, true, tied),
+                                      config_of("interleaved-1f1b", 1, 2, 4, 2, false, tied),
+                                      config_of("interleaved-1f1b", 1, 2, 4, 2, true, tied),
+                                      config_of("interleaved-1f1b", 1, 1, 4, 4, false, tied)};
+    for (const auto& config : configs) {
+      for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+        Rehearsal rehearsal{config, seed};
+        SCOPED_TRACE(testing::Message()
+                     << rehearsal.plan().training.name << " ranks=" << config.parallel.pipeline
+                     << " tied=" << tied << " split=" << config.schedule.split_backward
+                     << " seed=" << seed);
+        EXPECT_EQ(rehearsal.train(3), expected);
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(StageActor, ReplicasEndWithTheSameWeightsUnderEveryInterleaving) {
+  const auto config = config_of("1f1b", 3, 2, 4, 1, false, true);
+  const auto expected = Rehearsal{config, 0}.train(3);
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed=" << seed);
+    Rehearsal rehearsal{config, seed};
+    EXPECT_EQ(rehearsal.train(3), expected);
+    for (std::uint32_t r = 1; r < 3; ++r) {
+      for (std::uint32_t v = 0; v < 2; ++v) {
+        const auto values = rehearsal.held(r, StageIndex{v}).stage->parameters()[0].values;
+        EXPECT_EQ(std::vector<float>(values.begin(), values.end()), expected.values[v]);
+      }
+    }
+  }
+}
+
+TEST(StageActor, EvaluationBetweenTrainingStepsChangesNothing) {
+  const auto config = config_of("interleaved-1f1b", 2, 2, 4, 2, false, true);
+  const auto expected = Rehearsal{config, 0}.train(2);
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed=" << seed);
+    Rehearsal rehearsal{config, seed};
+    Outcome outcome;
+    for (std::uint32_t step = 1; step <= 2; ++step) {
+      const auto evaluated = rehearsal.run({1, StepKind::evaluation});
+      ASSERT_TRUE(evaluated && evaluated->has_value());
+      EXPECT_GT((*evaluated)->loss, 0.0);
+      const auto trained = rehearsal.run({step, StepKind::training});
+      ASSERT_TRUE(trained && trained->has_value());
+      outcome.losses.push_back((*trained)->loss);
+    }
+    EXPECT_EQ(outcome.losses, expected.losses);
+  }
+}
+
+TEST(StageActor, AccountsForAllOfItsTime) {
+  const auto config = config_of("1f1b", 1, 3, 6, 1, false, false);
+  Rehearsal rehearsal{config, 5};
+  (void)rehearsal.run({1, StepKind::training});
+  const auto report = rehearsal.run({2, StepKind::training});
+  ASSERT_TRUE(report && report->has_value());
+  for (const auto& rank : (*report)->ranks) {
+    // From the end of one step to the end of the next, nothing is left over but the time between
+    // the ranks' ends and the director's clock.
+    EXPECT_GT(rank.account.total_ns(), 0);
+    EXPECT_EQ(rank.trace.size(), 2U * 6U + 1U) << "every pass and the optimizer";
+  }
+}
+
+TEST(Director, StopsWhenTheLossIsNotANumber) {
+  const auto plan =
+      std::make_shared<const Plan>(make_plan(config_of("1f1b", 1, 1, 1, 1, false, false)).value());
+  std::vector<Expected<StepReport>> outcomes;
+  DirectorState state;
+  state.start(plan, [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
+  state.on(CastChosen{{}, {StageHandle{}}});
+  state.on(StepWanted{7, StepKind::training});
+  StepReported reported{.rank = 0, .losses = {std::nan("")}, .squares = {{1.0}}};
+  state.on(reported);
+  ASSERT_EQ(outcomes.size(), 1U);
+  ASSERT_FALSE(outcomes[0].has_value());
+  EXPECT_NE(outcomes[0].error().context.find("step 7"), std::string::npos);
+}
+
+TEST(Director, TellsTheFirstFailureAlone) {
+  const auto plan =
+      std::make_shared<const Plan>(make_plan(config_of("1f1b", 1, 2, 2, 1, false, false)).value());
+  std::vector<Expected<StepReport>> outcomes;
+  DirectorState state;
+  state.start(plan, [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
+  state.on(CastChosen{{}, {StageHandle{}, StageHandle{}}});
+  state.on(StepWanted{1, StepKind::training});
+  state.on(RankFailed{1, Errc::device_failure, "1F0 of step 1"});
+  state.on(RankFailed{0, Errc::peer_unreachable, "0B0 of step 1"});
+  ASSERT_EQ(outcomes.size(), 1U);
+  EXPECT_EQ(outcomes[0].error().context,
+            "pipeline rank 1 of replica 0 failed at 1F0 of step 1: device_failure");
+}
+
+}  // namespace
+}  // namespace troupe::actors
