@@ -142,6 +142,7 @@ private:
   const std::vector<ParameterSpec> specs_;
   Stream& stream_;
   Kernels& kernels_;
+  const MemorySpace space_;
   const std::uint32_t rows_;
   const std::uint32_t hidden_;
   const AttentionShape attention_;
@@ -176,6 +177,7 @@ ArenaGpt2Stage::ArenaGpt2Stage(Device& device, Stream& stream, const StageProps&
       specs_{std::move(specs)},
       stream_{stream},
       kernels_{device.kernels()},
+      space_{device.memory_space()},
       rows_{props.microbatch_size * props.model.sequence},
       hidden_{props.model.hidden},
       attention_{.batch = props.microbatch_size,
@@ -213,14 +215,13 @@ void ArenaGpt2Stage::make_buckets() {
   if (has_tied_bucket()) buckets_.push_back({tied_weight_, tied_weight_ + 1});
 }
 
+/// The arena comes zeroed.
 void ArenaGpt2Stage::initialise() {
   for (const auto& parameter : tensors_.parameters) {
     const auto& spec = *parameter.spec;
     if (spec.initial == Initial::ones) std::ranges::fill(parameter.values, 1.0F);
-    if (spec.initial != Initial::normal) continue;
-    const InitialNormal normal{props_.train.seed, spec.name};
-    for (std::size_t i = 0; i < parameter.values.size(); ++i) {
-      parameter.values[i] = spec.deviation * normal(i);
+    if (spec.initial == Initial::normal) {
+      InitialNormal{props_.train.seed, spec.name}.fill(parameter.values, spec.deviation);
     }
   }
 }
@@ -532,7 +533,7 @@ BufferView ArenaGpt2Stage::bucket(std::uint32_t index) {
   const auto first = tensors_.parameters[bucket.begin].gradients;
   const auto last = tensors_.parameters[bucket.end - 1].gradients;
   const auto count = static_cast<std::size_t>(last.data() + last.size() - first.data());
-  return {reinterpret_cast<std::byte*>(first.data()), count * sizeof(float), MemorySpace::host};
+  return {reinterpret_cast<std::byte*>(first.data()), count * sizeof(float), space_};
 }
 
 void ArenaGpt2Stage::add_tied(DeviceDone done) {

@@ -28,12 +28,25 @@ double uniform_of(std::uint64_t bits) noexcept {
 InitialNormal::InitialNormal(std::uint64_t seed, std::string_view name) noexcept
     : key_{Random{seed ^ hash_of(name)}.next()} {}
 
-float InitialNormal::operator()(std::uint64_t index) const noexcept {
+std::array<float, 2> InitialNormal::pair(std::uint64_t k) const noexcept {
   constexpr std::uint64_t golden = 0x9e3779b97f4a7c15ULL;  // The step of SplitMix64's counter.
-  Random random{key_ + (index & ~std::uint64_t{1}) * golden};
+  Random random{key_ + 2 * k * golden};
   const double radius = std::sqrt(-2.0 * std::log(uniform_of(random.next())));
   const double angle = 2.0 * std::numbers::pi * uniform_of(random.next());
-  return static_cast<float>(radius * ((index & 1U) == 0 ? std::cos(angle) : std::sin(angle)));
+  return {static_cast<float>(radius * std::cos(angle)),
+          static_cast<float>(radius * std::sin(angle))};
+}
+
+float InitialNormal::operator()(std::uint64_t index) const noexcept {
+  return pair(index / 2)[index % 2];
+}
+
+void InitialNormal::fill(std::span<float> values, float deviation) const noexcept {
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    const auto normals = pair(i / 2);
+    values[i] = deviation * normals[0];
+    if (i + 1 < values.size()) values[i + 1] = deviation * normals[1];
+  }
 }
 
 float initial_normal(std::uint64_t seed, std::string_view name, std::uint64_t index) {

@@ -1,7 +1,9 @@
 // stages/src/initial_normal.hpp -- the counter-based generator of initial weights.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 namespace troupe::stages {
@@ -11,11 +13,17 @@ class InitialNormal {
 public:
   InitialNormal(std::uint64_t seed, std::string_view name) noexcept;
 
-  /// Elements 2k and 2k + 1 are the two results of one Box-Muller transform in double of two
-  /// uniform numbers of 53 bits, the finalisers of key + 2k + 1 and key + 2k + 2 golden ratios.
+  /// Element `index`.
   [[nodiscard]] float operator()(std::uint64_t index) const noexcept;
 
+  /// Writes `deviation` times each element, from the first on.
+  void fill(std::span<float> values, float deviation) const noexcept;
+
 private:
+  /// Elements 2k and 2k + 1: one Box-Muller transform in double of two uniform numbers of 53 bits,
+  /// the finalisers of key + 2k + 1 and key + 2k + 2 golden ratios.
+  [[nodiscard]] std::array<float, 2> pair(std::uint64_t k) const noexcept;
+
   std::uint64_t key_;
 };
 

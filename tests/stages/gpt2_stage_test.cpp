@@ -205,6 +205,44 @@ TEST_P(Gpt2StageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
   EXPECT_NEAR(stage->losses()[0], loss, 1e-5);
 }
 
+TEST_P(Gpt2StageOn, MayBeGivenPassesAheadOfTheirCompletions) {
+  const auto forward = [](std::uint32_t m) {
+    return Action{.stage = {}, .pass = Pass::forward, .microbatch = MicrobatchIndex{m}};
+  };
+  const auto backward = [](std::uint32_t m) {
+    return Action{.stage = {}, .pass = Pass::backward, .microbatch = MicrobatchIndex{m}};
+  };
+  auto props = alone(true, whole, 1, false);
+  props.microbatch_count = 3;
+  const auto batch = make_batch(props.model, 3, 2, data_seed, 0);
+  const auto stream = device_->make_stream("stage", 1);
+  const auto ahead = make_gpt2_stage(*device_, *stream, props).value();
+  const auto in_step = make_gpt2_stage(*device_, *stream, props).value();
+  const auto done = [](Errc, DeviceSpan) {};
+  for (const auto kind : {StepKind::evaluation, StepKind::training}) {
+    const auto passes = kind == StepKind::evaluation
+                            ? std::vector{forward(0), forward(1), forward(2)}
+                            : std::vector{forward(0),  backward(0), forward(1),
+                                          backward(1), forward(2),  backward(2)};
+    const StepInfo info{.step = 0, .kind = kind, .batch = &batch, .token_count = 30};
+    ahead->begin_step(info);
+    in_step->begin_step(info);
+    for (const auto& pass : passes) ahead->enqueue(pass, done);
+    stream->synchronize();
+    for (const auto& pass : passes) {
+      ahead->finish(pass);
+      run_pass(*in_step, *stream, pass.pass, pass.microbatch.value());
+    }
+    const auto expected = in_step->losses();
+    EXPECT_TRUE(std::ranges::equal(ahead->losses(), expected));
+    EXPECT_GT(*std::ranges::min_element(expected), 0.0);
+  }
+  for (std::size_t i = 0; i < ahead->parameters().size(); ++i) {
+    EXPECT_TRUE(
+        std::ranges::equal(ahead->parameters()[i].gradients, in_step->parameters()[i].gradients));
+  }
+}
+
 TEST_P(Gpt2StageOn, ScalesItsGradientsByTheTokensOfAllReplicas) {
   const auto props = alone(true, whole, 1, false);
   const auto batch = make_batch(props.model, 1, 2, data_seed, 0);

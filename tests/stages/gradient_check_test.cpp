@@ -1,10 +1,10 @@
 // Gradients against finite differences, on the reference kernels.
 //
 // With f computed from 32-bit activations, f has a relative error of about 1e-7. The four-point
-// difference with step h errs by h^4 / 30 of the fifth derivative, which norms over few elements make
-// large, and by about 1e-7 / h: with h = 0.005 and weights of size 0.3 both stay below 1e-4. The
-// gradients are of size 0.01 to 1; a missing or wrong term of any of them is far above the tolerance
-// of 2e-3 of the largest element of the same tensor plus 2e-5.
+// difference with step h errs by h^4 / 30 of the fifth derivative, which norms over few elements
+// make large, and by about 1e-7 / h: with h = 0.005 and weights of size 0.3 both stay below 1e-4.
+// The gradients are of size 0.01 to 1; a missing or wrong term of any of them is far above the
+// tolerance of 2e-3 of the largest element of the same tensor plus 2e-5.
 
 #include <algorithm>
 #include <cmath>

@@ -18,7 +18,7 @@ struct StageProps {
   StageBounds bounds;
   std::uint32_t microbatch_count = 1;  ///< The most of any step.
   std::uint32_t microbatch_size = 1;
-  TrainConfig train;                   ///< Seed, optimizer and its constants.
+  TrainConfig train;  ///< Seed, optimizer and its constants.
 };
 
 /// A stage of GPT-2, with access to its parameters for whoever writes or loads weights.
@@ -29,16 +29,16 @@ public:
   [[nodiscard]] virtual std::span<const float> logits() = 0;
 };
 
-/// Builds a stage whose work runs on `stream`; everything is allocated here, as one arena of exactly
-/// the bytes that `memory_of` announces. Parameters start from (seed, name, element index) alone.
-/// Device, stream and kernels outlive the stage; the arena, which neighbours may come to hold buffers
-/// of, lives as long as the device.
+/// Builds a stage whose work runs on `stream`; everything is allocated here, as one arena of
+/// exactly the bytes that `memory_of` announces. Parameters start from (seed, name, element index)
+/// alone. Device, stream and kernels outlive the stage; the arena, which neighbours may come to
+/// hold buffers of, lives as long as the device.
 /// @returns `out_of_memory` if the device refuses.
 [[nodiscard]] Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& stream,
                                                                    const StageProps& props);
 
-/// Element `index` of the parameter `name` under `seed`, standard normal: a counter-based generator,
-/// so that no order of initialisation matters.
+/// Element `index` of the parameter `name` under `seed`, standard normal: a counter-based
+/// generator, so that no order of initialisation matters.
 [[nodiscard]] float initial_normal(std::uint64_t seed, std::string_view name, std::uint64_t index);
 
 }  // namespace troupe::stages

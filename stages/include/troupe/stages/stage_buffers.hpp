@@ -1,7 +1,8 @@
-// troupe/stages/stage_buffers.hpp -- the buffers through which a virtual stage meets its neighbours.
+// troupe/stages/stage_buffers.hpp -- the buffers through which a virtual stage meets its
+// neighbours.
 //
-// Pools of equal-sized buffers, bounded by the plan, one pool per edge. A buffer is free, or it belongs
-// to a microbatch, or a link has it.
+// Pools of equal-sized buffers, bounded by the plan, one pool per edge. A buffer is free, or it
+// belongs to a microbatch, or a link has it.
 #pragma once
 
 #include <array>
@@ -13,8 +14,8 @@
 
 namespace troupe::stages {
 
-/// One side of a stage. The tied edges exist on the first and the last stage when their embeddings are
-/// tied: they carry one gradient per step, kept under microbatch 0.
+/// One side of a stage. The tied edges exist on the first and the last stage when their embeddings
+/// are tied: they carry one gradient per step, kept under microbatch 0.
 enum class Edge : std::uint8_t {
   activation_in,
   activation_out,
@@ -34,9 +35,7 @@ public:
   }
 
   /// Gives the pool of `edge` one more buffer.
-  void add(Edge edge, Buffer buffer) {
-    of(edge).free.push_back(std::move(buffer));
-  }
+  void add(Edge edge, Buffer buffer) { of(edge).free.push_back(std::move(buffer)); }
 
   /// Takes a free buffer, to receive into. Aborts when there is none: the `StageMachine` counts.
   [[nodiscard]] Buffer take_free(Edge edge) {
