@@ -72,7 +72,7 @@ std::string text(const Real& field) {
   return to_text(*field.place);
 }
 std::string text(const Text& field) {
-  return quoted(*field.place);
+  return toml_string(*field.place);
 }
 
 template <class Integer>
@@ -82,7 +82,7 @@ std::string text(const Whole<Integer>& field) {
 
 template <class Enum>
 std::string text(const Choice<Enum>& field) {
-  return quoted(field.names[static_cast<std::size_t>(*field.place)]);
+  return toml_string(field.names[static_cast<std::size_t>(*field.place)]);
 }
 
 std::string text(const Counts& field) {
@@ -160,7 +160,7 @@ std::string range_complaint(const Real& field, std::string_view found) {
 
 std::string unknown_complaint(std::string_view found, std::span<const std::string_view> known) {
   return "unknown name " + excerpt(found) + "; the nearest known one is "
-         + quoted(nearest(found, known));
+         + toml_string(nearest(found, known));
 }
 
 std::string to_toml(const Value& value) {
@@ -177,7 +177,7 @@ std::string to_text(double number) {
   return text;
 }
 
-std::string quoted(std::string_view text) {
+std::string toml_string(std::string_view text) {
   constexpr std::string_view hex = "0123456789abcdef";
   std::string result = "\"";
   for (const char letter : text) {
@@ -197,11 +197,11 @@ std::string quoted(std::string_view text) {
 
 std::string excerpt(std::string_view text) {
   constexpr std::size_t bytes_max = 60;
-  if (text.size() <= bytes_max) return quoted(text);
+  if (text.size() <= bytes_max) return toml_string(text);
   auto size = bytes_max;
   const auto continues = [&] { return (static_cast<unsigned char>(text[size]) & 0xc0U) == 0x80U; };
   while (size > 0 && continues()) --size;
-  return quoted(text.substr(0, size)) + "...";
+  return toml_string(text.substr(0, size)) + "...";
 }
 
 }  // namespace troupe::config

@@ -84,7 +84,7 @@ struct Key {
 [[nodiscard]] std::string to_text(double number);
 
 /// `text` as a TOML basic string, quotes included: one line, control characters escaped.
-[[nodiscard]] std::string quoted(std::string_view text);
+[[nodiscard]] std::string toml_string(std::string_view text);
 
 /// The same for an error message: at most about 60 bytes.
 [[nodiscard]] std::string excerpt(std::string_view text);

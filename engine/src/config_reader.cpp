@@ -190,7 +190,7 @@ Expected<Done> Reader::override_with(std::string_view assignment) {
   auto parsed = toml::parse("value = " + std::string{value});
   const bool is_toml = parsed && parsed.table().size() == 1;
   if (!is_toml || (is_text && !parsed.table()["value"].is_string())) {
-    parsed = toml::parse("value = " + config::quoted(value));
+    parsed = toml::parse("value = " + config::toml_string(value));
     if (!parsed) return invalid(where, "the value is not valid UTF-8");
   }
   return set(where, table, name, *parsed.table().get("value"));
