@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <functional>
-#include <numeric>
 #include <queue>
 #include <utility>
 
 #include "troupe/engine/check.hpp"
+#include "troupe/engine/nearest.hpp"
 
 namespace troupe {
 
@@ -68,31 +68,41 @@ private:
   std::priority_queue<MicrobatchIndex, std::vector<MicrobatchIndex>, std::greater<>> put_off_;
 };
 
-/// The number of insertions, deletions and replacements that turn `a` into `b`.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> distance(b.size() + 1);
-  std::iota(distance.begin(), distance.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    auto diagonal = std::exchange(distance[0], i + 1);
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const auto replaced = diagonal + (a[i] == b[j] ? 0U : 1U);
-      diagonal = distance[j + 1];
-      distance[j + 1] = std::min({replaced, distance[j] + 1, distance[j + 1] + 1});
-    }
-  }
-  return distance.back();
+using Generator = Expected<Schedule> (*)(std::uint32_t rank_count, std::uint32_t microbatch_count,
+                                         std::uint32_t chunk_count);
+
+/// Lets a generator of one stage per rank take part in the table.
+template <Schedule (*make)(std::uint32_t, std::uint32_t)>
+Expected<Schedule> without_chunks(std::uint32_t rank_count, std::uint32_t microbatch_count,
+                                  std::uint32_t /*chunk_count*/) {
+  return make(rank_count, microbatch_count);
 }
+
+struct NamedGenerator {
+  std::string_view name;
+  bool takes_chunks;
+  Generator make;
+};
+
+constexpr std::array generators{
+    NamedGenerator{"gpipe", false, &without_chunks<make_gpipe>},
+    NamedGenerator{"1f1b", false, &without_chunks<make_1f1b>},
+    NamedGenerator{"interleaved-1f1b", true, &make_interleaved_1f1b},
+};
+
+constexpr auto names = [] {
+  std::array<std::string_view, generators.size()> result;
+  std::transform(generators.begin(), generators.end(), result.begin(),
+                 [](const NamedGenerator& generator) { return generator.name; });
+  return result;
+}();
 
 Error unknown_name(std::string_view name) {
   constexpr std::size_t name_size_max = 40;
   const auto shown = name.substr(0, name_size_max);
-  const auto& names = schedule_names();
-  const auto nearest = std::min_element(names.begin(), names.end(), [&](auto& a, auto& b) {
-    return edit_distance(shown, a) < edit_distance(shown, b);
-  });
-  auto text = "there is no schedule \"" + std::string{shown} + "\"; did you mean " + *nearest
-              + "? Known are";
-  for (const auto& known : names) text += (known == names.front() ? " " : ", ") + known;
+  auto text = "there is no schedule \"" + std::string{shown} + "\"; did you mean ";
+  (text += nearest(shown, names)) += "? Known are";
+  for (const auto known : names) (text += known == names.front() ? " " : ", ") += known;
   return refused(text);
 }
 
@@ -120,28 +130,6 @@ Expected<Done> check_counts(std::uint32_t rank_count, std::uint32_t microbatch_c
   }
   return Done{};
 }
-
-using Generator = Expected<Schedule> (*)(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                                         std::uint32_t chunk_count);
-
-/// Lets a generator of one stage per rank take part in the table.
-template <Schedule (*make)(std::uint32_t, std::uint32_t)>
-Expected<Schedule> without_chunks(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                                  std::uint32_t /*chunk_count*/) {
-  return make(rank_count, microbatch_count);
-}
-
-struct NamedGenerator {
-  const char* name;
-  bool takes_chunks;
-  Generator make;
-};
-
-constexpr std::array generators{
-    NamedGenerator{"gpipe", false, &without_chunks<make_gpipe>},
-    NamedGenerator{"1f1b", false, &without_chunks<make_1f1b>},
-    NamedGenerator{"interleaved-1f1b", true, &make_interleaved_1f1b},
-};
 
 }  // namespace
 
@@ -273,12 +261,7 @@ Schedule with_weight_passes_in_order(Schedule schedule) {
   return schedule;
 }
 
-const std::vector<std::string>& schedule_names() {
-  static const auto names = [] {
-    std::vector<std::string> result;
-    for (const auto& generator : generators) result.emplace_back(generator.name);
-    return result;
-  }();
+std::span<const std::string_view> schedule_names() {
   return names;
 }
 

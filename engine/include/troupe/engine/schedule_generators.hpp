@@ -5,7 +5,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -51,7 +51,7 @@ namespace troupe {
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
 /// The names that `make_schedule` knows: gpipe, 1f1b, interleaved-1f1b.
-[[nodiscard]] const std::vector<std::string>& schedule_names();
+[[nodiscard]] std::span<const std::string_view> schedule_names();
 
 /// Makes the schedule called `name` with `chunk_count` virtual stages per rank, its backward passes
 /// whole or split.

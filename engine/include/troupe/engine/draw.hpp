@@ -1,0 +1,77 @@
+// troupe/engine/draw.hpp -- pictures of a step: who did what when, as SVG or as text.
+//
+// A picture is plain data, so a measured step is drawn the way a simulated one is, and both can
+// stand in one drawing under one time axis.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "troupe/engine/schedule.hpp"
+#include "troupe/engine/simulate.hpp"
+
+namespace troupe {
+
+/// What a box shows; each kind has a colour.
+enum class BoxKind : std::uint8_t {
+  forward,
+  backward,
+  backward_input,
+  backward_weight,
+  reduce,     ///< Gradients are summed over replicas.
+  optimizer,  ///< Weights are updated.
+};
+
+/// Returns the kind of box that shows `pass`.
+[[nodiscard]] BoxKind to_box_kind(Pass pass) noexcept;
+
+/// A stretch of time in which a lane was busy with one thing.
+struct Box {
+  BoxKind kind = BoxKind::forward;
+  std::int64_t begin_ns = 0;
+  std::int64_t end_ns = 0;
+  std::uint32_t chunk = 0;  ///< Which of the lane's stages; each has its shade of the colour.
+  std::string label;        ///< Inside the box where there is room, for example the microbatch.
+  std::string name;         ///< In the tooltip and in text, for example `2F0`.
+};
+
+/// One row: a rank, or anything that does one thing at a time. Boxes in order of time, not
+/// overlapping.
+struct Lane {
+  std::string label;
+  std::vector<Box> boxes;
+};
+
+/// Rows under one title.
+struct Picture {
+  std::string title;
+  std::string note;  ///< Beside the title, in small print.
+  std::vector<Lane> lanes;
+};
+
+/// The unit of the time axis.
+struct TimeUnit {
+  std::int64_t size_ns = 0;  ///< 0: nanoseconds to seconds, whichever gives short numbers.
+  std::string name;          ///< Not looked at when the size is 0.
+};
+
+/// Shows `timeline`, one lane per rank, and notes its length and its bubble.
+/// @param timeline what `simulate` made of `schedule`.
+[[nodiscard]] Picture make_picture(std::string title, const Schedule& schedule,
+                                   const Timeline& timeline, const TimeUnit& unit = {});
+
+/// Draws the pictures one below the other over one time axis from 0, as a standalone SVG: a row per
+/// lane, a box per box with its name and times as a tooltip, a legend of what occurs. The colours
+/// are those of Okabe and Ito, which people of every colour vision tell apart. The wider the
+/// shortest box must be to hold its label, the wider the drawing, within limits.
+[[nodiscard]] std::string draw_svg(std::span<const Picture> pictures, const TimeUnit& unit = {});
+
+/// Draws the picture as text, a line per lane in which time runs from left to right: `.` for an
+/// idle tick, a box as its name and dashes up to its end. A tick is as long as the shortest box,
+/// unless that makes more than 4,096 of them; then a box shows as much of its name as it has room
+/// for.
+[[nodiscard]] std::string draw_text(const Picture& picture);
+
+}  // namespace troupe

@@ -1,0 +1,196 @@
+#include "troupe/engine/draw.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <regex>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "schedule_scope.hpp"
+
+namespace troupe {
+namespace {
+
+const TimeUnit steps{1, "steps"};
+
+Picture picture_of(const Schedule& schedule, const CostModel& costs = {}) {
+  return make_picture(schedule.name, schedule, simulate(schedule, costs), steps);
+}
+
+/// A box as it stands in the SVG.
+struct DrawnBox {
+  std::string name;
+  double x = 0.0;
+  double y = 0.0;
+  double width = 0.0;
+  std::string colour;
+  std::string label;
+  double font_size = 0.0;
+};
+
+std::vector<DrawnBox> boxes_in(const std::string& svg) {
+  static const std::regex box{
+      "<g><title>(\\S+) [^<]*</title><rect x=\"([\\d.]+)\" y=\"([\\d.]+)\" width=\"([\\d.]+)\" "
+      "height=\"[\\d.]+\" fill=\"(#[0-9A-F]{6})\"/>"
+      "(?:<text x=\"[\\d.]+\" y=\"[\\d.]+\" font-size=\"([\\d.]+)\">([^<]*)</text>)?</g>"};
+  std::vector<DrawnBox> boxes;
+  for (std::sregex_iterator it{svg.begin(), svg.end(), box}, end; it != end; ++it) {
+    const auto& m = *it;
+    boxes.push_back({m[1], std::stod(m[2]), std::stod(m[3]), std::stod(m[4]), m[5], m[7],
+                     m[6].matched ? std::stod(m[6]) : 0.0});
+  }
+  return boxes;
+}
+
+/// Whether every element that opens also closes, in the right order.
+bool is_well_formed(const std::string& xml) {
+  static const std::regex tag{"<(/?)([a-z]+)[^<>]*?(/?)>"};
+  std::vector<std::string> open;
+  for (std::sregex_iterator it{xml.begin(), xml.end(), tag}, end; it != end; ++it) {
+    if ((*it)[3].length() > 0) continue;
+    if ((*it)[1].length() == 0) {
+      open.push_back((*it)[2]);
+    } else if (open.empty() || open.back() != (*it)[2]) {
+      return false;
+    } else {
+      open.pop_back();
+    }
+  }
+  return open.empty()
+         && std::count(xml.begin(), xml.end(), '<') == std::count(xml.begin(), xml.end(), '>');
+}
+
+/// `text` without the line ends that a backslash precedes.
+std::string unwrapped(const std::string& text) {
+  return std::regex_replace(text, std::regex{"\\\\\n"}, "");
+}
+
+TEST(DrawText, AlignsRanksByTime) {
+  EXPECT_EQ(draw_text(picture_of(make_1f1b(3, 3))),
+            "rank 0: 0F0 0F1 0F2 .   .   .   .   0B0---- .   0B1---- .   0B2----\n"
+            "rank 1: .   1F0 1F1 .   .   1B0---- 1F2 1B1---- .   1B2---- .   .\n"
+            "rank 2: .   .   2F0 2B0---- 2F1 2B1---- 2F2 2B2---- .   .   .   .\n");
+}
+
+TEST(DrawText, ShowsTheOptimizerAndUnevenCosts) {
+  const CostModel costs{.stages = {PassCosts::of_parts(2, 2, 1), PassCosts::of_parts(4, 2, 2)},
+                        .optimizer_ns = {3}};
+  EXPECT_EQ(draw_text(picture_of(split_backward(make_gpipe(2, 1)), costs)),
+            "rank 0: 0F0---- .   .   .   .   .   .   0I0---- 0W0 opt--------\n"
+            "rank 1: .   .   1F0------------ 1I0---- 1W0---- opt-------- .\n");
+}
+
+TEST(DrawText, StaysBoundedWhenOnePassIsTiny) {
+  const CostModel costs{.stages = {PassCosts::of_parts(1'000'000'000, 1, 1)}};
+  EXPECT_LT(draw_text(picture_of(make_gpipe(2, 2), costs)).size(), 2U * 5 * 4096);
+}
+
+TEST(DrawSvg, PutsATitleANoteALaneAndItsBoxes) {
+  const auto picture = picture_of(make_gpipe(1, 1));
+  const auto svg = draw_svg({&picture, 1}, steps);
+  const auto begin = svg.find("<text x=\"65.76\" y=\"64\">");
+  ASSERT_NE(begin, std::string::npos) << svg;
+  EXPECT_EQ(svg.substr(begin, svg.find("<line") - begin), unwrapped(R"svg(<text x="65.76" y="64">\
+<tspan class="t">gpipe</tspan><tspan class="m" dx="14">3 steps, bubble 0 %</tspan></text>
+<text x="57.76" y="91" text-anchor="end">rank 0</text>
+<rect x="65.76" y="76" width="840" height="22" fill="#EFEFEF"/>
+<g class="b">
+<g><title>0F0 (forward): 0 to 1 steps</title>\
+<rect x="65.76" y="76" width="280" height="22" fill="#56B4E9"/>\
+<text x="205.76" y="90.96" font-size="11">0</text></g>
+<g><title>0B0 (backward): 1 to 3 steps</title>\
+<rect x="345.76" y="76" width="560" height="22" fill="#E69F00"/>\
+<text x="625.76" y="90.96" font-size="11">0</text></g>
+</g>
+)svg"));
+}
+
+TEST(DrawSvg, DrawsEveryPassOnceAndNothingOverAnother) {
+  for_every_schedule([](const Schedule& schedule) {
+    if (schedule.microbatch_count % 4 != 0) return;
+    const auto picture = picture_of(schedule, {.stages = {PassCosts::of_parts(3, 4, 2)}});
+    const auto svg = draw_svg({&picture, 1}, steps);
+    ASSERT_TRUE(is_well_formed(svg));
+    std::multiset<std::string> drawn;
+    std::map<double, double> end_of_row;
+    for (const auto& box : boxes_in(svg)) {
+      drawn.insert(box.name);
+      auto& end = end_of_row.try_emplace(box.y, 0.0).first->second;
+      ASSERT_GE(box.x, end - 0.02) << box.name;
+      end = box.x + box.width;
+      ASSERT_LE(0.5 * box.font_size * static_cast<double>(box.label.size()), box.width) << box.name;
+    }
+    std::multiset<std::string> planned;
+    for (const auto& row : schedule.ranks) {
+      for (const auto& action : row) planned.insert(to_string(action));
+    }
+    ASSERT_EQ(drawn, planned);
+    ASSERT_EQ(end_of_row.size(), schedule.rank_count());
+  });
+}
+
+TEST(DrawSvg, LabelsEveryBoxOfEightRanksAndThirtyTwoMicrobatches) {
+  const auto picture = picture_of(make_1f1b(8, 32));
+  const auto boxes = boxes_in(draw_svg({&picture, 1}, steps));
+  ASSERT_EQ(boxes.size(), 8U * 32 * 2);
+  for (const auto& box : boxes) {
+    EXPECT_GE(box.font_size, 8.0) << box.name;
+    EXPECT_TRUE(box.name.ends_with(box.label)) << box.name;
+  }
+}
+
+TEST(DrawSvg, TellsPassesAndChunksApartByColour) {
+  const auto schedule = make_interleaved_1f1b(2, 4, 3).value();
+  const auto picture = picture_of(split_backward(schedule));
+  std::map<std::string, std::string> meaning;
+  for (const auto& box : boxes_in(draw_svg({&picture, 1}, steps))) {
+    const auto letter_at = box.name.find_first_of("FBIW");
+    const auto chunk = std::stoi(box.name) / 2;
+    const auto what = box.name.substr(letter_at, 1) + std::to_string(chunk);
+    EXPECT_EQ(meaning.try_emplace(box.colour, what).first->second, what);
+  }
+  EXPECT_EQ(meaning.size(), 9U);
+}
+
+TEST(DrawSvg, StacksPicturesOverOneTimeAxis) {
+  const auto slow = picture_of(make_gpipe(2, 4), {.link_ns = {5}});
+  const std::vector pictures{picture_of(make_gpipe(2, 4)), slow};
+  const auto boxes = boxes_in(draw_svg(pictures, steps));
+  ASSERT_EQ(boxes.size(), 32U);
+  EXPECT_EQ(boxes[0].x, boxes[16].x);
+  EXPECT_EQ(boxes[0].width, boxes[16].width);
+  EXPECT_LT(boxes[7].x, boxes[23].x);
+  EXPECT_LT(boxes[15].y, boxes[16].y);
+}
+
+TEST(DrawSvg, KeepsMarkupInWordsOutOfTheMarkup) {
+  Picture picture{.title = "a < b & c > d\x01", .note = "<g>", .lanes = {{"<rank>", {}}}};
+  picture.lanes[0].boxes.push_back(
+      {.kind = BoxKind::reduce, .end_ns = 5'000'000, .label = "&", .name = "<sum>"});
+  const auto svg = draw_svg({&picture, 1});
+  EXPECT_TRUE(is_well_formed(svg));
+  EXPECT_NE(svg.find("a &lt; b &amp; c &gt; d "), std::string::npos);
+  EXPECT_NE(svg.find("<title>&lt;sum&gt; (reduce gradients): 0 to 5 ms</title>"),
+            std::string::npos);
+}
+
+TEST(DrawSvg, DrawsNothingWithoutFallingOver) {
+  EXPECT_TRUE(is_well_formed(draw_svg({})));
+  const Picture empty{.title = "empty", .note = {}, .lanes = {{"rank 0", {}}}};
+  EXPECT_TRUE(is_well_formed(draw_svg({&empty, 1})));
+  EXPECT_EQ(draw_text(empty), "rank 0: .\n");
+}
+
+TEST(Picture, NotesTheLengthAndTheBubbleInAReadableUnit) {
+  const CostModel costs{.stages = {PassCosts::of_parts(1'000'000, 1'250'000, 750'000)}};
+  const auto schedule = make_1f1b(2, 3);
+  const auto timeline = simulate(schedule, costs);
+  EXPECT_EQ(make_picture("x", schedule, timeline).note, "12 ms, bubble 25 %");
+  EXPECT_EQ(make_picture("x", schedule, timeline, {1'000'000, "forward passes"}).note,
+            "12 forward passes, bubble 25 %");
+}
+
+}  // namespace
+}  // namespace troupe
