@@ -1,4 +1,4 @@
-// matching.hpp -- pending operations of a link, matched by tag.
+// transport/src/matching.hpp -- pending operations of a link, matched by tag.
 #pragma once
 
 #include <algorithm>

@@ -1,0 +1,45 @@
+// cli/src/commands.hpp -- the subcommands of `troupe`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "troupe/engine/expected.hpp"
+
+#include "exit_code.hpp"
+
+namespace troupe::cli {
+
+/// What `troupe train` and `troupe plan` are given.
+struct RunArguments {
+  std::string config_path;
+  std::vector<std::string> overrides;  ///< key=value
+};
+
+struct ScheduleArguments {
+  std::string name;  ///< A known name, or the path of a CSV file.
+  std::uint32_t ranks = 0;
+  std::uint32_t microbatches = 0;
+  std::uint32_t chunks = 1;
+  bool split_backward = false;
+  std::string format = "grid";  ///< grid, csv, svg
+};
+
+struct GenerateArguments {
+  std::string weights_path;
+  std::string prompt;
+  std::uint32_t token_count = 300;
+  double temperature = 0.8;
+  std::uint64_t seed = 1;
+  std::uint32_t heads = 0;  ///< 0: as the weights' metadata says.
+};
+
+// Each runs a command to its end, printing to stdout.
+[[nodiscard]] Expected<ExitCode> train(const RunArguments& arguments);
+[[nodiscard]] Expected<ExitCode> plan(const RunArguments& arguments);
+[[nodiscard]] Expected<ExitCode> schedule(const ScheduleArguments& arguments);
+[[nodiscard]] Expected<ExitCode> generate(const GenerateArguments& arguments);
+
+}  // namespace troupe::cli

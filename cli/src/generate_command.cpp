@@ -1,0 +1,42 @@
+#include <algorithm>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "troupe/stages/cpu_device.hpp"
+
+#include "commands.hpp"
+#include "model_weights.hpp"
+#include "text_generator.hpp"
+
+namespace troupe::cli {
+
+Expected<ExitCode> generate(const GenerateArguments& arguments) {
+  if (arguments.prompt.empty()) {
+    return Error{Errc::invalid_config, "--prompt is empty; give the text at least one character"};
+  }
+  const auto file = storage::SafetensorsFile::open(arguments.weights_path);
+  if (!file) return file.error();
+  const auto model = model_of(*file, arguments.weights_path, arguments.heads);
+  if (!model) return model.error();
+  constexpr std::uint32_t byte_count = 256;
+  if (model->vocabulary != byte_count) {
+    return Error{Errc::invalid_file,
+                 fmt::format("{}: has {} tokens, but the tokenizer \"bytes\" has 256",
+                             arguments.weights_path, model->vocabulary)};
+  }
+  const auto device = stages::make_cpu_device();
+  auto generator =
+      TextGenerator::make(*device, *model, std::max(1U, std::thread::hardware_concurrency()));
+  if (!generator) return generator.error();
+  if (auto loaded = load_weights(*file, arguments.weights_path, generator->parameters()); !loaded) {
+    return loaded.error();
+  }
+  const auto text =
+      generator->continue_text(arguments.prompt, arguments.token_count,
+                               {.temperature = arguments.temperature, .seed = arguments.seed});
+  fmt::print("{}\n", printable(text));
+  return exit_success;
+}
+
+}  // namespace troupe::cli

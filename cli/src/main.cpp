@@ -1,0 +1,134 @@
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <functional>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "commands.hpp"
+
+namespace {
+
+using namespace troupe;
+using namespace troupe::cli;
+
+constexpr const char* description =
+    "Trains transformer language models with a grid of actors: data x tensor x pipeline.";
+
+constexpr const char* footer =
+    "Exit codes: 0 done; 1 the run failed; 2 the command line, a configuration or a file is not "
+    "what\n"
+    "it must be, and nothing was written; 130 interrupted, the step was finished and the weights "
+    "are\n"
+    "written.";
+
+void add_run_options(CLI::App& command, RunArguments& arguments) {
+  command.add_option("CONFIG", arguments.config_path, "The configuration, a TOML file")->required();
+  command
+      .add_option("--set", arguments.overrides,
+                  "Overrides of the configuration, for example train.steps=10; may be repeated")
+      ->type_name("KEY=VALUE");
+}
+
+/// The command that was asked for, ready to run.
+using Command = std::function<Expected<ExitCode>()>;
+
+void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand("train", "Train the model of a configuration");
+  add_run_options(*command, arguments);
+  command->footer(
+      "Writes into the folder run.output: config.toml (as run), metrics.jsonl (an object per "
+      "step),\n"
+      "weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured step "
+      "beside\n"
+      "the simulated one). Ctrl-C finishes the step and writes everything.");
+  command->callback([&] { chosen = [&arguments] { return train(arguments); }; });
+}
+
+void add_plan(CLI::App& app, RunArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand(
+      "plan", "Show what a configuration will do: grid, partition, bytes, step time, bubble");
+  add_run_options(*command, arguments);
+  command->callback([&] { chosen = [&arguments] { return plan(arguments); }; });
+}
+
+void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand("schedule", "Show a pipeline schedule");
+  command
+      ->add_option(
+          "NAME", arguments.name,
+          "gpipe, 1f1b, interleaved-1f1b, or a .csv file as PyTorch's pipelining writes it")
+      ->required();
+  command->add_option("--stages", arguments.ranks, "Pipeline ranks; of a file: must agree");
+  command->add_option("--microbatches", arguments.microbatches,
+                      "Microbatches per step; of a file: must agree");
+  command->add_option("--chunks", arguments.chunks, "Virtual stages per rank")
+      ->capture_default_str();
+  command->add_flag("--split-backward", arguments.split_backward,
+                    "Backward passes in two: I for the inputs, W for the weights");
+  command->add_option("--format", arguments.format, "How to show it")
+      ->check(CLI::IsMember({"grid", "csv", "svg"}))
+      ->capture_default_str();
+  command->footer("The picture is simulated with F = I = W = 1 and links that take no time.");
+  command->callback([&] { chosen = [&arguments] { return schedule(arguments); }; });
+}
+
+void add_generate(CLI::App& app, GenerateArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand("generate", "Let a trained model write text");
+  command->add_option("WEIGHTS", arguments.weights_path, "A weights.safetensors file")->required();
+  command->add_option("--prompt", arguments.prompt, "What the text begins with")->required();
+  command->add_option("--tokens", arguments.token_count, "How many tokens to write")
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", arguments.temperature,
+                   "0: always the likeliest token; 1: as the model predicts")
+      ->check(CLI::Range(0.0, 10.0))
+      ->capture_default_str();
+  command->add_option("--seed", arguments.seed, "Of the random choices")->capture_default_str();
+  command->add_option("--heads", arguments.heads,
+                      "Attention heads, for weights without troupe's metadata");
+  command->callback([&] { chosen = [&arguments] { return generate(arguments); }; });
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{description, "troupe"};
+  app.require_subcommand(1);
+  app.footer(footer);
+  app.set_help_all_flag("--help-all", "Print the help of every command");
+  app.set_version_flag("--version", TROUPE_VERSION);
+
+  RunArguments run_arguments;
+  ScheduleArguments schedule_arguments;
+  GenerateArguments generate_arguments;
+  Command chosen;
+  add_train(app, run_arguments, chosen);
+  add_plan(app, run_arguments, chosen);
+  add_schedule(app, schedule_arguments, chosen);
+  add_generate(app, generate_arguments, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr, "troupe: {}; see `troupe --help`\n", error.what());
+    return exit_bad_input;
+  }
+
+  const auto outcome = chosen();
+  if (outcome) return *outcome;
+  fmt::print(stderr, "troupe: {}\n", outcome.error().context);
+  return exit_code_of(outcome.error().code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "troupe: {}\n", error.what());
+    return exit_failure;
+  }
+}

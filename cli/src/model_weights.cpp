@@ -1,0 +1,95 @@
+#include "model_weights.hpp"
+
+#include <charconv>
+#include <cstring>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace troupe::cli {
+
+namespace {
+
+constexpr const char* family_key = "troupe.family";
+constexpr const char* heads_key = "troupe.heads";
+constexpr const char* tokenizer_key = "troupe.tokenizer";
+
+Error invalid(const std::string& path, const std::string& what) {
+  return {Errc::invalid_file, path + ": " + what};
+}
+
+}  // namespace
+
+Expected<Done> write_weights(const std::string& path, const ModelSpec& model,
+                             std::span<const stages::ParameterView> parameters) {
+  std::vector<storage::TensorView> tensors;
+  for (const auto& parameter : parameters) {
+    tensors.push_back({.name = parameter.spec->name,
+                       .dtype = storage::DType::f32,
+                       .shape = parameter.spec->shape,
+                       .bytes = std::as_bytes(parameter.values)});
+  }
+  return storage::write_safetensors(path, tensors,
+                                    {{family_key, "gpt2"},
+                                     {heads_key, std::to_string(model.heads)},
+                                     {tokenizer_key, "bytes"},
+                                     {"format", "pt"}});
+}
+
+Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::string& path,
+                             std::uint32_t heads) {
+  const auto* tokens = file.find("wte.weight");
+  const auto* positions = file.find("wpe.weight");
+  if (tokens == nullptr || positions == nullptr || tokens->shape.size() != 2
+      || positions->shape.size() != 2 || tokens->shape[1] != positions->shape[1]) {
+    return invalid(path,
+                   "holds no GPT-2: it needs wte.weight [vocabulary, hidden] and wpe.weight "
+                   "[sequence, hidden]");
+  }
+  constexpr std::uint64_t size_max = 1U << 24U;
+  if (tokens->shape[0] > size_max || tokens->shape[1] > size_max
+      || positions->shape[0] > size_max) {
+    return invalid(path, "its embeddings are larger than any GPT-2");
+  }
+  if (const auto found = file.metadata().find(heads_key);
+      heads == 0 && found != file.metadata().end()) {
+    const auto& text = found->second;
+    std::from_chars(text.data(), text.data() + text.size(), heads);
+  }
+  const auto hidden = static_cast<std::uint32_t>(tokens->shape[1]);
+  if (heads == 0 || hidden % heads != 0) {
+    return invalid(path,
+                   fmt::format("does not say how many attention heads its {} wide layers have; "
+                               "give --heads, a divisor of {}",
+                               hidden, hidden));
+  }
+  std::uint32_t layers = 0;
+  while (file.find(fmt::format("h.{}.ln_1.weight", layers)) != nullptr) ++layers;
+  if (layers == 0) return invalid(path, "holds no layer: h.0.ln_1.weight is missing");
+  return ModelSpec{.family = Family::gpt2,
+                   .layers = layers,
+                   .heads = heads,
+                   .hidden = hidden,
+                   .sequence = static_cast<std::uint32_t>(positions->shape[0]),
+                   .vocabulary = static_cast<std::uint32_t>(tokens->shape[0]),
+                   .tie_embeddings = file.find("lm_head.weight") == nullptr};
+}
+
+Expected<Done> load_weights(const storage::SafetensorsFile& file, const std::string& path,
+                            std::span<const stages::ParameterView> parameters) {
+  for (const auto& parameter : parameters) {
+    const auto& name = parameter.spec->name;
+    const auto* tensor = file.find(name);
+    if (tensor == nullptr) return invalid(path, "the tensor " + name + " is missing");
+    if (tensor->dtype != storage::DType::f32 || tensor->shape != parameter.spec->shape) {
+      return invalid(path, fmt::format("the tensor {} is {} [{}], expected F32 [{}]", name,
+                                       to_string(tensor->dtype), fmt::join(tensor->shape, ", "),
+                                       fmt::join(parameter.spec->shape, ", ")));
+    }
+    std::memcpy(parameter.values.data(), tensor->bytes.data(), tensor->bytes.size());
+  }
+  return Done{};
+}
+
+}  // namespace troupe::cli

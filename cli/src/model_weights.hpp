@@ -1,0 +1,32 @@
+// cli/src/model_weights.hpp -- a model's parameters as a safetensors file.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/model_spec.hpp"
+#include "troupe/stages/stage.hpp"
+#include "troupe/storage/safetensors.hpp"
+
+namespace troupe::cli {
+
+/// Writes the parameters under Hugging Face's names, complete or not at all. The metadata say what
+/// the shapes do not. Equal bits make an equal file, whatever grid they come from.
+[[nodiscard]] Expected<Done> write_weights(const std::string& path, const ModelSpec& model,
+                                           std::span<const stages::ParameterView> parameters);
+
+/// The model of a weights file, from its metadata and its shapes.
+/// @param heads for files without metadata; 0 if not known.
+/// @returns `invalid_file` naming what is missing or does not fit.
+[[nodiscard]] Expected<ModelSpec> model_of(const storage::SafetensorsFile& file,
+                                           const std::string& path, std::uint32_t heads);
+
+/// Copies the file's tensors into `parameters`.
+/// @returns `invalid_file` naming a tensor that is missing, or not of 32-bit floats in the shape
+///          expected.
+[[nodiscard]] Expected<Done> load_weights(const storage::SafetensorsFile& file,
+                                          const std::string& path,
+                                          std::span<const stages::ParameterView> parameters);
+
+}  // namespace troupe::cli

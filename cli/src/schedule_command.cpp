@@ -1,0 +1,81 @@
+#include <array>
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "troupe/engine/draw.hpp"
+#include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/schedule_text.hpp"
+#include "troupe/engine/schedule_validation.hpp"
+#include "troupe/engine/simulate.hpp"
+
+#include "commands.hpp"
+#include "schedule_source.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+Error differs(const ScheduleArguments& arguments, const char* option, std::uint32_t asked,
+              std::uint32_t found) {
+  return {Errc::invalid_schedule,
+          fmt::format("{}: {} is {} but the file has {}; leave the option out or make them equal",
+                      arguments.name, option, asked, found)};
+}
+
+Expected<Schedule> load(const ScheduleArguments& arguments) {
+  if (!is_schedule_file(arguments.name)) {
+    if (arguments.ranks == 0 || arguments.microbatches == 0) {
+      return Error{Errc::invalid_config,
+                   "a named schedule needs --stages and --microbatches, both at least 1"};
+    }
+    return make_schedule(arguments.name, arguments.ranks, arguments.microbatches, arguments.chunks,
+                         arguments.split_backward);
+  }
+  auto schedule = read_schedule(arguments.name);
+  if (!schedule) return schedule;
+  if (arguments.ranks != 0 && arguments.ranks != schedule->rank_count()) {
+    return differs(arguments, "--stages", arguments.ranks, schedule->rank_count());
+  }
+  if (arguments.microbatches != 0 && arguments.microbatches != schedule->microbatch_count) {
+    return differs(arguments, "--microbatches", arguments.microbatches, schedule->microbatch_count);
+  }
+  if (auto valid = validate(*schedule); !valid) return valid.error();
+  return schedule;
+}
+
+}  // namespace
+
+Expected<ExitCode> schedule(const ScheduleArguments& arguments) {
+  const auto loaded = load(arguments);
+  if (!loaded) return loaded.error();
+  if (arguments.format == "csv") {
+    fmt::print("{}", to_csv(*loaded));
+    return exit_success;
+  }
+  // Nanoseconds here stand for units of time; a microsecond each keeps them whole in pictures.
+  const TimeUnit unit{.size_ns = 1000, .name = "units"};
+  const auto timeline = simulate(
+      *loaded, {.stages = {PassCosts::of_parts(unit.size_ns, unit.size_ns, unit.size_ns)}});
+  const auto picture = make_picture(loaded->name, *loaded, timeline, unit);
+  if (arguments.format == "svg") {
+    fmt::print("{}", draw_svg(std::array{picture}, unit));
+    return exit_success;
+  }
+  fmt::print("{}: {} ranks, {} stages, {} microbatches\n\n{}\n", loaded->name, loaded->rank_count(),
+             loaded->stage_count(), loaded->microbatch_count, draw_text(picture));
+  fmt::print("makespan {} units (F = I = W = 1), bubble {:.1f}% of the time, {:.1f}% of the work\n",
+             timeline.makespan_ns / unit.size_ns, 100.0 * timeline.bubble_of_total(),
+             100.0 * timeline.bubble_of_ideal());
+  for (std::uint32_t r = 0; r < loaded->rank_count(); ++r) {
+    std::uint32_t in_flight = 0;
+    for (const auto stage : loaded->stages_of(RankIndex{r})) {
+      in_flight += timeline.in_flight_max[stage.value()];
+    }
+    fmt::print("rank {}: idle {} units, at most {} stage activations held\n", r,
+               timeline.idle_ns(RankIndex{r}) / unit.size_ns, in_flight);
+  }
+  return exit_success;
+}
+
+}  // namespace troupe::cli

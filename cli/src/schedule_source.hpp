@@ -1,0 +1,21 @@
+// cli/src/schedule_source.hpp -- schedules that are named, and schedules that are files.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/schedule.hpp"
+
+namespace troupe::cli {
+
+/// Whether `name` is a path rather than the name of a schedule.
+[[nodiscard]] inline bool is_schedule_file(std::string_view name) {
+  return name.ends_with(".csv");
+}
+
+/// Reads a schedule file. Does not validate.
+/// @returns `file_failure` or `invalid_file` naming path, row and column.
+[[nodiscard]] Expected<Schedule> read_schedule(const std::string& path);
+
+}  // namespace troupe::cli

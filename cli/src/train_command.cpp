@@ -1,0 +1,301 @@
+#include <array>
+#include <atomic>
+#include <csignal>
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "troupe/actors/trainer.hpp"
+#include "troupe/engine/measured_costs.hpp"
+#include "troupe/storage/corpus.hpp"
+#include "troupe/storage/metrics.hpp"
+#include "troupe/storage/output_folder.hpp"
+#include "troupe/storage/sampler.hpp"
+
+#include "commands.hpp"
+#include "model_weights.hpp"
+#include "progress.hpp"
+#include "run_inputs.hpp"
+#include "step_pictures.hpp"
+#include "text_generator.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+using actors::StepReport;
+using actors::Trainer;
+
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler writes it");
+
+/// The first SIGINT asks the run to stop after the step; a second one ends the process as usual.
+void listen_for_interrupts() {
+  std::signal(SIGINT, [](int) {
+    interrupted = true;
+    std::signal(SIGINT, SIG_DFL);
+  });
+}
+
+double seconds_of(const StepReport& report) {
+  return static_cast<double>(report.end_ns - report.begin_ns) / 1e9;
+}
+
+/// Share of each cause in the time of all actors, by cause.
+std::array<double, time_cause_count> time_shares(const StepReport& report) {
+  std::array<double, time_cause_count> shares{};
+  double total = 0.0;
+  for (const auto& rank : report.ranks) {
+    for (std::size_t cause = 0; cause < time_cause_count; ++cause) {
+      shares[cause] += static_cast<double>(rank.account.ns[cause]);
+    }
+    total += static_cast<double>(rank.account.total_ns());
+  }
+  for (auto& share : shares) share = total > 0.0 ? share / total : 0.0;
+  return shares;
+}
+
+/// Everything `troupe train` holds while it trains.
+class TrainingRun {
+public:
+  [[nodiscard]] static Expected<std::unique_ptr<TrainingRun>> make(const RunArguments& arguments) {
+    auto plan = load_plan(arguments);
+    if (!plan) return plan.error();
+    if (auto fits = check_memory(*plan); !fits) return fits.error();
+    auto corpus = storage::Corpus::open(plan->config.data, plan->config.model.sequence);
+    if (!corpus) return corpus.error();
+    auto folder = storage::OutputFolder::open(plan->config.run.output);
+    if (!folder) return folder.error();
+    if (auto written = folder->write("config.toml", to_toml(plan->config)); !written) {
+      return written.error();
+    }
+    auto log = storage::MetricLog::create(folder->path_of("metrics.jsonl"));
+    if (!log) return log.error();
+    auto run = std::unique_ptr<TrainingRun>{
+        new TrainingRun{std::move(*corpus), std::move(*folder), std::move(*log), *plan}};
+    auto trainer = Trainer::make(*plan, run->batch_source());
+    if (!trainer) return trainer.error();
+    run->trainer_ = std::move(*trainer);
+    return run;
+  }
+
+  [[nodiscard]] Expected<ExitCode> run() {
+    measure_light();
+    listen_for_interrupts();
+    const auto step_count = plan_.config.train.steps;
+    {
+      ProgressLine progress;
+      for (std::uint32_t step = 1; step <= step_count && !interrupted; ++step) {
+        if (auto done = train_step(progress); !done) return done.error();
+      }
+      if (interrupted) {
+        progress.print(fmt::format("interrupted: step {} is finished, writing what there is",
+                                   last_ ? last_->step : 0));
+      }
+    }
+    if (auto written = write_results(); !written) return written.error();
+    return interrupted ? exit_interrupted : exit_success;
+  }
+
+private:
+  TrainingRun(storage::Corpus corpus, storage::OutputFolder folder, storage::MetricLog log,
+              const Plan& plan)
+      : plan_{plan},
+        corpus_{std::move(corpus)},
+        folder_{std::move(folder)},
+        log_{std::move(log)},
+        costs_{plan.training.stage_count()},
+        training_sampler_{corpus_.training(), storage::batch_shape_of(plan.config),
+                          plan.config.train.seed} {
+    if (corpus_.validation().token_count() > 0 && plan.config.train.validation_interval > 0) {
+      validation_sampler_.emplace(corpus_.validation(), storage::batch_shape_of(plan.config),
+                                  plan.config.train.validation_batches);
+    }
+  }
+
+  actors::BatchSource batch_source() {
+    return [this](StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) {
+      if (kind == StepKind::training) {
+        training_sampler_.fill(step, replica, batch.tokens, batch.targets);
+      } else {
+        validation_sampler_->fill(step, replica, batch.tokens, batch.targets);
+      }
+    };
+  }
+
+  void measure_light() {
+    const auto streams = concurrent_streams(plan_);
+    const auto threads = plan_.config.run.threads_per_stage;
+    light_flops_ = trainer_->device().measure_peak_flops(streams, threads);
+    predicted_ = predict(plan_, light_flops_ / plan_.config.parallel.rank_count(), 0);
+    fmt::print(
+        "{} actors ({} replicas x {} pipeline ranks), {}, {} tokens per step; "
+        "light: {:.0f} GFLOP/s on {} core{}\n",
+        plan_.config.parallel.rank_count(), plan_.config.parallel.data,
+        plan_.config.parallel.pipeline, plan_.training.name, plan_.tokens_per_step(),
+        light_flops_ / 1e9, streams * threads, streams * threads == 1 ? "" : "s");
+  }
+
+  [[nodiscard]] Expected<Done> train_step(ProgressLine& progress) {
+    auto report = trainer_->train_step();
+    if (!report) return report.error();
+    observe(*report);
+    std::optional<double> validation_loss;
+    const auto& train = plan_.config.train;
+    const bool is_last = report->step == train.steps || interrupted;
+    if (validation_sampler_ && (is_last || report->step % train.validation_interval == 0)) {
+      auto loss = validate_model();
+      if (!loss) return loss.error();
+      validation_loss = *loss;
+    }
+    if (auto logged = log(*report, validation_loss); !logged) return logged;
+    progress.show(facts_of(*report));
+    if (validation_loss) {
+      progress.print(
+          fmt::format("step {}: validation loss {:.4f}", report->step, *validation_loss));
+    }
+    last_ = std::move(*report);
+    return Done{};
+  }
+
+  /// Learns what passes take, and predicts steps from it once it knows.
+  void observe(const StepReport& report) {
+    for (const auto& rank : report.ranks) {
+      for (const auto& entry : rank.trace) {
+        if (entry.kind != actors::TraceEntry::Kind::pass) continue;
+        costs_.add(entry.action, entry.end_ns - entry.begin_ns);
+      }
+    }
+    predicted_ = simulate(plan_.training, costs_.costs());
+    training_seconds_ += seconds_of(report);
+  }
+
+  /// Mean loss over the held-out batches.
+  [[nodiscard]] Expected<double> validate_model() {
+    double sum = 0.0;
+    const auto batch_count = plan_.config.train.validation_batches;
+    for (std::uint32_t batch = 1; batch <= batch_count; ++batch) {
+      auto report = trainer_->evaluate_step(batch);
+      if (!report) return report.error();
+      sum += report->loss;
+    }
+    return sum / batch_count;
+  }
+
+  [[nodiscard]] double tokens_per_second(const StepReport& report) const {
+    return plan_.tokens_per_step() / seconds_of(report);
+  }
+  [[nodiscard]] double speed_of_light(const StepReport& report) const {
+    return plan_.flops_per_step() / seconds_of(report) / light_flops_;
+  }
+
+  [[nodiscard]] ProgressFacts facts_of(const StepReport& report) const {
+    const auto step_count = plan_.config.train.steps;
+    return {.step = report.step,
+            .step_count = step_count,
+            .loss = report.loss,
+            .tokens_per_second = tokens_per_second(report),
+            .speed_of_light = speed_of_light(report),
+            .bubble_measured = report.bubble_fraction(),
+            .bubble_predicted = predicted_.bubble_of_total(),
+            .seconds_left = training_seconds_ / report.step * (step_count - report.step)};
+  }
+
+  [[nodiscard]] Expected<Done> log(const StepReport& report,
+                                   std::optional<double> validation_loss) {
+    std::vector<storage::Metric> metrics{{"step", std::uint64_t{report.step}},
+                                         {"loss", report.loss},
+                                         {"learning_rate", report.learning_rate},
+                                         {"grad_norm", report.gradient_norm},
+                                         {"tokens_per_second", tokens_per_second(report)},
+                                         {"speed_of_light", speed_of_light(report)},
+                                         {"bubble_measured", report.bubble_fraction()},
+                                         {"bubble_predicted", predicted_.bubble_of_total()},
+                                         {"seconds", seconds_of(report)}};
+    const auto shares = time_shares(report);
+    for (std::size_t cause = 0; cause < time_cause_count; ++cause) {
+      metrics.push_back({time_share_names()[cause], shares[cause]});
+    }
+    if (validation_loss) metrics.push_back({"validation_loss", *validation_loss});
+    return log_.append(metrics);
+  }
+
+  /// "time_" and the name of each cause.
+  static const std::array<std::string, time_cause_count>& time_share_names() {
+    static const auto names = [] {
+      std::array<std::string, time_cause_count> result;
+      for (std::size_t cause = 0; cause < time_cause_count; ++cause) {
+        result[cause] = fmt::format("time_{}", to_string(static_cast<TimeCause>(cause)));
+      }
+      return result;
+    }();
+    return names;
+  }
+
+  [[nodiscard]] Expected<Done> write_results() {
+    const auto parameters = trainer_->parameters();
+    const auto weights = folder_.path_of("weights.safetensors");
+    if (auto written = write_weights(weights, plan_.config.model, parameters); !written) {
+      return written;
+    }
+    if (last_) {
+      auto trace = folder_.write("trace.json", to_chrome_trace(plan_, *last_));
+      if (!trace) return trace;
+      auto picture = folder_.write("timeline.svg", draw_timeline(plan_, *last_, predicted_));
+      if (!picture) return picture;
+    }
+    if (auto written = write_sample(parameters); !written) return written;
+    fmt::print("\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nas run    {}\n", weights,
+               folder_.path_of("metrics.jsonl"), folder_.path_of("timeline.svg"),
+               folder_.path_of("trace.json"), folder_.path_of("config.toml"));
+    return Done{};
+  }
+
+  /// Lets the model continue the first words of what was held out from it.
+  [[nodiscard]] Expected<Done> write_sample(std::span<const stages::ParameterView> parameters) {
+    const auto threads = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
+    auto generator = TextGenerator::make(trainer_->device(), plan_.config.model, threads);
+    if (!generator) return generator.error();
+    const auto targets = generator->parameters();
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      std::ranges::copy(parameters[i].values, targets[i].values.begin());
+    }
+    constexpr std::uint32_t prompt_length = 32;
+    constexpr std::uint32_t sample_length = 320;
+    const auto text = corpus_.validation().token_count() > prompt_length ? corpus_.validation()
+                                                                         : corpus_.training();
+    std::vector<std::int32_t> tokens(std::min<std::uint64_t>(prompt_length, text.token_count()));
+    text.copy(0, tokens);
+    std::string prompt;
+    for (const auto token : tokens) prompt.push_back(static_cast<char>(token));
+    const auto written = generator->continue_text(prompt, sample_length, {});
+    fmt::print("\nthe model continues \"{}\":\n\n{}\n", printable(prompt), printable(written));
+    return Done{};
+  }
+
+  Plan plan_;
+  storage::Corpus corpus_;
+  storage::OutputFolder folder_;
+  storage::MetricLog log_;
+  MeasuredCosts costs_;
+  storage::TrainingSampler training_sampler_;
+  std::optional<storage::ValidationSampler> validation_sampler_;
+  double light_flops_ = 1.0;
+  Timeline predicted_;
+  double training_seconds_ = 0.0;
+  std::optional<StepReport> last_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+}  // namespace
+
+Expected<ExitCode> train(const RunArguments& arguments) {
+  auto run = TrainingRun::make(arguments);
+  if (!run) return run.error();
+  return (*run)->run();
+}
+
+}  // namespace troupe::cli
