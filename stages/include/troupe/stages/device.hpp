@@ -59,7 +59,8 @@ public:
 
   /// Reserves one stretch of zeroed memory, aligned to 64 bytes; the device frees it at its end.
   /// @returns `Errc::out_of_memory` naming the bytes asked for.
-  [[nodiscard]] virtual Expected<BufferView> allocate(std::size_t size_bytes, MemorySpace space) = 0;
+  [[nodiscard]] virtual Expected<BufferView> allocate(std::size_t size_bytes,
+                                                      MemorySpace space) = 0;
 
   /// The space its kernels compute in.
   [[nodiscard]] virtual MemorySpace memory_space() const noexcept = 0;

@@ -1,9 +1,9 @@
 // troupe/stages/kernels.hpp -- the arithmetic of a transformer, enqueued on a stream.
 //
-// Every member enqueues and returns at once. Every reduction has one fixed order, so the same inputs
-// give the same bits on the same device with the same threads per stream. Floats are 32 bits wide,
-// tensors dense and row-major; `rows` is microbatch_size * sequence. Pointers are in the device's
-// memory space, and tensors of one call do not overlap unless a comment allows it.
+// Every member enqueues and returns at once. Every reduction has one fixed order, so the same
+// inputs give the same bits on the same device with the same threads per stream. Floats are 32 bits
+// wide, tensors dense and row-major; `rows` is microbatch_size * sequence. Pointers are in the
+// device's memory space, and tensors of one call do not overlap unless a comment allows it.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +38,8 @@ struct AttentionShape {
   std::uint32_t head_size = 0;
 };
 
-/// Hyperparameters of one AdamW step (Loshchilov and Hutter 2019, algorithm 2), as PyTorch orders it:
-/// w *= 1 - lr * decay; m, v updated; w -= lr / bias1 * m / (sqrt(v / bias2) + epsilon).
+/// Hyperparameters of one AdamW step (Loshchilov and Hutter 2019, algorithm 2), as PyTorch orders
+/// it: w *= 1 - lr * decay; m, v updated; w -= lr / bias1 * m / (sqrt(v / bias2) + epsilon).
 struct AdamWStep {
   float learning_rate = 0.0F;
   float beta1 = 0.9F;
@@ -51,8 +51,8 @@ struct AdamWStep {
   float gradient_scale = 1.0F;  ///< The gradient is multiplied by this first.
 };
 
-/// Hyperparameters of one SGD step with momentum (as PyTorch: v = momentum * v + g; w -= lr * v, the
-/// weight decay added to g).
+/// Hyperparameters of one SGD step with momentum (as PyTorch: v = momentum * v + g; w -= lr * v,
+/// the weight decay added to g).
 struct SgdStep {
   float learning_rate = 0.0F;
   float momentum = 0.0F;
@@ -85,8 +85,8 @@ public:
   virtual void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta,
                                   float* y, float* mean, float* rstd, std::uint32_t rows,
                                   std::uint32_t hidden) = 0;
-  /// dx = residual + gradient of the norm. `residual` is the gradient that bypasses the norm, null for
-  /// none; it may be `dx` itself.
+  /// dx = residual + gradient of the norm. `residual` is the gradient that bypasses the norm, null
+  /// for none; it may be `dx` itself.
   virtual void layer_norm_backward_input(Stream&, const float* dy, const float* x,
                                          const float* gamma, const float* mean, const float* rstd,
                                          const float* residual, float* dx, std::uint32_t rows,
@@ -98,8 +98,8 @@ public:
 
   // -- matrix products with weights --------------------------------------------------------------
 
-  /// y = x w + bias (+ residual). `bias` and `residual` may be null; `residual` [rows, out] may not be
-  /// `y`.
+  /// y = x w + bias (+ residual). `bias` and `residual` may be null; `residual` [rows, out] may not
+  /// be `y`.
   virtual void linear_forward(Stream&, const float* x, const float* w, const float* bias,
                               const float* residual, float* y, const LinearShape&) = 0;
   /// dx = dy w^T.
@@ -117,8 +117,8 @@ public:
   virtual void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
                              std::size_t count) = 0;
 
-  /// Causal attention with scale 1 / sqrt(head_size). qkv [rows, 3 hidden]: q, k, v side by side, each
-  /// by heads. y [rows, hidden]. Saves log_sum_exp [batch, heads, sequence].
+  /// Causal attention with scale 1 / sqrt(head_size). qkv [rows, 3 hidden]: q, k, v side by side,
+  /// each by heads. y [rows, hidden]. Saves log_sum_exp [batch, heads, sequence].
   virtual void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
                                  const AttentionShape&) = 0;
   /// d_qkv [rows, 3 hidden] from dy [rows, hidden] and what the forward pass saw and saved.

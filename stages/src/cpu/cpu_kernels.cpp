@@ -1,0 +1,330 @@
+#include "cpu_kernels.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "troupe/engine/check.hpp"
+
+namespace troupe::stages {
+
+namespace {
+
+CpuStream& cpu(Stream& stream) {
+  auto* cpu_stream = dynamic_cast<CpuStream*>(&stream);
+  TROUPE_ASSERT(cpu_stream != nullptr);
+  return *cpu_stream;
+}
+
+/// What one thread does of a kernel.
+struct Part {
+  std::size_t begin;
+  std::size_t end;
+  std::uint32_t thread;
+};
+
+/// Calls body(part) for one part of [0, count) per thread, each a multiple of `grain` but for the
+/// last. Without a parallel region when there is one thread.
+template <class Body>
+void in_parts(std::uint32_t thread_count, std::size_t count, std::size_t grain, const Body& body) {
+  if (thread_count == 1) return body(Part{0, count, 0});
+  const std::size_t grains = (count + grain - 1) / grain;
+  const auto bound = [=](std::size_t thread) {
+    return std::min(count, grains * thread / thread_count * grain);
+  };
+#pragma omp parallel for schedule(static) num_threads(thread_count)
+  for (std::uint32_t thread = 0; thread < thread_count; ++thread) {
+    const Part part{bound(thread), bound(thread + 1), thread};
+    if (part.begin < part.end) body(part);
+  }
+}
+
+template <class Body>
+void enqueue_in_parts(Stream& stream, std::size_t count, std::size_t grain, const Body& body) {
+  stream.enqueue([body, count, grain, thread_count = cpu(stream).thread_count()] {
+    in_parts(thread_count, count, grain, body);
+  });
+}
+
+constexpr std::size_t line_floats = 16;      ///< Of a cache line: threads do not share one.
+constexpr std::size_t grain_floats = 16384;  ///< Less is not worth a thread.
+
+template <class Pointer>
+Pointer advance(Pointer pointer, std::size_t count) {
+  return pointer != nullptr ? pointer + count : nullptr;
+}
+
+/// The columns [begin, end) of a product.
+Product columns_of(const Product& whole, std::size_t begin, std::size_t end) {
+  Product part = whole;
+  part.b.data += whole.b.transposed ? begin * whole.b.stride : begin;
+  part.c = advance(whole.c, begin);
+  part.n = end - begin;
+  part.bias = advance(whole.bias, begin);
+  part.addend = advance(whole.addend, begin);
+  part.b_sums = advance(whole.b_sums, begin);
+  return part;
+}
+
+/// Of all heads of all sequences, head `index`.
+struct HeadPlace {
+  HeadPlace(const AttentionShape& shape, std::size_t index)
+      : hidden{std::size_t{shape.heads} * shape.head_size},
+        row{index / shape.heads * shape.sequence},
+        column{index % shape.heads * shape.head_size} {}
+
+  [[nodiscard]] std::size_t in_qkv() const { return row * 3 * hidden + column; }
+  [[nodiscard]] std::size_t in_y() const { return row * hidden + column; }
+
+  std::size_t hidden;
+  std::size_t row;
+  std::size_t column;
+};
+
+AttentionHead head_of(const float* qkv, const AttentionShape& shape, const HeadPlace& place) {
+  const float* q = qkv + place.in_qkv();
+  return {.q = q,
+          .k = q + place.hidden,
+          .v = q + 2 * place.hidden,
+          .qkv_stride = 3 * place.hidden,
+          .y_stride = place.hidden,
+          .sequence = shape.sequence,
+          .head_size = shape.head_size};
+}
+
+}  // namespace
+
+void CpuKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
+                                   const float* token_weight, const float* position_weight,
+                                   float* y, std::uint32_t rows, std::uint32_t sequence,
+                                   std::uint32_t hidden) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      isa.add(token_weight + static_cast<std::size_t>(tokens[r]) * hidden,
+              position_weight + r % sequence * hidden, y + r * hidden, hidden);
+    }
+  });
+}
+
+void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, const float* dy,
+                                    float* d_token_weight, float* d_position_weight,
+                                    std::uint32_t rows, std::uint32_t sequence,
+                                    std::uint32_t hidden, std::uint32_t vocabulary,
+                                    Accumulate accumulate) {
+  // Parts are columns, so that the additions to an element keep their order.
+  enqueue_in_parts(stream, hidden, line_floats, [=, &isa = isa_](const Part& part) {
+    const std::size_t count = part.end - part.begin;
+    const auto at = [&](auto* tensor, std::size_t row) {
+      return tensor + row * hidden + part.begin;
+    };
+    if (accumulate == Accumulate::overwrite) {
+      for (std::size_t v = 0; v < vocabulary; ++v) std::fill_n(at(d_token_weight, v), count, 0.0F);
+      for (std::size_t t = 0; t < sequence; ++t) std::fill_n(at(d_position_weight, t), count, 0.0F);
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+      float* d_token = at(d_token_weight, static_cast<std::size_t>(tokens[r]));
+      float* d_position = at(d_position_weight, r % sequence);
+      isa.add(d_token, at(dy, r), d_token, count);
+      isa.add(d_position, at(dy, r), d_position, count);
+    }
+  });
+}
+
+void CpuKernels::layer_norm_forward(Stream& stream, const float* x, const float* gamma,
+                                    const float* beta, float* y, float* mean, float* rstd,
+                                    std::uint32_t rows, std::uint32_t hidden) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.layer_norm_forward(x, gamma, beta, y, mean, rstd, part.begin, part.end, hidden);
+  });
+}
+
+void CpuKernels::layer_norm_backward_input(Stream& stream, const float* dy, const float* x,
+                                           const float* gamma, const float* mean, const float* rstd,
+                                           const float* residual, float* dx, std::uint32_t rows,
+                                           std::uint32_t hidden) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.layer_norm_backward_input(dy, x, gamma, mean, rstd, residual, dx, part.begin, part.end,
+                                  hidden);
+  });
+}
+
+void CpuKernels::layer_norm_backward_weight(Stream& stream, const float* dy, const float* x,
+                                            const float* mean, const float* rstd, float* d_gamma,
+                                            float* d_beta, std::uint32_t rows, std::uint32_t hidden,
+                                            Accumulate accumulate) {
+  enqueue_in_parts(stream, hidden, line_floats, [=, &isa = isa_](const Part& part) {
+    isa.layer_norm_backward_weight(dy, x, mean, rstd, d_gamma, d_beta, part.begin, part.end, rows,
+                                   hidden, accumulate == Accumulate::add);
+  });
+}
+
+void CpuKernels::product(Stream& to, const Product& whole) {
+  auto& stream = cpu(to);
+  enqueue_in_parts(
+      to, whole.n, isa_.column_multiple, [whole, &stream, &isa = isa_](const Part& part) {
+        const Product product = columns_of(whole, part.begin, part.end);
+        isa.product(product, stream.scratch(part.thread, isa.product_scratch_floats(product)));
+      });
+}
+
+void CpuKernels::linear_forward(Stream& stream, const float* x, const float* w, const float* bias,
+                                const float* residual, float* y, const LinearShape& shape) {
+  const bool transposed = shape.layout == WeightLayout::out_in;
+  product(stream, {.a = {x, shape.in, false},
+                   .b = {w, transposed ? shape.in : shape.out, transposed},
+                   .c = y,
+                   .stride = shape.out,
+                   .m = shape.rows,
+                   .n = shape.out,
+                   .k = shape.in,
+                   .bias = bias,
+                   .addend = residual});
+}
+
+void CpuKernels::linear_backward_input(Stream& stream, const float* dy, const float* w, float* dx,
+                                       const LinearShape& shape) {
+  const bool transposed = shape.layout == WeightLayout::in_out;
+  product(stream, {.a = {dy, shape.out, false},
+                   .b = {w, transposed ? shape.out : shape.in, transposed},
+                   .c = dx,
+                   .stride = shape.in,
+                   .m = shape.rows,
+                   .n = shape.in,
+                   .k = shape.out});
+}
+
+void CpuKernels::linear_backward_weight(Stream& stream, const float* x, const float* dy, float* dw,
+                                        float* d_bias, const LinearShape& shape,
+                                        Accumulate accumulate) {
+  const bool add = accumulate == Accumulate::add;
+  const bool is_out_in = shape.layout == WeightLayout::out_in;
+  MatrixView a{x, shape.in, true};
+  MatrixView b{dy, shape.out, false};
+  if (is_out_in) {
+    a = {dy, shape.out, true};
+    b = {x, shape.in, false};
+  }
+  product(stream, {.a = a,
+                   .b = b,
+                   .c = dw,
+                   .stride = b.stride,
+                   .m = a.stride,
+                   .n = b.stride,
+                   .k = shape.rows,
+                   .addend = add ? dw : nullptr,
+                   .b_sums = is_out_in ? nullptr : d_bias,
+                   .add_b_sums = add});
+  if (!is_out_in || d_bias == nullptr) return;
+  enqueue_in_parts(stream, shape.out, line_floats, [=, &isa = isa_](const Part& part) {
+    isa.column_sums(dy, d_bias, part.begin, part.end, shape.rows, shape.out, add);
+  });
+}
+
+void CpuKernels::gelu_forward(Stream& stream, const float* x, float* y, std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    isa.gelu_forward(x + part.begin, y + part.begin, part.end - part.begin);
+  });
+}
+
+void CpuKernels::gelu_backward(Stream& stream, const float* x, const float* dy, float* dx,
+                               std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    isa.gelu_backward(x + part.begin, dy + part.begin, dx + part.begin, part.end - part.begin);
+  });
+}
+
+void CpuKernels::attention_forward(Stream& to, const float* qkv, float* y, float* log_sum_exp,
+                                   const AttentionShape& shape) {
+  const std::size_t heads = std::size_t{shape.batch} * shape.heads;
+  enqueue_in_parts(to, heads, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
+    float* scratch =
+        stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
+    for (std::size_t i = part.begin; i < part.end; ++i) {
+      const HeadPlace place{shape, i};
+      isa.attention_forward(head_of(qkv, shape, place), y + place.in_y(),
+                            log_sum_exp + i * shape.sequence, scratch);
+    }
+  });
+}
+
+void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qkv, const float* y,
+                                    const float* log_sum_exp, float* d_qkv,
+                                    const AttentionShape& shape) {
+  const std::size_t heads = std::size_t{shape.batch} * shape.heads;
+  enqueue_in_parts(to, heads, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
+    float* scratch =
+        stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
+    for (std::size_t i = part.begin; i < part.end; ++i) {
+      const HeadPlace place{shape, i};
+      float* dq = d_qkv + place.in_qkv();
+      isa.attention_backward(head_of(qkv, shape, place),
+                             {.dy = dy + place.in_y(),
+                              .y = y + place.in_y(),
+                              .log_sum_exp = log_sum_exp + i * shape.sequence,
+                              .dq = dq,
+                              .dk = dq + place.hidden,
+                              .dv = dq + 2 * place.hidden},
+                             scratch);
+    }
+  });
+}
+
+void CpuKernels::cross_entropy(Stream& to, float* logits, const std::int32_t* targets, double* loss,
+                               float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) {
+  to.enqueue([=, &stream = cpu(to), &isa = isa_] {
+    // The first thread's scratch; the others need none.
+    auto* losses = reinterpret_cast<double*>(stream.scratch(0, std::size_t{2} * rows));
+    in_parts(stream.thread_count(), rows, 1, [=, &isa](const Part& part) {
+      isa.cross_entropy(logits, targets, losses, gradient_scale, part.begin, part.end, vocabulary);
+    });
+    double sum = 0.0;
+    for (std::size_t r = 0; r < rows; ++r) sum += losses[r];
+    *loss = sum;
+  });
+}
+
+void CpuKernels::copy(Stream& stream, const float* x, float* y, std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=](const Part& part) {
+    std::copy(x + part.begin, x + part.end, y + part.begin);
+  });
+}
+
+void CpuKernels::add(Stream& stream, const float* a, const float* b, float* y, std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    isa.add(a + part.begin, b + part.begin, y + part.begin, part.end - part.begin);
+  });
+}
+
+void CpuKernels::sum_of_squares(Stream& to, const float* x, double* sum, std::size_t count) {
+  to.enqueue([=, &stream = cpu(to), &isa = isa_] {
+    // One sum per grain, so that the order of the additions does not depend on the threads.
+    const std::size_t grains = (count + grain_floats - 1) / grain_floats;
+    auto* sums = reinterpret_cast<double*>(stream.scratch(0, 2 * grains));
+    in_parts(stream.thread_count(), grains, 1, [=, &isa](const Part& part) {
+      for (std::size_t i = part.begin; i < part.end; ++i) {
+        const std::size_t begin = i * grain_floats;
+        sums[i] = isa.sum_of_squares(x + begin, std::min(grain_floats, count - begin));
+      }
+    });
+    double total = 0.0;
+    for (std::size_t i = 0; i < grains; ++i) total += sums[i];
+    *sum = total;
+  });
+}
+
+void CpuKernels::adamw(Stream& stream, float* w, const float* g, float* m, float* v,
+                       std::size_t count, const AdamWStep& step) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    const std::size_t at = part.begin;
+    isa.adamw(w + at, g + at, m + at, v + at, part.end - at, step);
+  });
+}
+
+void CpuKernels::sgd(Stream& stream, float* w, const float* g, float* velocity, std::size_t count,
+                     const SgdStep& step) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    const std::size_t at = part.begin;
+    isa.sgd(w + at, g + at, velocity + at, part.end - at, step);
+  });
+}
+
+}  // namespace troupe::stages

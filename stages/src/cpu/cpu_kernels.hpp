@@ -1,0 +1,69 @@
+// stages/src/cpu/cpu_kernels.hpp -- the kernels of the CPU device: what is cut into parts, and how.
+#pragma once
+
+#include "troupe/stages/kernels.hpp"
+
+#include "cpu_stream.hpp"
+#include "isa.hpp"
+
+namespace troupe::stages {
+
+/// Works on streams of the CPU device. The arithmetic is the `Isa`'s; how many threads share it
+/// does not change a bit of the result.
+class CpuKernels final : public Kernels {
+public:
+  explicit CpuKernels(const Isa& isa) : isa_{isa} {}
+
+  void embedding_forward(Stream&, const std::int32_t* tokens, const float* token_weight,
+                         const float* position_weight, float* y, std::uint32_t rows,
+                         std::uint32_t sequence, std::uint32_t hidden) override;
+  void embedding_backward(Stream&, const std::int32_t* tokens, const float* dy,
+                          float* d_token_weight, float* d_position_weight, std::uint32_t rows,
+                          std::uint32_t sequence, std::uint32_t hidden, std::uint32_t vocabulary,
+                          Accumulate) override;
+
+  void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta, float* y,
+                          float* mean, float* rstd, std::uint32_t rows,
+                          std::uint32_t hidden) override;
+  void layer_norm_backward_input(Stream&, const float* dy, const float* x, const float* gamma,
+                                 const float* mean, const float* rstd, const float* residual,
+                                 float* dx, std::uint32_t rows, std::uint32_t hidden) override;
+  void layer_norm_backward_weight(Stream&, const float* dy, const float* x, const float* mean,
+                                  const float* rstd, float* d_gamma, float* d_beta,
+                                  std::uint32_t rows, std::uint32_t hidden, Accumulate) override;
+
+  void linear_forward(Stream&, const float* x, const float* w, const float* bias,
+                      const float* residual, float* y, const LinearShape&) override;
+  void linear_backward_input(Stream&, const float* dy, const float* w, float* dx,
+                             const LinearShape&) override;
+  void linear_backward_weight(Stream&, const float* x, const float* dy, float* dw, float* d_bias,
+                              const LinearShape&, Accumulate) override;
+
+  void gelu_forward(Stream&, const float* x, float* y, std::size_t count) override;
+  void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
+                     std::size_t count) override;
+
+  void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
+                         const AttentionShape&) override;
+  void attention_backward(Stream&, const float* dy, const float* qkv, const float* y,
+                          const float* log_sum_exp, float* d_qkv, const AttentionShape&) override;
+
+  void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
+                     float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
+
+  void copy(Stream&, const float* x, float* y, std::size_t count) override;
+  void add(Stream&, const float* a, const float* b, float* y, std::size_t count) override;
+  void sum_of_squares(Stream&, const float* x, double* sum, std::size_t count) override;
+  void adamw(Stream&, float* w, const float* g, float* m, float* v, std::size_t count,
+             const AdamWStep&) override;
+  void sgd(Stream&, float* w, const float* g, float* velocity, std::size_t count,
+           const SgdStep&) override;
+
+  /// Enqueues a product as it is.
+  void product(Stream&, const Product&);
+
+private:
+  const Isa& isa_;
+};
+
+}  // namespace troupe::stages

@@ -1,0 +1,142 @@
+#include "cpu_stream.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include <omp.h>
+#include <pthread.h>
+
+#include "troupe/engine/check.hpp"
+
+namespace troupe::stages {
+
+namespace {
+
+/// How long an idle worker looks for work before it sleeps: waking it costs several times as much.
+constexpr std::chrono::microseconds spin_before_sleep{5};
+
+void relax() noexcept {
+#ifdef TROUPE_X86_64
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+void CpuStream::Ring::push(Work work) {
+  if (count_ == items_.size()) {
+    std::vector<Work> larger(2 * items_.size());
+    for (std::size_t i = 0; i < count_; ++i) {
+      larger[i] = std::move(items_[(first_ + i) % items_.size()]);
+    }
+    items_ = std::move(larger);
+    first_ = 0;
+  }
+  items_[(first_ + count_++) % items_.size()] = std::move(work);
+}
+
+CpuStream::Work CpuStream::Ring::pop() {
+  auto work = std::move(items_[first_]);
+  first_ = (first_ + 1) % items_.size();
+  --count_;
+  return work;
+}
+
+CpuStream::CpuStream(std::string_view name, std::uint32_t thread_count,
+                     std::shared_ptr<EventBoard> board)
+    : thread_count_{thread_count}, board_{std::move(board)}, scratch_(thread_count) {
+  TROUPE_ASSERT(thread_count >= 1);
+  TROUPE_ASSERT(name.size() <= 15);
+  worker_ = std::thread{[this, thread_name = std::string{name}] {
+    pthread_setname_np(pthread_self(), thread_name.c_str());
+    omp_set_num_threads(static_cast<int>(thread_count_));
+    run();
+  }};
+}
+
+CpuStream::~CpuStream() {
+  {
+    const std::scoped_lock lock{mutex_, board_->mutex};
+    is_stopping_ = true;
+  }
+  work_arrived_.notify_one();
+  board_->changed.notify_all();
+  worker_.join();
+}
+
+void CpuStream::enqueue(Work work) {
+  bool wake = false;
+  {
+    const std::lock_guard lock{mutex_};
+    ring_.push(std::move(work));
+    has_work_.store(true, std::memory_order_relaxed);
+    wake = std::exchange(is_asleep_, false);
+  }
+  if (wake) work_arrived_.notify_one();
+}
+
+void CpuStream::record(Event& event) {
+  auto& target = static_cast<CpuEvent&>(event);
+  const std::lock_guard lock{board_->mutex};
+  enqueue([this, &target, number = ++target.recorded_] {
+    {
+      const std::lock_guard reached{board_->mutex};
+      target.reached_ = std::max(target.reached_, number);
+    }
+    board_->changed.notify_all();
+  });
+}
+
+void CpuStream::wait(Event& event) {
+  auto& target = static_cast<CpuEvent&>(event);
+  const std::lock_guard lock{board_->mutex};
+  enqueue([this, &target, number = target.recorded_] {
+    std::unique_lock reached{board_->mutex};
+    board_->changed.wait(reached, [&] { return target.reached_ >= number || is_stopping_; });
+  });
+}
+
+void CpuStream::synchronize() {
+  std::unique_lock lock{mutex_};
+  became_idle_.wait(lock, [this] { return ring_.empty() && !is_busy_; });
+}
+
+float* CpuStream::scratch(std::uint32_t index, std::size_t count) {
+  auto& memory = scratch_.at(index);
+  const std::size_t size_bytes = count * sizeof(float);
+  if (memory.size_bytes() < size_bytes) {
+    memory = CpuMemory{size_bytes};
+    TROUPE_ASSERT(memory.data() != nullptr);
+  }
+  return reinterpret_cast<float*>(memory.data());
+}
+
+void CpuStream::run() {
+  while (auto work = next()) work();
+}
+
+CpuStream::Work CpuStream::next() {
+  using Clock = std::chrono::steady_clock;
+  std::unique_lock lock{mutex_};
+  is_busy_ = false;
+  if (ring_.empty() && !is_stopping_) {
+    became_idle_.notify_all();
+    lock.unlock();
+    const auto until = Clock::now() + spin_before_sleep;
+    while (!has_work_.load(std::memory_order_relaxed) && Clock::now() < until) relax();
+    lock.lock();
+    while (ring_.empty() && !is_stopping_) {
+      is_asleep_ = true;
+      work_arrived_.wait(lock);
+    }
+    is_asleep_ = false;
+  }
+  if (is_stopping_) return {};
+  auto work = ring_.pop();
+  is_busy_ = true;
+  has_work_.store(!ring_.empty(), std::memory_order_relaxed);
+  return work;
+}
+
+}  // namespace troupe::stages

@@ -1,0 +1,100 @@
+// stages/src/cpu/elements.hpp -- what works element by element: activations, sums, optimizers.
+#pragma once
+
+#include "isa.hpp"
+#include "vector.hpp"
+
+namespace troupe::stages::TROUPE_ISA {
+
+inline constexpr float gelu_slope = 0.7978845608F;  ///< sqrt(2 / pi)
+inline constexpr float gelu_cubic = 0.044715F;
+
+/// 0.5 (1 + tanh u) = 1 / (1 + e^-2u), which loses no digits where tanh u is near -1.
+struct GeluParts {
+  Vector power;    ///< e^-2u with u = gelu_slope (x + gelu_cubic x^3)
+  Vector sigmoid;  ///< 1 / (1 + power)
+};
+
+inline GeluParts gelu_parts(Vector x) {
+  const Vector power = exp(x * (x * x * (-2.0F * gelu_slope * gelu_cubic) - 2.0F * gelu_slope));
+  return {power, 1.0F / (power + 1.0F)};
+}
+
+inline Vector gelu(Vector x) {
+  return x * gelu_parts(x).sigmoid;
+}
+
+/// With s the sigmoid of 2u: (x s)' = s + x s (1 - s) 2u', and 1 - s = power * s.
+inline Vector gelu_derivative(Vector x) {
+  const auto [power, sigmoid] = gelu_parts(x);
+  const Vector slope = x * x * (6.0F * gelu_slope * gelu_cubic) + 2.0F * gelu_slope;
+  return sigmoid + x * sigmoid * (power * sigmoid) * slope;
+}
+
+inline void gelu_forward(const float* x, float* y, std::size_t count) {
+  for_each_vector(
+      count, [&](std::size_t i, auto lanes) { store(y + i, gelu(load(x + i, lanes)), lanes); });
+}
+
+inline void gelu_backward(const float* x, const float* dy, float* dx, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    store(dx + i, load(dy + i, lanes) * gelu_derivative(load(x + i, lanes)), lanes);
+  });
+}
+
+inline void add(const float* a, const float* b, float* y, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    store(y + i, load(a + i, lanes) + load(b + i, lanes), lanes);
+  });
+}
+
+/// Each lane adds 64 squares in float before they join the sum in double.
+inline double sum_of_squares(const float* x, std::size_t count) {
+  constexpr std::size_t run = 64 * width;
+  double total = 0.0;
+  for (std::size_t begin = 0; begin < count; begin += run) {
+    Vector squares{};
+    for_each_vector(begin + run < count ? run : count - begin, [&](std::size_t i, auto lanes) {
+      const Vector value = load(x + begin + i, lanes);
+      squares += value * value;
+    });
+    float lanes_of[width];
+    store(lanes_of, squares);
+    for (const float lane : lanes_of) total += double{lane};
+  }
+  return total;
+}
+
+inline Vector square_root(Vector x) {
+  for (std::size_t i = 0; i < width; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+}
+
+inline void adamw(float* w, const float* g, float* m, float* v, std::size_t count,
+                  const AdamWStep& step) {
+  const float keep_weight = 1.0F - step.learning_rate * step.weight_decay;
+  const float rate = step.learning_rate / step.bias1;
+  const float root = 1.0F / __builtin_sqrtf(step.bias2);
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Vector gradient = load(g + i, lanes) * step.gradient_scale;
+    const Vector mean = load(m + i, lanes) * step.beta1 + gradient * (1.0F - step.beta1);
+    const Vector square =
+        load(v + i, lanes) * step.beta2 + gradient * gradient * (1.0F - step.beta2);
+    const Vector change = mean * rate / (square_root(square) * root + step.epsilon);
+    store(m + i, mean, lanes);
+    store(v + i, square, lanes);
+    store(w + i, load(w + i, lanes) * keep_weight - change, lanes);
+  });
+}
+
+inline void sgd(float* w, const float* g, float* velocity, std::size_t count, const SgdStep& step) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Vector weight = load(w + i, lanes);
+    const Vector gradient = load(g + i, lanes) * step.gradient_scale + weight * step.weight_decay;
+    const Vector speed = load(velocity + i, lanes) * step.momentum + gradient;
+    store(velocity + i, speed, lanes);
+    store(w + i, weight - speed * step.learning_rate, lanes);
+  });
+}
+
+}  // namespace troupe::stages::TROUPE_ISA

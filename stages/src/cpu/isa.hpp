@@ -1,0 +1,117 @@
+// stages/src/cpu/isa.hpp -- the arithmetic of the CPU device, compiled once per instruction set.
+//
+// Every function works on a part of a tensor, on the calling thread, and allocates nothing. How a
+// tensor is cut into parts never changes a bit of the result.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "troupe/stages/kernels.hpp"
+
+namespace troupe::stages {
+
+/// A matrix in memory: dense rows, or the transpose of one.
+struct MatrixView {
+  const float* data = nullptr;
+  std::size_t stride = 0;   ///< Between rows, or between columns if `transposed`.
+  bool transposed = false;  ///< Element (i, j) is data[j * stride + i].
+};
+
+/// c [m, n] = a [m, k] b [k, n] + bias [n] + addend [m, n].
+struct Product {
+  MatrixView a;
+  MatrixView b;
+  float* c = nullptr;
+  std::size_t stride = 0;  ///< Of c and of addend.
+  std::size_t m = 0;
+  std::size_t n = 0;
+  std::size_t k = 0;
+  const float* bias = nullptr;    ///< Null for none.
+  const float* addend = nullptr;  ///< Null for none; may be `c`.
+  /// [n], receives the sums of b over k; b is not transposed. Null for none.
+  float* b_sums = nullptr;
+  bool add_b_sums = false;  ///< Adds to `b_sums` instead.
+};
+
+/// One head of one sequence: its first query, key and value, whose rows are `qkv_stride` apart.
+/// Rows of y and dy are `y_stride` apart.
+struct AttentionHead {
+  const float* q = nullptr;
+  const float* k = nullptr;
+  const float* v = nullptr;
+  std::size_t qkv_stride = 0;
+  std::size_t y_stride = 0;
+  std::size_t sequence = 0;
+  std::size_t head_size = 0;
+};
+
+/// What its backward pass reads and, laid out like q, k and v, writes.
+struct AttentionGradients {
+  const float* dy = nullptr;
+  const float* y = nullptr;
+  const float* log_sum_exp = nullptr;  ///< [sequence]
+  float* dq = nullptr;
+  float* dk = nullptr;
+  float* dv = nullptr;
+};
+
+/// The functions of one instruction set. `begin` and `end` bound the part: rows, columns or
+/// elements.
+struct Isa {
+  const char* name;
+  std::size_t
+      column_multiple;  ///< Cutting a product's columns at a multiple of this wastes nothing.
+
+  std::size_t (*product_scratch_floats)(const Product&);
+  void (*product)(const Product&, float* scratch);
+
+  std::size_t (*attention_scratch_floats)(std::size_t sequence, std::size_t head_size);
+  void (*attention_forward)(const AttentionHead&, float* y, float* log_sum_exp, float* scratch);
+  void (*attention_backward)(const AttentionHead&, const AttentionGradients&, float* scratch);
+
+  void (*layer_norm_forward)(const float* x, const float* gamma, const float* beta, float* y,
+                             float* mean, float* rstd, std::size_t begin, std::size_t end,
+                             std::size_t hidden);
+  void (*layer_norm_backward_input)(const float* dy, const float* x, const float* gamma,
+                                    const float* mean, const float* rstd, const float* residual,
+                                    float* dx, std::size_t begin, std::size_t end,
+                                    std::size_t hidden);
+  /// A part is a range of columns.
+  void (*layer_norm_backward_weight)(const float* dy, const float* x, const float* mean,
+                                     const float* rstd, float* d_gamma, float* d_beta,
+                                     std::size_t begin, std::size_t end, std::size_t rows,
+                                     std::size_t hidden, bool add);
+  /// A part is a range of columns.
+  void (*column_sums)(const float* x, float* sums, std::size_t begin, std::size_t end,
+                      std::size_t rows, std::size_t stride, bool add);
+
+  void (*gelu_forward)(const float* x, float* y, std::size_t count);
+  void (*gelu_backward)(const float* x, const float* dy, float* dx, std::size_t count);
+
+  /// Writes the loss of each row to `losses`.
+  void (*cross_entropy)(float* logits, const std::int32_t* targets, double* losses,
+                        float gradient_scale, std::size_t begin, std::size_t end,
+                        std::size_t vocabulary);
+
+  void (*add)(const float* a, const float* b, float* y, std::size_t count);
+  double (*sum_of_squares)(const float* x, std::size_t count);
+  void (*adamw)(float* w, const float* g, float* m, float* v, std::size_t count, const AdamWStep&);
+  void (*sgd)(float* w, const float* g, float* velocity, std::size_t count, const SgdStep&);
+};
+
+extern const Isa baseline_isa;
+#ifdef TROUPE_X86_64
+extern const Isa avx2_isa;
+extern const Isa avx512_isa;
+#endif
+
+/// Those that this processor runs, widest last.
+[[nodiscard]] std::span<const Isa* const> available_isas();
+
+/// `make_cpu_device` with the instruction set chosen by the caller, for tests.
+[[nodiscard]] std::unique_ptr<Device> make_cpu_device(const Isa& isa);
+
+}  // namespace troupe::stages

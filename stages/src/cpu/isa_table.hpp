@@ -1,0 +1,32 @@
+// stages/src/cpu/isa_table.hpp -- the functions of one instruction set, as a table.
+#pragma once
+
+#include "attention.hpp"
+#include "elements.hpp"
+#include "product.hpp"
+#include "rows.hpp"
+
+namespace troupe::stages::TROUPE_ISA {
+
+constexpr Isa make_isa(const char* name) {
+  return {.name = name,
+          .column_multiple = tile_columns,
+          .product_scratch_floats = &product_scratch_floats,
+          .product = &product,
+          .attention_scratch_floats = &attention_scratch_floats,
+          .attention_forward = &attention_forward,
+          .attention_backward = &attention_backward,
+          .layer_norm_forward = &layer_norm_forward,
+          .layer_norm_backward_input = &layer_norm_backward_input,
+          .layer_norm_backward_weight = &layer_norm_backward_weight,
+          .column_sums = &column_sums,
+          .gelu_forward = &gelu_forward,
+          .gelu_backward = &gelu_backward,
+          .cross_entropy = &cross_entropy,
+          .add = &add,
+          .sum_of_squares = &sum_of_squares,
+          .adamw = &adamw,
+          .sgd = &sgd};
+}
+
+}  // namespace troupe::stages::TROUPE_ISA

@@ -1,0 +1,231 @@
+// stages/src/cpu/product.hpp -- matrix products, in tiles that live in registers.
+//
+// b is cut into slivers of `tile_columns` columns, copied so that a sliver is read in one stride; a
+// is read where it lies if its rows are dense. The innermost loop adds a column of a times a row of
+// b to a tile of c that never leaves the registers (the scheme of Goto and van de Geijn 2008). Each
+// element of c is a sum over k in one fixed order, whatever the shape and the position of the tile.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "isa.hpp"
+#include "vector.hpp"
+
+namespace troupe::stages::TROUPE_ISA {
+
+inline constexpr std::size_t tile_rows = TROUPE_VECTOR_BYTES == 64 ? 12 : 6;
+inline constexpr std::size_t tile_vectors = 2;
+inline constexpr std::size_t tile_columns = tile_vectors * width;
+
+// A block of a stays in the second-level cache, a sliver of b in the first.
+inline constexpr std::size_t block_rows = 192;
+inline constexpr std::size_t block_depth = 384;
+inline constexpr std::size_t block_columns = 1536;
+
+constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+/// c [rows, columns] = a [rows, depth] sliver [depth, tile_columns] + bias + addend.
+struct Tile {
+  const float* a = nullptr;
+  std::size_t a_stride = 0;
+  const float* sliver = nullptr;
+  std::size_t depth = 0;
+  float* c = nullptr;
+  const float* addend = nullptr;  ///< Null for none; laid out as c.
+  std::size_t stride = 0;
+  std::size_t columns = tile_columns;
+  const float* bias = nullptr;  ///< Null for none.
+};
+
+template <std::size_t rows>
+inline void store_whole(const Tile& tile, const Vector (&sums)[rows][tile_vectors]) {
+#pragma GCC unroll 2
+  for (std::size_t j = 0; j < tile_vectors; ++j) {
+    const Vector bias = tile.bias != nullptr ? load(tile.bias + j * width) : Vector{};
+#pragma GCC unroll 12
+    for (std::size_t i = 0; i < rows; ++i) {
+      const std::size_t at = i * tile.stride + j * width;
+      Vector value = sums[i][j] + bias;
+      if (tile.addend != nullptr) value += load(tile.addend + at);
+      store(tile.c + at, value);
+    }
+  }
+}
+
+template <std::size_t rows>
+inline void store_part(const Tile& tile, const Vector (&sums)[rows][tile_vectors]) {
+  float values[rows][tile_columns];
+  std::memcpy(values, sums, sizeof values);
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t j = 0; j < tile.columns; ++j) {
+      const std::size_t at = i * tile.stride + j;
+      float value = values[i][j] + (tile.bias != nullptr ? tile.bias[j] : 0.0F);
+      if (tile.addend != nullptr) value += tile.addend[at];
+      tile.c[at] = value;
+    }
+  }
+}
+
+template <std::size_t rows, bool transposed>
+void multiply(const Tile& tile) {
+  Vector sums[rows][tile_vectors] = {};
+  const float* sliver = tile.sliver;
+  // Three base pointers: the processor adds one register times 1, 2 or 4 to an address.
+  const std::size_t stride = tile.a_stride;
+  const std::array<const float*, 3> a{tile.a, tile.a + 4 * stride, tile.a + 8 * stride};
+  for (std::size_t p = 0; p < tile.depth; ++p) {
+    const Vector b0 = load(sliver);
+    const Vector b1 = load(sliver + width);
+#pragma GCC unroll 12
+    for (std::size_t i = 0; i < rows; ++i) {
+      const Vector value =
+          splat(transposed ? tile.a[p * stride + i] : a[i / 4][i % 4 * stride + p]);
+      sums[i][0] += value * b0;
+      sums[i][1] += value * b1;
+    }
+    sliver += tile_columns;
+  }
+  if (tile.columns == tile_columns) {
+    store_whole<rows>(tile, sums);
+  } else {
+    store_part<rows>(tile, sums);
+  }
+}
+
+using Multiply = void (*)(const Tile&);
+
+template <bool transposed, std::size_t... rows>
+constexpr std::array<Multiply, tile_rows> multiply_by_rows(std::index_sequence<rows...> /*all*/) {
+  return {&multiply<rows + 1, transposed>...};
+}
+/// By rows - 1, for a with dense rows and for a transposed.
+inline constexpr auto multiply_dense =
+    multiply_by_rows<false>(std::make_index_sequence<tile_rows>{});
+inline constexpr auto multiply_transposed =
+    multiply_by_rows<true>(std::make_index_sequence<tile_rows>{});
+
+/// Copies [depth, columns] into slivers [columns / tile_columns, depth, tile_columns], padded with
+/// 0.
+/// @param sums receives or, with `add_sums`, adds up the columns; null for none.
+inline void pack(const float* from, std::size_t stride, std::size_t depth, std::size_t columns,
+                 float* to, float* sums = nullptr, bool add_sums = false) {
+  for (std::size_t j = 0; j < columns; j += width, to += width) {
+    const auto copy_column = [&](auto lanes) {
+      Vector sum{};
+      for (std::size_t p = 0; p < depth; ++p) {
+        const Vector value = load(from + p * stride + j, lanes);
+        store(to + p * tile_columns, value);
+        sum += value;
+      }
+      if (sums == nullptr) return;
+      if (add_sums) sum += load(sums + j, lanes);
+      store(sums + j, sum, lanes);
+    };
+    if (j + width <= columns) {
+      copy_column(Whole{});
+    } else {
+      copy_column(First{columns - j});
+    }
+    if (j / width % tile_vectors == tile_vectors - 1) to += (depth - 1) * tile_columns;
+  }
+  const std::size_t used = columns % tile_columns;
+  if (used == 0 || used > width) return;
+  for (std::size_t p = 0; p < depth; ++p) store(to + p * tile_columns, Vector{});
+}
+
+/// The same of the transpose of `from` [columns, depth].
+inline void pack_transposed(const float* from, std::size_t stride, std::size_t depth,
+                            std::size_t columns, float* to) {
+  for (std::size_t j = 0; j < round_up(columns, tile_columns); j += width) {
+    float* sliver = to + j / tile_columns * depth * tile_columns + j % tile_columns;
+    const std::size_t rows = columns > j ? std::min(width, columns - j) : 0;
+    for_each_vector(depth, [&](std::size_t p, auto lanes) {
+      Vector square[width] = {};
+      for (std::size_t i = 0; i < rows; ++i) square[i] = load(from + (j + i) * stride + p, lanes);
+      transpose(square);
+      const std::size_t count = std::min(width, depth - p);
+      for (std::size_t i = 0; i < count; ++i) store(sliver + (p + i) * tile_columns, square[i]);
+    });
+  }
+}
+
+/// Copies `rows` columns of the transposed a into panels [rows / tile_rows, depth, tile_rows].
+inline void pack_panels(const float* from, std::size_t stride, std::size_t depth, std::size_t rows,
+                        float* to) {
+  for (std::size_t i = 0; i < rows; i += tile_rows) {
+    const std::size_t count = std::min(tile_rows, rows - i);
+    for (std::size_t p = 0; p < depth; ++p, to += tile_rows) {
+      const float* row = from + p * stride + i;
+      if (count == tile_rows) {
+        std::memcpy(to, row, tile_rows * sizeof(float));
+      } else {
+        std::memcpy(to, row, count * sizeof(float));
+      }
+    }
+  }
+}
+
+/// The depth is cut into equal blocks.
+inline std::size_t depth_of_block(const Product& product) {
+  const std::size_t blocks =
+      std::max<std::size_t>(1, round_up(product.k, block_depth) / block_depth);
+  return (product.k + blocks - 1) / blocks;
+}
+
+inline std::size_t product_scratch_floats(const Product& product) {
+  const std::size_t columns = round_up(std::min(product.n, block_columns), tile_columns);
+  return depth_of_block(product) * (columns + (product.a.transposed ? block_rows : 0));
+}
+
+/// One block of b, already in slivers, against all rows of a.
+inline void multiply_block(const Product& product, const float* slivers, std::size_t p,
+                           std::size_t depth, std::size_t n, std::size_t columns, float* panels) {
+  const auto& a = product.a;
+  const auto& multiply_rows = a.transposed ? multiply_transposed : multiply_dense;
+  const float* addend = p == 0 ? product.addend : product.c;
+  for (std::size_t m = 0; m < product.m; m += block_rows) {
+    const std::size_t rows = std::min(block_rows, product.m - m);
+    if (a.transposed) pack_panels(a.data + p * a.stride + m, a.stride, depth, rows, panels);
+    for (std::size_t j = 0; j < columns; j += tile_columns) {
+      for (std::size_t i = 0; i < rows; i += tile_rows) {
+        const std::size_t at = (m + i) * product.stride + n + j;
+        multiply_rows[std::min(tile_rows, rows - i) - 1](
+            {.a = a.transposed ? panels + i * depth : a.data + (m + i) * a.stride + p,
+             .a_stride = a.transposed ? tile_rows : a.stride,
+             .sliver = slivers + j * depth,
+             .depth = depth,
+             .c = product.c + at,
+             .addend = addend != nullptr ? addend + at : nullptr,
+             .stride = product.stride,
+             .columns = std::min(tile_columns, columns - j),
+             .bias = p == 0 && product.bias != nullptr ? product.bias + n + j : nullptr});
+      }
+    }
+  }
+}
+
+inline void product(const Product& product, float* scratch) {
+  const auto& b = product.b;
+  const std::size_t block = depth_of_block(product);
+  for (std::size_t p = 0; p < product.k; p += block) {
+    const std::size_t depth = std::min(block, product.k - p);
+    for (std::size_t n = 0; n < product.n; n += block_columns) {
+      const std::size_t columns = std::min(block_columns, product.n - n);
+      if (b.transposed) {
+        pack_transposed(b.data + n * b.stride + p, b.stride, depth, columns, scratch);
+      } else {
+        float* sums = product.b_sums != nullptr ? product.b_sums + n : nullptr;
+        pack(b.data + p * b.stride + n, b.stride, depth, columns, scratch, sums,
+             p > 0 || product.add_b_sums);
+      }
+      multiply_block(product, scratch, p, depth, n, columns,
+                     scratch + depth * round_up(columns, tile_columns));
+    }
+  }
+}
+
+}  // namespace troupe::stages::TROUPE_ISA

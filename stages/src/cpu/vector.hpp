@@ -1,0 +1,126 @@
+// stages/src/cpu/vector.hpp -- one vector register of the instruction set that is compiled for, and
+// the functions of a real variable on it.
+//
+// Included by the isa_*.cpp files alone, each of which defines TROUPE_ISA, the name of its
+// namespace, and TROUPE_VECTOR_BYTES. Nothing here may be seen by code for another instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace troupe::stages::TROUPE_ISA {
+
+inline constexpr std::size_t width = TROUPE_VECTOR_BYTES / sizeof(float);
+
+using Vector [[gnu::vector_size(TROUPE_VECTOR_BYTES)]] = float;
+using Bits [[gnu::vector_size(TROUPE_VECTOR_BYTES)]] = std::int32_t;
+using VectorInMemory [[gnu::vector_size(TROUPE_VECTOR_BYTES), gnu::aligned(4), gnu::may_alias]] =
+    float;
+
+/// How many lanes an access touches: all, or the first few at the end of an array.
+struct Whole {};
+struct First {
+  std::size_t count;
+};
+
+inline Vector load(const float* from, Whole /*lanes*/ = {}) {
+  return *reinterpret_cast<const VectorInMemory*>(from);
+}
+inline void store(float* to, Vector value, Whole /*lanes*/ = {}) {
+  *reinterpret_cast<VectorInMemory*>(to) = value;
+}
+/// The other lanes are 0.
+inline Vector load(const float* from, First lanes) {
+  Vector value{};
+  std::memcpy(&value, from, lanes.count * sizeof(float));
+  return value;
+}
+inline void store(float* to, Vector value, First lanes) {
+  std::memcpy(to, &value, lanes.count * sizeof(float));
+}
+/// The other lanes become 0.
+inline Vector keep(Vector value, Whole /*lanes*/) {
+  return value;
+}
+inline Vector keep(Vector value, First lanes) {
+  for (std::size_t i = lanes.count; i < width; ++i) value[i] = 0.0F;
+  return value;
+}
+
+/// Calls body(offset, lanes) over `count` elements.
+template <class Body>
+[[gnu::always_inline]] inline void for_each_vector(std::size_t count, Body body) {
+  std::size_t i = 0;
+  for (; i + width <= count; i += width) body(i, Whole{});
+  if (i < count) body(i, First{count - i});
+}
+
+inline Vector splat(float value) {
+  return value - Vector{};
+}
+inline Vector larger(Vector a, Vector b) {
+  return a > b ? a : b;
+}
+inline Vector smaller(Vector a, Vector b) {
+  return a < b ? a : b;
+}
+
+/// The lanes combined pairwise: always in the same order.
+template <class Combine>
+inline float fold(Vector value, Combine combine) {
+  float lanes[width];
+  store(lanes, value);
+  for (std::size_t half = width / 2; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
+  }
+  return lanes[0];
+}
+inline float sum_of_lanes(Vector value) {
+  return fold(value, [](float a, float b) { return a + b; });
+}
+inline float largest_lane(Vector value) {
+  return fold(value, [](float a, float b) { return a > b ? a : b; });
+}
+
+/// e^x to 2 units in the last place; x is clamped to [-87, 88], where the result is a normal
+/// number. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; times 2^n
+/// by adding n to the exponent.
+inline Vector exp(Vector x) {
+  constexpr float rounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer.
+  x = larger(smaller(x, splat(88.0F)), splat(-87.0F));
+  const Vector shifted = x * 1.44269504F + rounder;
+  const Vector n = shifted - rounder;
+  const Vector r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
+  Vector p = r * (1.0F / 5040.0F) + 1.0F / 720.0F;
+  p = p * r + 1.0F / 120.0F;
+  p = p * r + 1.0F / 24.0F;
+  p = p * r + 1.0F / 6.0F;
+  p = p * r + 0.5F;
+  p = p * r + 1.0F;
+  p = p * r + 1.0F;
+  return reinterpret_cast<Vector>(reinterpret_cast<Bits>(p)
+                                  + (reinterpret_cast<Bits>(shifted) << 23));
+}
+
+/// Transposes a square of vectors in place: each pass interleaves the first half with the second.
+inline void transpose(Vector (&square)[width]) {
+  Bits low;
+  for (std::size_t i = 0; i < width; ++i) {
+    low[i] = static_cast<std::int32_t>(i / 2 + (i % 2) * width);
+  }
+  const Bits high = low + static_cast<std::int32_t>(width / 2);
+#pragma GCC unroll 8
+  for (std::size_t pass = 1; pass < width; pass *= 2) {
+    Vector next[width];
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < width / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(square[i], square[i + width / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(square[i], square[i + width / 2], high);
+    }
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < width; ++i) square[i] = next[i];
+  }
+}
+
+}  // namespace troupe::stages::TROUPE_ISA

@@ -1,0 +1,479 @@
+// Every kernel of the CPU device against plain loops, for each instruction set of this machine.
+#include "troupe/stages/kernels.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <ostream>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/random.hpp"
+
+#include "inline_device.hpp"
+#include "isa.hpp"
+
+namespace troupe::stages {
+
+/// For test names and messages.
+static void PrintTo(const Isa* isa, std::ostream* out) {
+  *out << isa->name;
+}
+
+namespace {
+
+using Floats = std::vector<float>;
+
+constexpr std::uint32_t row_counts[]{1, 3, 17};
+constexpr std::uint32_t hidden_sizes[]{4, 20, 384};
+constexpr Accumulate accumulates[]{Accumulate::overwrite, Accumulate::add};
+
+/// Instruction set and threads of the stream.
+class VectorKernels : public testing::TestWithParam<std::tuple<const Isa*, std::uint32_t>> {
+protected:
+  static constexpr std::uint64_t seed = 20240601;
+
+  void SetUp() override { RecordProperty("seed", std::to_string(seed)); }
+
+  /// Uniform in [-1, 1): a swapped or missed element shows.
+  Floats random(std::size_t count) {
+    Floats values(count);
+    for (float& value : values) {
+      value = static_cast<float>(random_.below(1U << 20U)) / static_cast<float>(1U << 19U) - 1.0F;
+    }
+    return values;
+  }
+
+  std::vector<std::int32_t> random_tokens(std::size_t count, std::uint32_t vocabulary) {
+    std::vector<std::int32_t> tokens(count);
+    for (auto& token : tokens) token = static_cast<std::int32_t>(random_.below(vocabulary));
+    return tokens;
+  }
+
+  /// Runs call(kernels, stream, outputs...) with the oracle, then twice on each of two streams with
+  /// the kernels under test, each time from the same `outputs`; expects the same values, and always
+  /// the same bits.
+  template <class Call, class... Output>
+  void expect_same(double tolerance, const Call& call, const Output&... outputs) {
+    std::tuple<Output...> expected{outputs...};
+    std::apply([&](auto&... copies) { call(oracle_.kernels(), *oracle_stream_, copies...); },
+               expected);
+    std::tuple<Output...> first{outputs...};
+    run_on(*stream_, call, first);
+    compare(tolerance, first, expected, std::index_sequence_for<Output...>{});
+    for (Stream* stream : {stream_.get(), other_stream_.get()}) {
+      std::tuple<Output...> again{outputs...};
+      run_on(*stream, call, again);
+      EXPECT_TRUE(again == first) << "other bits on a repeated call";
+    }
+  }
+
+  InlineDevice oracle_;
+  std::unique_ptr<Stream> oracle_stream_ = oracle_.make_stream("oracle", 1);
+  std::unique_ptr<Device> device_ = make_cpu_device(*std::get<0>(GetParam()));
+  std::unique_ptr<Stream> stream_ = device_->make_stream("under test", std::get<1>(GetParam()));
+  std::unique_ptr<Stream> other_stream_ = device_->make_stream("another", std::get<1>(GetParam()));
+
+private:
+  template <class Call, class Outputs>
+  void run_on(Stream& stream, const Call& call, Outputs& outputs) {
+    std::apply([&](auto&... copies) { call(device_->kernels(), stream, copies...); }, outputs);
+    stream.synchronize();
+  }
+
+  template <class Outputs, std::size_t... index>
+  static void compare(double tolerance, const Outputs& actual, const Outputs& expected,
+                      std::index_sequence<index...> /*all*/) {
+    (expect_near(tolerance, index, std::get<index>(actual), std::get<index>(expected)), ...);
+  }
+
+  /// Relative to the largest value of the tensor, and to 0.1.
+  template <class Values>
+  static void expect_near(double tolerance, std::size_t output, const Values& actual,
+                          const Values& expected) {
+    ASSERT_EQ(actual.size(), expected.size());
+    double largest = 0.1;
+    for (const double value : expected) largest = std::max(largest, std::abs(value));
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      ASSERT_NEAR(actual[i], expected[i], tolerance * largest)
+          << "output " << output << ", element " << i << " of " << actual.size();
+    }
+  }
+
+  Random random_{seed};
+};
+
+TEST_P(VectorKernels, EmbedTokensAndPositions) {
+  for (const auto hidden : hidden_sizes) {
+    constexpr std::uint32_t vocabulary = 50;
+    constexpr std::uint32_t sequence = 5;
+    constexpr std::uint32_t rows = 3 * sequence;
+    const auto tokens = random_tokens(rows, vocabulary);
+    const auto token_weight = random(std::size_t{vocabulary} * hidden);
+    const auto position_weight = random(std::size_t{sequence} * hidden);
+    expect_same(
+        1e-7,
+        [&](auto& kernels, Stream& stream, Floats& y) {
+          kernels.embedding_forward(stream, tokens.data(), token_weight.data(),
+                                    position_weight.data(), y.data(), rows, sequence, hidden);
+        },
+        Floats(std::size_t{rows} * hidden));
+    const auto dy = random(std::size_t{rows} * hidden);
+    for (const auto accumulate : accumulates) {
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& stream, Floats& d_token, Floats& d_position) {
+            kernels.embedding_backward(stream, tokens.data(), dy.data(), d_token.data(),
+                                       d_position.data(), rows, sequence, hidden, vocabulary,
+                                       accumulate);
+          },
+          token_weight, position_weight);
+    }
+  }
+}
+
+TEST_P(VectorKernels, NormalizeLayers) {
+  for (const auto rows : row_counts) {
+    for (const auto hidden : hidden_sizes) {
+      const auto x = random(std::size_t{rows} * hidden);
+      const auto gamma = random(hidden);
+      const auto beta = random(hidden);
+      expect_same(
+          2e-6,
+          [&](auto& kernels, Stream& stream, Floats& y, Floats& mean, Floats& rstd) {
+            kernels.layer_norm_forward(stream, x.data(), gamma.data(), beta.data(), y.data(),
+                                       mean.data(), rstd.data(), rows, hidden);
+          },
+          Floats(x.size()), Floats(rows), Floats(rows));
+    }
+  }
+}
+
+TEST_P(VectorKernels, NormalizeARowFarFromZero) {
+  auto x = random(100);
+  for (float& value : x) value = 1000.0F + value;
+  const Floats gamma(100, 1.0F);
+  const Floats beta(100, 0.0F);
+  expect_same(
+      1e-3,
+      [&](auto& kernels, Stream& stream, Floats& y, Floats& mean, Floats& rstd) {
+        kernels.layer_norm_forward(stream, x.data(), gamma.data(), beta.data(), y.data(),
+                                   mean.data(), rstd.data(), 1, 100);
+      },
+      Floats(100), Floats(1), Floats(1));
+}
+
+TEST_P(VectorKernels, DifferentiateTheNorm) {
+  for (const auto rows : row_counts) {
+    for (const auto hidden : hidden_sizes) {
+      const auto x = random(std::size_t{rows} * hidden);
+      const auto dy = random(x.size());
+      const auto gamma = random(hidden);
+      const auto mean = random(rows);
+      const auto rstd = random(rows);
+      const auto residual = random(x.size());
+      for (const bool has_residual : {false, true}) {
+        for (const bool in_place : {false, true}) {
+          expect_same(
+              5e-6,
+              [&](auto& kernels, Stream& stream, Floats& dx) {
+                const float* bypass = in_place ? dx.data() : residual.data();
+                kernels.layer_norm_backward_input(
+                    stream, dy.data(), x.data(), gamma.data(), mean.data(), rstd.data(),
+                    has_residual ? bypass : nullptr, dx.data(), rows, hidden);
+              },
+              residual);
+        }
+      }
+      for (const auto accumulate : accumulates) {
+        expect_same(
+            5e-6,
+            [&](auto& kernels, Stream& stream, Floats& d_gamma, Floats& d_beta) {
+              kernels.layer_norm_backward_weight(stream, dy.data(), x.data(), mean.data(),
+                                                 rstd.data(), d_gamma.data(), d_beta.data(), rows,
+                                                 hidden, accumulate);
+            },
+            random(hidden), random(hidden));
+      }
+    }
+  }
+}
+
+/// Shapes at, below and above the sizes of tiles and blocks.
+std::vector<LinearShape> linear_shapes() {
+  std::vector<LinearShape> shapes;
+  for (const auto layout : {WeightLayout::in_out, WeightLayout::out_in}) {
+    for (const auto rows : {1U, 3U, 17U, 205U}) {
+      for (const auto in : {4U, 20U, 130U}) {
+        for (const auto out : {2U, 50U, 96U}) shapes.push_back({rows, in, out, layout});
+      }
+    }
+    shapes.push_back({17, 1000, 1600, layout});
+    shapes.push_back({400, 200, 33, layout});
+  }
+  return shapes;
+}
+
+TEST_P(VectorKernels, MultiplyByWeights) {
+  for (const auto& shape : linear_shapes()) {
+    const auto x = random(std::size_t{shape.rows} * shape.in);
+    const auto w = random(std::size_t{shape.in} * shape.out);
+    const auto bias = random(shape.out);
+    const auto residual = random(std::size_t{shape.rows} * shape.out);
+    for (const bool has_bias : {false, true}) {
+      for (const bool has_residual : {false, true}) {
+        expect_same(
+            3e-6,
+            [&](auto& kernels, Stream& stream, Floats& y) {
+              kernels.linear_forward(stream, x.data(), w.data(), has_bias ? bias.data() : nullptr,
+                                     has_residual ? residual.data() : nullptr, y.data(), shape);
+            },
+            Floats(residual.size(), 7.0F));
+      }
+    }
+  }
+}
+
+TEST_P(VectorKernels, DifferentiateAProductForItsInput) {
+  for (const auto& shape : linear_shapes()) {
+    const auto dy = random(std::size_t{shape.rows} * shape.out);
+    const auto w = random(std::size_t{shape.in} * shape.out);
+    expect_same(
+        3e-6,
+        [&](auto& kernels, Stream& stream, Floats& dx) {
+          kernels.linear_backward_input(stream, dy.data(), w.data(), dx.data(), shape);
+        },
+        Floats(std::size_t{shape.rows} * shape.in, 7.0F));
+  }
+}
+
+TEST_P(VectorKernels, DifferentiateAProductForItsWeight) {
+  for (const auto& shape : linear_shapes()) {
+    const auto x = random(std::size_t{shape.rows} * shape.in);
+    const auto dy = random(std::size_t{shape.rows} * shape.out);
+    for (const auto accumulate : accumulates) {
+      for (const bool has_bias : {false, true}) {
+        expect_same(
+            3e-6,
+            [&](auto& kernels, Stream& stream, Floats& dw, Floats& d_bias) {
+              kernels.linear_backward_weight(stream, x.data(), dy.data(), dw.data(),
+                                             has_bias ? d_bias.data() : nullptr, shape, accumulate);
+            },
+            random(std::size_t{shape.in} * shape.out), random(shape.out));
+      }
+    }
+  }
+}
+
+/// All magnitudes from 1e-6 to far beyond where e^x ends.
+Floats activations() {
+  Floats values{0.0F, -0.0F, 200.0F, -200.0F};
+  for (float magnitude = 1e-6F; magnitude < 100.0F; magnitude *= 1.01F) {
+    values.push_back(magnitude);
+    values.push_back(-magnitude);
+  }
+  return values;
+}
+
+/// Each element by its own size; what is left of the oracle's double where tanh is -1 bounds it
+/// below.
+TEST_P(VectorKernels, ActivateWithFullRelativePrecision) {
+  const auto x = activations();
+  const Floats one(x.size(), 1.0F);
+  Floats y(x.size());
+  Floats dx(x.size());
+  device_->kernels().gelu_forward(*stream_, x.data(), y.data(), x.size());
+  device_->kernels().gelu_backward(*stream_, x.data(), one.data(), dx.data(), x.size());
+  stream_->synchronize();
+  Floats expected_y(x.size());
+  Floats expected_dx(x.size());
+  oracle_.kernels().gelu_forward(*oracle_stream_, x.data(), expected_y.data(), x.size());
+  oracle_.kernels().gelu_backward(*oracle_stream_, x.data(), one.data(), expected_dx.data(),
+                                  x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    EXPECT_NEAR(y[i], expected_y[i], 2e-6 * std::abs(expected_y[i]) + 1e-14) << "GELU of " << x[i];
+    // The derivative is a sum that crosses zero: relative to its terms, which are at most 1.
+    EXPECT_NEAR(dx[i], expected_dx[i], 1e-6) << "GELU' of " << x[i];
+  }
+}
+
+TEST_P(VectorKernels, ActivateArrays) {
+  const auto x = activations();
+  for (const std::size_t count : {std::size_t{1}, std::size_t{15}, std::size_t{33}, x.size()}) {
+    expect_same(
+        1e-6,
+        [&](auto& kernels, Stream& stream, Floats& y) {
+          kernels.gelu_forward(stream, x.data(), y.data(), count);
+        },
+        Floats(x.size(), 3.0F));
+    const auto dy = random(x.size());
+    for (const bool in_place : {false, true}) {
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& stream, Floats& dx) {
+            kernels.gelu_backward(stream, x.data(), in_place ? dx.data() : dy.data(), dx.data(),
+                                  count);
+          },
+          dy);
+    }
+  }
+}
+
+std::vector<AttentionShape> attention_shapes() {
+  std::vector<AttentionShape> shapes;
+  for (const auto sequence : {1U, 2U, 5U, 64U, 100U}) {
+    for (const auto head_size : {1U, 4U, 20U, 64U}) shapes.push_back({2, sequence, 3, head_size});
+  }
+  shapes.push_back({1, 300, 1, 40});
+  return shapes;
+}
+
+TEST_P(VectorKernels, AttendToThePast) {
+  for (const auto& shape : attention_shapes()) {
+    const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
+    const std::size_t hidden = std::size_t{shape.heads} * shape.head_size;
+    auto qkv = random(rows * 3 * hidden);
+    for (float& value : qkv) value *= 3.0F;
+    const Floats y(rows * hidden);
+    const Floats log_sum_exp(rows * shape.heads);
+    expect_same(
+        3e-6,
+        [&](auto& kernels, Stream& stream, Floats& to, Floats& saved) {
+          kernels.attention_forward(stream, qkv.data(), to.data(), saved.data(), shape);
+        },
+        y, log_sum_exp);
+  }
+}
+
+TEST_P(VectorKernels, DifferentiateAttention) {
+  for (const auto& shape : attention_shapes()) {
+    const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
+    const std::size_t hidden = std::size_t{shape.heads} * shape.head_size;
+    const auto qkv = random(rows * 3 * hidden);
+    const auto dy = random(rows * hidden);
+    Floats y(rows * hidden);
+    Floats log_sum_exp(rows * shape.heads);
+    InlineStream stream;
+    ReferenceKernels{}.attention_forward(stream, qkv.data(), y.data(), log_sum_exp.data(), shape);
+    expect_same(
+        5e-6,
+        [&](auto& kernels, Stream& on, Floats& d_qkv) {
+          kernels.attention_backward(on, dy.data(), qkv.data(), y.data(), log_sum_exp.data(),
+                                     d_qkv.data(), shape);
+        },
+        Floats(qkv.size(), 7.0F));
+  }
+}
+
+TEST_P(VectorKernels, MeasureAndDifferentiateTheLoss) {
+  for (const auto rows : row_counts) {
+    for (const auto vocabulary : {2U, 50U, 256U}) {
+      auto logits = random(std::size_t{rows} * vocabulary);
+      for (float& value : logits) value *= 20.0F;
+      const auto targets = random_tokens(rows, vocabulary);
+      for (const float scale : {0.0F, 0.25F}) {
+        expect_same(
+            1e-6,
+            [&](auto& kernels, Stream& stream, Floats& values, std::vector<double>& loss) {
+              kernels.cross_entropy(stream, values.data(), targets.data(), loss.data(), scale, rows,
+                                    vocabulary);
+            },
+            logits, std::vector<double>(1));
+      }
+    }
+  }
+}
+
+TEST_P(VectorKernels, CopyAddAndSquare) {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{31}, std::size_t{70001}}) {
+    const auto a = random(count);
+    const auto b = random(count);
+    expect_same(
+        0.0,
+        [&](auto& kernels, Stream& stream, Floats& y) {
+          kernels.copy(stream, a.data(), y.data(), count);
+        },
+        b);
+    expect_same(
+        0.0,
+        [&](auto& kernels, Stream& stream, Floats& y, Floats& first, Floats& second) {
+          kernels.add(stream, a.data(), b.data(), y.data(), count);
+          kernels.add(stream, first.data(), b.data(), first.data(), count);
+          kernels.add(stream, a.data(), second.data(), second.data(), count);
+        },
+        Floats(count), a, b);
+    expect_same(
+        1e-6,
+        [&](auto& kernels, Stream& stream, std::vector<double>& sum) {
+          kernels.sum_of_squares(stream, a.data(), sum.data(), count);
+        },
+        std::vector<double>(1));
+  }
+}
+
+TEST_P(VectorKernels, StepTheOptimizers) {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{31}, std::size_t{40000}}) {
+    const auto g = random(count);
+    auto squares = random(count);
+    for (float& value : squares) value = std::abs(value);
+    expect_same(
+        2e-6,
+        [&](auto& kernels, Stream& stream, Floats& w, Floats& m, Floats& v) {
+          kernels.adamw(stream, w.data(), g.data(), m.data(), v.data(), count,
+                        {.learning_rate = 0.1F,
+                         .weight_decay = 0.3F,
+                         .bias1 = 0.271F,
+                         .bias2 = 0.003F,
+                         .gradient_scale = 0.5F});
+        },
+        random(count), random(count), squares);
+    expect_same(
+        1e-6,
+        [&](auto& kernels, Stream& stream, Floats& w, Floats& velocity) {
+          kernels.sgd(stream, w.data(), g.data(), velocity.data(), count,
+                      {.learning_rate = 0.1F,
+                       .momentum = 0.9F,
+                       .weight_decay = 0.3F,
+                       .gradient_scale = 0.5F});
+        },
+        random(count), random(count));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, VectorKernels,
+                         testing::Combine(testing::ValuesIn(available_isas().begin(),
+                                                            available_isas().end()),
+                                          testing::Values(1U, 2U)),
+                         [](const auto& instance) {
+                           return std::string{std::get<0>(instance.param)->name} + "_"
+                                  + std::to_string(std::get<1>(instance.param));
+                         });
+
+/// The number of threads does not change a bit either.
+TEST(KernelsOfTwoStreams, AgreeBitForBitWhateverTheirThreads) {
+  const auto device = make_cpu_device(*available_isas().back());
+  const auto one = device->make_stream("one", 1);
+  const auto two = device->make_stream("two", 2);
+  Random random{7};
+  Floats x(std::size_t{50} * 300);
+  Floats dy(std::size_t{50} * 200);
+  for (float& value : x) value = static_cast<float>(random.below(1000)) * 1e-3F;
+  for (float& value : dy) value = static_cast<float>(random.below(1000)) * 1e-3F;
+  const LinearShape shape{50, 300, 200, WeightLayout::in_out};
+  Floats first(std::size_t{300} * 200);
+  Floats second(first.size());
+  Floats bias(200);
+  device->kernels().linear_backward_weight(*one, x.data(), dy.data(), first.data(), bias.data(),
+                                           shape, Accumulate::overwrite);
+  device->kernels().linear_backward_weight(*two, x.data(), dy.data(), second.data(), bias.data(),
+                                           shape, Accumulate::overwrite);
+  one->synchronize();
+  two->synchronize();
+  EXPECT_EQ(std::memcmp(first.data(), second.data(), first.size() * sizeof(float)), 0);
+}
+
+}  // namespace
+}  // namespace troupe::stages
