@@ -26,6 +26,17 @@ bool is_control(char letter) {
   return static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f;
 }
 
+void append_escaped(std::string& text, char letter) {
+  constexpr std::string_view hex = "0123456789abcdef";
+  if (!is_control(letter)) {
+    text += letter;
+    return;
+  }
+  text += "\\u00";
+  text += hex[static_cast<unsigned char>(letter) >> 4U];
+  text += hex[static_cast<unsigned char>(letter) & 0xfU];
+}
+
 std::string out_of(std::string_view kind, const std::string& least, const std::string& most,
                    std::string_view found) {
   return "expected " + std::string{kind} + " from " + least + " to " + most + ", found "
@@ -178,21 +189,18 @@ std::string to_text(double number) {
 }
 
 std::string toml_string(std::string_view text) {
-  constexpr std::string_view hex = "0123456789abcdef";
   std::string result = "\"";
   for (const char letter : text) {
-    if (letter == '"' || letter == '\\') {
-      result += '\\';
-      result += letter;
-    } else if (is_control(letter)) {
-      result += "\\u00";
-      result += hex[static_cast<unsigned char>(letter) >> 4U];
-      result += hex[static_cast<unsigned char>(letter) & 0xfU];
-    } else {
-      result += letter;
-    }
+    if (letter == '"' || letter == '\\') result += '\\';
+    append_escaped(result, letter);
   }
   return result += '"';
+}
+
+std::string one_line(std::string_view text) {
+  std::string result;
+  for (const char letter : text) append_escaped(result, letter);
+  return result;
 }
 
 std::string excerpt(std::string_view text) {

@@ -86,7 +86,10 @@ struct Key {
 /// `text` as a TOML basic string, quotes included: one line, control characters escaped.
 [[nodiscard]] std::string toml_string(std::string_view text);
 
-/// The same for an error message: at most about 60 bytes.
+/// `text` in one line: control characters escaped.
+[[nodiscard]] std::string one_line(std::string_view text);
+
+/// `text` as `toml_string` writes it, shortened for an error message: at most about 60 bytes.
 [[nodiscard]] std::string excerpt(std::string_view text);
 
 }  // namespace troupe::config

@@ -4,22 +4,10 @@
 #include <optional>
 #include <utility>
 
-// The whole library in this file, and without exceptions: Debian's shared library has them. Without
-// its assertions and assumptions too: some of 3.3.0's are false for invalid text ("[[["), whose
-// error the code behind them reports properly.
-#undef TOML_HEADER_ONLY
-#undef TOML_SHARED_LIB
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
-#define TOML_ASSERT(expression) static_assert(true)
-#pragma push_macro("NDEBUG")
-#undef NDEBUG
-#include <toml++/toml.h>
-#pragma pop_macro("NDEBUG")
-
 #include "troupe/engine/nearest.hpp"
 
 #include "config_keys.hpp"
+#include "toml.hpp"
 
 namespace troupe {
 
@@ -134,7 +122,8 @@ Expected<Done> Reader::read(std::string_view text) {
   const auto parsed = toml::parse(text);
   if (!parsed) {
     const auto& error = parsed.error();
-    return invalid(place_of(error.source()), "not valid TOML: " + std::string{error.description()});
+    return invalid(place_of(error.source()),
+                   "not valid TOML: " + config::one_line(error.description()));
   }
   for (const auto& [key, node] : parsed.table()) {
     const std::string_view name = key.str();

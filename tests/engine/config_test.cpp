@@ -204,6 +204,7 @@ TEST(Config, BrokenTomlIsNamedWithItsLine) {
   EXPECT_EQ(refusal("[model]\n\nlayers = 3\nlayers = 4").substr(0, 27),
             "run.toml:4: not valid TOML:");
   EXPECT_EQ(refusal("a = \"\xff\xfe\"").substr(0, 27), "run.toml:1: not valid TOML:");
+  EXPECT_EQ(refusal("l\xc3\xa9 = 1").substr(0, 27), "run.toml:1: not valid TOML:");
   EXPECT_NE(refusal(std::string(100'000, '[')), "accepted");
 }
 

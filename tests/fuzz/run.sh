@@ -1,0 +1,58 @@
+#!/bin/sh
+# Fuzzes every reader for SECONDS at the same time, under libFuzzer with the address and undefined
+# behaviour sanitizers. Exits with 1 after a finding, whose input is then under build/fuzz/<target>;
+# put it into tests/fuzz/corpus/<target> once it is understood.
+#
+# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, libtomlplusplus-dev and
+#                                      nlohmann-json3-dev.
+set -eu
+
+seconds=${1:?usage: tests/fuzz/run.sh SECONDS}
+cd "$(dirname "$0")/../.."
+root=$PWD/tests/fuzz
+out=$PWD/build/fuzz
+targets="parse_config from_csv parse_safetensors"
+
+sources_of() {
+  case $1 in
+    parse_config) echo engine/src/config*.cpp ;;
+    from_csv) echo engine/src/schedule*.cpp ;;
+    parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
+  esac
+}
+
+build() {
+  mkdir -p "$out/$1/found"
+  # shellcheck disable=SC2046 # One word per source.
+  clang++-14 -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+    -Iengine/include -Istorage/include "tests/fuzz/$1.cpp" \
+    engine/src/check.cpp engine/src/error.cpp engine/src/nearest.cpp $(sources_of "$1") -o "$out/$1/fuzz"
+}
+
+fuzz() {
+  "$out/$1/fuzz" -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
+    -dict="$root/$1.dict" -artifact_prefix="$out/$1/" -print_final_stats=1 \
+    "$out/$1/found" "$root/corpus/$1" >"$out/$1/log" 2>&1
+}
+
+for target in $targets; do
+  echo "building $target"
+  build "$target"
+done
+processes=
+for target in $targets; do
+  fuzz "$target" &
+  processes="$processes $target:$!"
+done
+status=0
+for process in $processes; do
+  target=${process%:*}
+  if wait "${process#*:}"; then
+    echo "$target: no finding in $(sed -n 's/^stat::number_of_executed_units: *//p' "$out/$target/log") inputs"
+  else
+    status=1
+    echo "$target: a finding; the end of $out/$target/log:"
+    tail -n 40 "$out/$target/log"
+  fi
+done
+exit $status
