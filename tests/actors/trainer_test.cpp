@@ -1,0 +1,273 @@
+// The promise that makes all others checkable: on the CPU, what a run computes does not depend on
+// the pipeline's width nor on its schedule, bit for bit, and hardly on the number of replicas. Real
+// actors, real threads, real kernels.
+
+#include "troupe/actors/trainer.hpp"
+
+#include <cmath>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/random.hpp"
+#include "troupe/stages/counting_stage.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr std::uint32_t step_count = 20;
+constexpr std::uint32_t samples_per_step = 24;
+
+Config tiny_config(bool tied) {
+  Config config;
+  config.model = {.layers = 12,
+                  .heads = 2,
+                  .hidden = 16,
+                  .sequence = 8,
+                  .vocabulary = 256,
+                  .tie_embeddings = tied};
+  config.schedule.microbatches = 12;
+  config.schedule.microbatch_size = 2;
+  config.train.steps = step_count;
+  config.train.warmup_steps = 4;
+  config.train.learning_rate = 3e-3;
+  config.train.weight_decay = 0.01;
+  config.train.seed = 7;
+  config.data.text = "none";
+  return config;
+}
+
+/// Samples that depend on (step, sample) alone: sample g of a step is the same for every grid.
+BatchSource source_of(const Config& config) {
+  return [vocabulary = config.model.vocabulary,
+          per_replica = config.schedule.microbatches * config.schedule.microbatch_size](
+             StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) {
+    const auto length = batch.sequence;
+    for (std::uint32_t row = 0; row < per_replica; ++row) {
+      const std::uint64_t sample = std::uint64_t{replica} * per_replica + row;
+      Random random{(std::uint64_t{step} << 32U) + sample * 2
+                    + (kind == StepKind::training ? 0 : 1)};
+      // A text with something to learn: arithmetic progressions modulo the vocabulary.
+      auto token = random.below(vocabulary);
+      const auto stride = 1 + random.below(3);
+      for (std::uint32_t t = 0; t < length; ++t) {
+        batch.tokens[std::size_t{row} * length + t] = static_cast<std::int32_t>(token);
+        token = (token + stride) % vocabulary;
+        batch.targets[std::size_t{row} * length + t] = static_cast<std::int32_t>(token);
+      }
+    }
+  };
+}
+
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<double> norms;
+  std::map<std::string, std::vector<float>> weights;
+  friend bool operator==(const Outcome&, const Outcome&) = default;
+};
+
+Outcome train(const Config& config) {
+  Outcome outcome;
+  const auto plan = make_plan(config);
+  EXPECT_TRUE(plan.has_value()) << plan.error().context;
+  auto trainer = Trainer::make(*plan, source_of(config));
+  EXPECT_TRUE(trainer.has_value());
+  for (std::uint32_t step = 1; step <= config.train.steps; ++step) {
+    const auto report = (*trainer)->train_step();
+    EXPECT_TRUE(report.has_value()) << report.error().context;
+    outcome.losses.push_back(report->loss);
+    outcome.norms.push_back(report->gradient_norm);
+  }
+  for (const auto& parameter : (*trainer)->parameters()) {
+    outcome.weights[parameter.spec->name].assign(parameter.values.begin(), parameter.values.end());
+  }
+  return outcome;
+}
+
+const Outcome& serial(bool tied) {
+  static std::map<bool, Outcome> outcomes;
+  if (!outcomes.contains(tied)) outcomes[tied] = train(tiny_config(tied));
+  return outcomes[tied];
+}
+
+TEST(SameBits, TheSerialRunLearns) {
+  for (const bool tied : {false, true}) {
+    const auto& losses = serial(tied).losses;
+    EXPECT_NEAR(losses.front(), std::log(256.0), 0.05) << "a uniform guess at first";
+    EXPECT_LT(losses.back(), losses.front() - 0.15);
+  }
+}
+
+class SameBitsOfPipelines
+    : public testing::TestWithParam<std::tuple<std::uint32_t, std::string, bool>> {};
+
+TEST_P(SameBitsOfPipelines, LossesNormsAndWeightsEqualTheSerialRuns) {
+  const auto& [ranks, schedule, split] = GetParam();
+  for (const bool tied : {false, true}) {
+    SCOPED_TRACE(tied ? "tied" : "untied");
+    auto config = tiny_config(tied);
+    config.parallel.pipeline = ranks;
+    config.schedule.name = schedule;
+    config.schedule.chunks = schedule == "interleaved-1f1b" ? 2 : 1;
+    config.schedule.split_backward = split;
+    const auto outcome = train(config);
+    EXPECT_EQ(outcome.losses, serial(tied).losses);
+    EXPECT_EQ(outcome.norms, serial(tied).norms);
+    EXPECT_EQ(outcome.weights.size(), serial(tied).weights.size());
+    for (const auto& [name, values] : serial(tied).weights) {
+      EXPECT_TRUE(outcome.weights.at(name) == values) << name << " differs";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Grid, SameBitsOfPipelines,
+                         testing::Combine(testing::Values(1U, 2U, 3U, 6U),
+                                          testing::Values("gpipe", "1f1b", "interleaved-1f1b"),
+                                          testing::Bool()),
+                         [](const auto& parameter) {
+                           auto name = std::get<1>(parameter.param) + "_"
+                                       + std::to_string(std::get<0>(parameter.param))
+                                       + (std::get<2>(parameter.param) ? "_split" : "_whole");
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+double relative_distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0.0;
+  double norm = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
+/// A bias on the keys adds the same to every score of a query: its gradient is zero but for
+/// rounding, which AdamW blows up to full steps. It changes nothing, and nothing can be asked of
+/// it.
+std::vector<float> without_key_bias(const std::string& name, std::vector<float> values) {
+  if (name.ends_with("attn.c_attn.bias")) {
+    const auto third = static_cast<std::ptrdiff_t>(values.size() / 3);
+    values.erase(values.begin() + third, values.begin() + 2 * third);
+  }
+  return values;
+}
+
+TEST(SameBits, ReplicasStayCloseToTheSerialRunAndRepeatThemselves) {
+  for (const std::uint32_t replicas : {2U, 4U}) {
+    for (const std::uint32_t ranks : {1U, 2U}) {
+      SCOPED_TRACE(testing::Message() << "replicas=" << replicas << " ranks=" << ranks);
+      auto config = tiny_config(true);
+      config.parallel = {.data = replicas, .tensor = 1, .pipeline = ranks};
+      config.schedule.microbatches = samples_per_step / config.schedule.microbatch_size / replicas;
+      const auto outcome = train(config);
+      for (std::size_t step = 0; step < step_count; ++step) {
+        EXPECT_NEAR(outcome.losses[step] / serial(true).losses[step], 1.0, 1e-5) << "step " << step;
+      }
+      for (const auto& [name, values] : serial(true).weights) {
+        const auto expected = without_key_bias(name, values);
+        const auto found = without_key_bias(name, outcome.weights.at(name));
+        EXPECT_LT(relative_distance(found, expected), 1e-5) << name;
+      }
+      EXPECT_EQ(train(config), outcome) << "the same bits on every run";
+    }
+  }
+}
+
+TEST(Trainer, EvaluationReportsALossAndChangesNothing) {
+  auto config = tiny_config(true);
+  config.parallel.pipeline = 2;
+  const auto plan = make_plan(config);
+  auto trainer = Trainer::make(*plan, source_of(config));
+  std::vector<double> losses;
+  for (std::uint32_t step = 1; step <= 4; ++step) {
+    const auto first = (*trainer)->evaluate_step(1);
+    const auto second = (*trainer)->evaluate_step(1);
+    EXPECT_EQ(first->loss, second->loss);
+    EXPECT_EQ(first->kind, StepKind::evaluation);
+    losses.push_back((*trainer)->train_step()->loss);
+  }
+  const auto& expected = serial(true).losses;
+  EXPECT_EQ(losses, std::vector<double>(expected.begin(), expected.begin() + 4));
+}
+
+TEST(Trainer, AccountsForTheWallTimeOfEveryActor) {
+  auto config = tiny_config(false);
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches = 6;
+  const auto plan = make_plan(config);
+  auto trainer = Trainer::make(*plan, source_of(config));
+  const auto first = (*trainer)->train_step();
+  std::vector<std::int64_t> booked_ns(4, 0);
+  std::int64_t end_ns = 0;
+  for (int step = 0; step < 20; ++step) {
+    const auto report = (*trainer)->train_step();
+    for (std::size_t r = 0; r < 4; ++r) booked_ns[r] += report->ranks[r].account.total_ns();
+    end_ns = report->end_ns;
+  }
+  const auto wall_ns = end_ns - first->end_ns;
+  for (std::size_t r = 0; r < 4; ++r) {
+    EXPECT_NEAR(static_cast<double>(booked_ns[r]) / static_cast<double>(wall_ns), 1.0, 0.01) << r;
+  }
+}
+
+TEST(Trainer, ReportsAFailingStageOnceAndByName) {
+  /// Fails the third pass it is given and, like a device that is lost, all that follow.
+  class FailingStage final : public stages::Stage {
+  public:
+    explicit FailingStage(std::unique_ptr<stages::Stage> stage) : stage_{std::move(stage)} {}
+    stages::StageBuffers& buffers() override { return stage_->buffers(); }
+    void begin_step(const stages::StepInfo& info) override { stage_->begin_step(info); }
+    void enqueue(const Action& action, stages::DeviceDone done) override {
+      if (++count_ >= 3) return done(Errc::device_failure, {});
+      stage_->enqueue(action, std::move(done));
+    }
+    void finish(const Action& action) override { stage_->finish(action); }
+    std::uint32_t bucket_count() const override { return stage_->bucket_count(); }
+    BufferView bucket(std::uint32_t index) override { return stage_->bucket(index); }
+    void on_bucket_ready(stages::BucketReady ready) override {
+      stage_->on_bucket_ready(std::move(ready));
+    }
+    std::span<const double> losses() const override { return stage_->losses(); }
+    void add_tied(stages::DeviceDone done) override { stage_->add_tied(std::move(done)); }
+    void measure_gradients(stages::DeviceDone done) override {
+      stage_->measure_gradients(std::move(done));
+    }
+    std::span<const double> gradient_squares() const override { return stage_->gradient_squares(); }
+    void optimize(const stages::OptimizerStep& step, stages::DeviceDone done) override {
+      stage_->optimize(step, std::move(done));
+    }
+    std::span<const stages::ParameterView> parameters() override { return stage_->parameters(); }
+
+  private:
+    std::unique_ptr<stages::Stage> stage_;
+    int count_ = 0;
+  };
+
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  const auto plan = make_plan(config);
+  TrainerParts parts;
+  parts.make_stage = [](const Plan& p, const StagePlan& stage, stages::Device& device,
+                        stages::Stream& stream) -> Expected<std::unique_ptr<stages::Stage>> {
+    auto made = stages::make_counting_stage(device, stream,
+                                            {.stage = stage.stage,
+                                             .stage_count = p.training.stage_count(),
+                                             .bounds = stage.bounds,
+                                             .microbatch_count = p.training.microbatch_count});
+    if (stage.stage == StageIndex{1}) return {std::make_unique<FailingStage>(std::move(*made))};
+    return made;
+  };
+  auto trainer = Trainer::make(*plan, source_of(config), std::move(parts));
+  const auto report = (*trainer)->train_step();
+  ASSERT_FALSE(report.has_value());
+  EXPECT_EQ(report.error().code, Errc::device_failure);
+  EXPECT_NE(report.error().context.find("pipeline rank 1 of replica 0 failed"), std::string::npos)
+      << report.error().context;
+}
+
+}  // namespace
+}  // namespace troupe::actors
