@@ -4,6 +4,8 @@
 #include <memory>
 #include <ostream>
 
+#include "troupe/stages/cpu_device.hpp"
+
 #include "inline_device.hpp"
 
 namespace troupe::stages {
@@ -19,6 +21,7 @@ struct DeviceCase {
 
 inline const DeviceCase device_cases[]{
     {"inline", []() -> std::unique_ptr<Device> { return std::make_unique<InlineDevice>(); }},
+    {"cpu", [] { return make_cpu_device(); }},
 };
 
 }  // namespace troupe::stages

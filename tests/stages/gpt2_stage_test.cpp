@@ -1,6 +1,7 @@
 #include "troupe/stages/gpt2_stage.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -14,10 +15,10 @@
 
 namespace {
 
-/// Counts while it is on; the test is one thread.
+/// Counts while it is on, in every thread.
 struct AllocationCount {
-  bool is_on = false;
-  std::size_t count = 0;
+  std::atomic<bool> is_on{false};
+  std::atomic<std::size_t> count{0};
 } allocations;
 
 }  // namespace
@@ -372,7 +373,7 @@ TEST_P(Gpt2StageOn, MeasuresTheSquaresOfEachOwnedGradient) {
 class UncountedStream final : public Stream {
 public:
   void enqueue(Work work) override {
-    const bool was_on = std::exchange(allocations.is_on, false);
+    const bool was_on = allocations.is_on.exchange(false);
     work();
     allocations.is_on = was_on;
   }
@@ -396,7 +397,8 @@ TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
       stage->finish(action);
     };
 
-    allocations = {.is_on = true, .count = 0};
+    allocations.count = 0;
+    allocations.is_on = true;
     stage->begin_step({.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = 20});
     for (std::uint32_t m = 0; m < 2; ++m) {
       pass(Pass::forward, m);
@@ -410,6 +412,30 @@ TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
     EXPECT_GT(done_count, 6);
     EXPECT_EQ(allocations.count, 0U);
   }
+}
+
+TEST(Gpt2Stage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
+  const auto device = make_cpu_device();
+  const auto stream = device->make_stream("stage", 1);
+  const auto stage = make_gpt2_stage(*device, *stream, alone(true, whole, 1, false)).value();
+  const auto batch = make_batch(small(true), 1, 2, data_seed, 0);
+  const auto done = [](Errc, DeviceSpan) {};
+  const auto step = [&](std::uint32_t number) {
+    stage->begin_step(
+        {.step = number, .kind = StepKind::training, .batch = &batch, .token_count = 10});
+    for (const auto pass : {Pass::forward, Pass::backward}) {
+      stage->enqueue({.stage = {}, .pass = pass, .microbatch = MicrobatchIndex{0}}, done);
+    }
+    stage->measure_gradients(done);
+    stage->optimize({.step = number, .learning_rate = 1e-3F}, done);
+    stream->synchronize();
+  };
+  step(1);
+  allocations.count = 0;
+  allocations.is_on = true;
+  for (std::uint32_t number = 2; number <= 5; ++number) step(number);
+  allocations.is_on = false;
+  EXPECT_EQ(allocations.count, 0U);
 }
 
 TEST(Gpt2StageDeathTest, RefusesWeightPassesOutOfOrder) {
