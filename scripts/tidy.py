@@ -30,7 +30,7 @@ VENDORS = {
     r"toml\+\+": ("engine/src/",),
     r"nlohmann/": ("storage/src/", "cli/", "tests/"),
     r"CLI/": ("cli/",),
-    r"(fmt|spdlog)/": ("cli/", "storage/src/"),
+    r"(fmt|spdlog)/": ("cli/", "storage/src/", "bench/"),
     r"boost/asio": ("transport/src/", "cli/"),
     r"(ucp|uct|ucs|ucm)/": ("transport/src/ucx/", "tests/transport/ucx"),
     r"nccl\.h": ("transport/src/nccl/", "tests/transport/nccl"),

@@ -125,6 +125,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // A file size limit is a full disk: an error with a sentence.
   try {
     return run(argc, argv);
   } catch (const std::exception& error) {

@@ -10,7 +10,9 @@ namespace troupe::cli {
 namespace {
 
 std::string contents_of(const StageSpec& spec) {
-  auto text = fmt::format("layers {}-{}", spec.layer_begin, spec.layer_end - 1);
+  auto text = spec.layer_count() == 1
+                  ? fmt::format("layer {}", spec.layer_begin)
+                  : fmt::format("layers {}-{}", spec.layer_begin, spec.layer_end - 1);
   if (spec.has_embedding) text = "embedding, " + text;
   if (spec.has_head) text += ", head";
   return text;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <csignal>
@@ -256,12 +257,16 @@ private:
 
   /// Lets the model continue the first words of what was held out from it.
   [[nodiscard]] Expected<Done> write_sample(std::span<const stages::ParameterView> parameters) {
-    const auto threads = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
-    auto generator = TextGenerator::make(trainer_->device(), plan_.config.model, threads);
+    // A token costs a forward pass over the context: a short one is enough to see what was learned.
+    constexpr std::uint32_t context_max = 128;
+    auto model = plan_.config.model;
+    model.sequence = std::min(model.sequence, context_max);
+    auto generator = TextGenerator::make(trainer_->device(), model, 1);
     if (!generator) return generator.error();
     const auto targets = generator->parameters();
     for (std::size_t i = 0; i < targets.size(); ++i) {
-      std::ranges::copy(parameters[i].values, targets[i].values.begin());
+      std::ranges::copy(parameters[i].values.first(targets[i].values.size()),
+                        targets[i].values.begin());
     }
     constexpr std::uint32_t prompt_length = 32;
     constexpr std::uint32_t sample_length = 320;

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""troupe against PyTorch on one stage and one thread, pair by pair: prints both medians and their ratio.
+
+Model: 6 layers, 6 heads, 384 wide, 256 tokens, 256 vocabulary, batch 8, fp32. The bar is 1.15.
+Usage: bench/compare_pytorch.py [--rounds N] [--core C]     needs build/release and Debian's python3-torch
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+CONFIG = """
+[model]
+family = "gpt2"
+layers = 6
+heads = 6
+hidden = 384
+sequence = 256
+tie_embeddings = true
+[parallel]
+data = 1
+tensor = 1
+pipeline = {pipeline}
+[schedule]
+name = "1f1b"
+microbatches = {microbatches}
+microbatch_size = {microbatch_size}
+[train]
+steps = {steps}
+seed = 1
+optimizer = "adamw"
+learning_rate = 1e-3
+warmup_steps = 20
+clip_norm = 1.0
+validation_interval = 0
+[data]
+text = "{text}"
+tokenizer = "bytes"
+[run]
+device = "cpu"
+threads_per_stage = 1
+output = "{output}"
+"""
+
+
+def environment():
+    """Without the presets that halve OpenBLAS, which PyTorch uses."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+
+
+def corpus():
+    path = ROOT / "kjv.txt"
+    if not path.exists():
+        with open(path, "w") as out:
+            subprocess.run(["bible", "-f", "gen1:1-rev22:21"], stdin=subprocess.DEVNULL, stdout=out, check=True)
+    return path
+
+
+def start_troupe(folder, cores, **settings):
+    """Starts a training; `finish_troupe` waits for it."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "run.toml"
+    config.write_text(CONFIG.format(text=corpus(), output=folder / "out", **settings))
+    command = ["taskset", "-c", cores, ROOT / "build/release/cli/troupe", "train", config]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    return process, folder / "out/metrics.jsonl"
+
+
+def finish_troupe(started, warmup=2):
+    """Returns the median tokens/s of the steps after the warm-up."""
+    process, metrics = started
+    if process.wait() != 0:
+        raise SystemExit("troupe failed")
+    rates = [json.loads(line)["tokens_per_second"] for line in metrics.read_text().splitlines()]
+    return statistics.median(rates[warmup:])
+
+
+def run_pytorch(core, steps):
+    command = ["taskset", "-c", core, "/usr/bin/python3", ROOT / "bench/gpt_pytorch.py",
+               "--steps", str(steps), "--text", corpus()]
+    return float(subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--core", default="0")
+    args = parser.parse_args()
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for round_ in range(args.rounds):
+            ours = finish_troupe(start_troupe(folder, args.core, pipeline=1, microbatches=1,
+                                              microbatch_size=8, steps=args.steps))
+            theirs = run_pytorch(args.core, args.steps)
+            pairs.append((ours, theirs))
+            print(f"round {round_ + 1}: troupe {ours:.0f}, PyTorch {theirs:.0f} tokens/s, "
+                  f"ratio {ours / theirs:.3f}", flush=True)
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"median: troupe {statistics.median(a for a, _ in pairs):.0f}, "
+          f"PyTorch {statistics.median(b for _, b in pairs):.0f} tokens/s, ratio {ratio:.3f} (bar 1.15)")
+
+
+if __name__ == "__main__":
+    main()

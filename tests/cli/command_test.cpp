@@ -1,0 +1,295 @@
+// The command as a person meets it: what it prints, how it ends, what it leaves behind.
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace troupe::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string output;  ///< stdout and stderr as they came.
+};
+
+/// A folder of its own for each test, removed at the end.
+class Command : public testing::Test {
+protected:
+  void SetUp() override {
+    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ =
+        fs::temp_directory_path() / ("troupe-" + std::to_string(getpid()) + "-" + test->name());
+    fs::create_directories(folder_);
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "In the beginning was the word. ";
+    write("corpus.txt", text);
+    write("run.toml", config());
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  static std::string config() {
+    return "[model]\n"
+           "layers = 4\nheads = 2\nhidden = 16\nsequence = 16\n"
+           "[parallel]\n"
+           "pipeline = 2\n"
+           "[schedule]\n"
+           "name = \"1f1b\"\nmicrobatches = 4\nmicrobatch_size = 2\n"
+           "[train]\n"
+           "steps = 6\nwarmup_steps = 2\nvalidation_interval = 3\nvalidation_batches = 1\n"
+           "[data]\n"
+           "text = \"corpus.txt\"\n"
+           "[run]\n"
+           "output = \"out\"\n";
+  }
+
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream{folder_ / name, std::ios::binary} << text;
+  }
+  std::string read(const std::string& name) const {
+    std::ostringstream text;
+    text << std::ifstream{folder_ / name, std::ios::binary}.rdbuf();
+    return text.str();
+  }
+  bool exists(const std::string& name) const { return fs::exists(folder_ / name); }
+
+  /// Runs a shell line in the test's folder; `troupe` is the command under test.
+  Outcome shell(const std::string& line) const {
+    const auto script = "cd '" + folder_.string()
+                        + "' && troupe() { '" TROUPE_COMMAND "' \"$@\"; }; { " + line + "; } 2>&1";
+    auto* pipe = popen(("bash -c '" + escaped(script) + "'").c_str(), "r");
+    Outcome outcome;
+    std::array<char, 4096> buffer;
+    while (const auto count = std::fread(buffer.data(), 1, buffer.size(), pipe)) {
+      outcome.output.append(buffer.data(), count);
+    }
+    const auto status = pclose(pipe);
+    outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return outcome;
+  }
+
+  void expect_refused(const std::string& line, const std::string& sentence) const {
+    const auto outcome = shell(line);
+    EXPECT_EQ(outcome.exit_code, 2) << line << "\n" << outcome.output;
+    EXPECT_NE(outcome.output.find(sentence), std::string::npos)
+        << line << "\nsaid: " << outcome.output << "expected: " << sentence;
+    EXPECT_TRUE(outcome.output.starts_with("troupe: ")) << outcome.output;
+    EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1) << "one line: " << outcome.output;
+    EXPECT_FALSE(exists("out/weights.safetensors"));
+  }
+
+  fs::path folder_;
+
+private:
+  static std::string escaped(const std::string& text) {
+    std::string result;
+    for (const char c : text) result += c == '\'' ? std::string{"'\\''"} : std::string{c};
+    return result;
+  }
+};
+
+// -- what it does ---------------------------------------------------------------------------------
+
+TEST_F(Command, TrainLeavesWhatItPromises) {
+  const auto outcome = shell("troupe train run.toml");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const auto* name : {"out/config.toml", "out/metrics.jsonl", "out/weights.safetensors",
+                           "out/trace.json", "out/timeline.svg"}) {
+    EXPECT_TRUE(exists(name)) << name;
+  }
+  std::istringstream lines{read("out/metrics.jsonl")};
+  std::string line;
+  std::uint32_t step = 0;
+  for (; std::getline(lines, line);) {
+    const auto metrics = nlohmann::json::parse(line);
+    EXPECT_EQ(metrics.at("step"), ++step);
+    for (const auto* key : {"loss", "learning_rate", "grad_norm", "tokens_per_second",
+                            "speed_of_light", "bubble_measured", "bubble_predicted"}) {
+      EXPECT_TRUE(metrics.at(key).is_number()) << key;
+    }
+    EXPECT_EQ(metrics.contains("validation_loss"), step % 3 == 0) << "every third step";
+  }
+  EXPECT_EQ(step, 6U);
+  const auto trace = nlohmann::json::parse(read("out/trace.json"));
+  std::uint32_t pass_count = 0;
+  for (const auto& event : trace.at("traceEvents")) {
+    pass_count +=
+        event.at("ph") == "X" && event.at("name").get<std::string>().size() == 3 ? 1U : 0U;
+  }
+  EXPECT_EQ(pass_count, 2U * 4U * 2U) << "F and B of 4 microbatches on 2 stages";
+  EXPECT_NE(read("out/timeline.svg").find("</svg>"), std::string::npos);
+}
+
+TEST_F(Command, EqualBitsMakeEqualWeightFilesWhateverTheGridWas) {
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=a --set parallel.pipeline=1").exit_code,
+            0);
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=b --set parallel.pipeline=4 "
+                  "--set schedule.name=gpipe --set schedule.split_backward=true")
+                .exit_code,
+            0);
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=c --set parallel.pipeline=2 "
+                  "--set schedule.name=interleaved-1f1b --set schedule.chunks=2")
+                .exit_code,
+            0);
+  EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors").exit_code, 0);
+  EXPECT_EQ(shell("cmp a/weights.safetensors c/weights.safetensors").exit_code, 0);
+}
+
+TEST_F(Command, TheConfigurationAsRunRunsAgain) {
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=a").exit_code, 0);
+  ASSERT_EQ(shell("troupe train a/config.toml --set run.output=b").exit_code, 0);
+  EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors").exit_code, 0);
+}
+
+TEST_F(Command, AScheduleFileTrainsLikeTheScheduleItWasWrittenFrom) {
+  ASSERT_EQ(shell("troupe schedule 1f1b --stages 2 --microbatches 4 --format csv >s.csv").exit_code,
+            0);
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=a").exit_code, 0);
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=b --set schedule.name=s.csv").exit_code,
+            0);
+  EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors").exit_code, 0);
+}
+
+TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
+  const auto outcome = shell(
+      "troupe train run.toml --set train.steps=100000 & pid=$!; "
+      "until [ -s out/metrics.jsonl ]; do :; done; "
+      "kill -INT $(pgrep -P $pid || echo $pid); wait $pid");
+  EXPECT_EQ(outcome.exit_code, 130) << outcome.output;
+  EXPECT_NE(outcome.output.find("interrupted: step "), std::string::npos) << outcome.output;
+  EXPECT_TRUE(exists("out/weights.safetensors"));
+}
+
+TEST_F(Command, GenerateContinuesThePromptTheSameWayForTheSameSeed) {
+  ASSERT_EQ(shell("troupe train run.toml").exit_code, 0);
+  const std::string line =
+      "troupe generate out/weights.safetensors --prompt \"In the\" --tokens 40";
+  const auto first = shell(line);
+  EXPECT_EQ(first.exit_code, 0) << first.output;
+  EXPECT_TRUE(first.output.starts_with("In the")) << first.output;
+  EXPECT_EQ(shell(line).output, first.output);
+  EXPECT_NE(shell(line + " --seed 2").output, first.output);
+}
+
+TEST_F(Command, PlanListsEveryHolderOfMemory) {
+  const auto outcome = shell("troupe plan run.toml --set parallel.partition=[2,2]");
+  EXPECT_EQ(outcome.exit_code, 0);
+  for (const auto* words :
+       {"2 pipeline ranks", "embedding, layers 0-1", "layers 2-3, head", "parameters", "gradients",
+        "optimizer state", "slots", "predicted step", "predicted bubble"}) {
+    EXPECT_NE(outcome.output.find(words), std::string::npos) << words << "\n" << outcome.output;
+  }
+}
+
+TEST_F(Command, ScheduleShowsItselfInThreeForms) {
+  EXPECT_NE(shell("troupe schedule 1f1b --stages 3 --microbatches 4").output.find("bubble 33.3%"),
+            std::string::npos);
+  EXPECT_TRUE(shell("troupe schedule gpipe --stages 2 --microbatches 1 --format csv")
+                  .output.starts_with("0F0"));
+  EXPECT_NE(
+      shell("troupe schedule interleaved-1f1b --stages 2 --microbatches 4 --chunks 2 --format svg")
+          .output.find("</svg>"),
+      std::string::npos);
+}
+
+TEST_F(Command, HelpNamesEveryCommandAndTheExitCodes) {
+  const auto help = shell("troupe --help");
+  EXPECT_EQ(help.exit_code, 0);
+  for (const auto* word : {"train", "plan", "schedule", "generate", "Exit codes"}) {
+    EXPECT_NE(help.output.find(word), std::string::npos) << word;
+  }
+  for (const auto* command : {"train", "plan", "schedule", "generate"}) {
+    EXPECT_EQ(shell(std::string{"troupe "} + command + " --help").exit_code, 0);
+  }
+}
+
+// -- what it refuses ------------------------------------------------------------------------------
+
+TEST_F(Command, RefusesABadCommandLine) {
+  expect_refused("troupe", "subcommand");
+  expect_refused("troupe train", "CONFIG is required");
+  expect_refused("troupe train run.toml --sett a=b", "--sett");
+  expect_refused("troupe schedule 1f1b", "--stages and --microbatches");
+  expect_refused("troupe schedule 2f2b --stages 2 --microbatches 2", "2f2b");
+}
+
+TEST_F(Command, RefusesABadConfiguration) {
+  expect_refused("troupe train none.toml", "none.toml");
+  write("broken.toml", "[model\nlayers = 4\n");
+  expect_refused("troupe train broken.toml", "broken.toml:1");
+  write("misspelt.toml", "[model]\nlayer = 4\n");
+  expect_refused("troupe train misspelt.toml", "layers");
+  write("typed.toml", "[model]\nlayers = \"six\"\n");
+  expect_refused("troupe train typed.toml", "typed.toml:2");
+  expect_refused("troupe train run.toml --set train.stepz=3", "train.steps");
+  expect_refused("troupe train run.toml --set model.layers=1", "layers");
+  expect_refused("troupe train run.toml --set model.heads=3", "heads");
+  expect_refused("troupe train run.toml --set parallel.tensor=2", "tensor");
+  expect_refused(
+      "troupe train run.toml --set schedule.name=interleaved-1f1b --set schedule.chunks=2 "
+      "--set schedule.microbatches=5",
+      "multiple");
+  expect_refused(
+      "troupe train run.toml --set model.hidden=16384 --set model.layers=512 "
+      "--set schedule.microbatch_size=64",
+      "this machine has");
+}
+
+TEST_F(Command, RefusesABadCorpus) {
+  expect_refused("troupe train run.toml --set data.text=none.txt", "none.txt");
+  write("empty.txt", "");
+  expect_refused("troupe train run.toml --set data.text=empty.txt", "empty");
+  write("short.txt", "In the beginning");
+  expect_refused("troupe train run.toml --set data.text=short.txt", "short.txt");
+  expect_refused("troupe train run.toml --set data.text=.", "data.text");
+}
+
+TEST_F(Command, RefusesABadScheduleFile) {
+  const std::string line = "troupe train run.toml --set schedule.name=s.csv";
+  write("s.csv", "0F0,0F1,0B0,0F2,0B1,0F3,0B2,0B3\n1F0,1B0,1F1,1B1,1F2,1B2,1F3\n");
+  expect_refused(line, "1B3");
+  write("s.csv", "0F0,0F1,0B0,0F2,0B1,0F3,0B2,0B3\n1F0,1B0,1F1,1B1,1F2,1B2,1F3,1B3,1B3\n");
+  expect_refused(line, "1B3");
+  write("s.csv", "0F0,0B0,0F1,0F2,0B1,0F3,0B2,0B3\n1F0,1F1,1B0,1B1,1F2,1B2,1F3,1B3\n");
+  expect_refused(line, "0B0");
+  write("s.csv", "0F0,zero\n");
+  expect_refused(line, "zero");
+  expect_refused("troupe schedule none.csv", "none.csv");
+}
+
+TEST_F(Command, RefusesAnOutputFolderItCannotWrite) {
+  write("file", "");
+  expect_refused("troupe train run.toml --set run.output=file/out", "file/out");
+}
+
+TEST_F(Command, AFullDiskEndsTheRunWithASentenceAndNoPartOfAFile) {
+  const auto outcome = shell("ulimit -f 4; troupe train run.toml");
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.output;
+  EXPECT_NE(outcome.output.find("weights.safetensors"), std::string::npos) << outcome.output;
+  std::size_t file_count = 0;
+  for (const auto& entry : fs::directory_iterator{folder_ / "out"}) {
+    const auto name = entry.path().filename().string();
+    EXPECT_TRUE(name == "config.toml" || name == "metrics.jsonl") << name;
+    ++file_count;
+  }
+  EXPECT_EQ(file_count, 2U);
+}
+
+TEST_F(Command, RefusesWeightsThatAreNone) {
+  write("w.safetensors", "not a tensor in sight");
+  expect_refused("troupe generate w.safetensors --prompt a", "w.safetensors");
+  expect_refused("troupe generate none.safetensors --prompt a", "none.safetensors");
+}
+
+}  // namespace
+}  // namespace troupe::cli

@@ -1,0 +1,33 @@
+#include "progress.hpp"
+
+#include <gtest/gtest.h>
+
+#include "run_inputs.hpp"
+
+namespace troupe::cli {
+namespace {
+
+TEST(Progress, FitsALineAndSaysEverything) {
+  const auto line = format_progress({.step = 7,
+                                     .step_count = 300,
+                                     .loss = 2.34567,
+                                     .tokens_per_second = 12345.6,
+                                     .speed_of_light = 0.821,
+                                     .bubble_measured = 0.123,
+                                     .bubble_predicted = 0.111,
+                                     .seconds_left = 3725.0});
+  EXPECT_EQ(line,
+            "step   7/300  loss 2.3457  12346 tokens/s  82% of light  bubble 12.3% (sim 11.1%)  "
+            "1:02:05 left");
+  EXPECT_LE(line.size(), 100U);
+}
+
+TEST(FormatBytes, PicksTheUnitAPersonWouldPick) {
+  EXPECT_EQ(format_bytes(0), "0 B");
+  EXPECT_EQ(format_bytes(1023), "1023 B");
+  EXPECT_EQ(format_bytes(1536), "1.50 KiB");
+  EXPECT_EQ(format_bytes(std::uint64_t{3} << 30U), "3.00 GiB");
+}
+
+}  // namespace
+}  // namespace troupe::cli
