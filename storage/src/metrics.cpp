@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include <fcntl.h>
@@ -24,14 +25,13 @@ bool is_plain(std::string_view name) {
   });
 }
 
-void append_number(std::string& line, std::uint64_t number) {
-  line += std::to_string(number);
-}
-
-void append_number(std::string& line, double number) {
-  if (!std::isfinite(number)) {
-    line += "null";
-    return;
+template <class Number>
+void append_number(std::string& line, Number number) {
+  if constexpr (std::is_floating_point_v<Number>) {
+    if (!std::isfinite(number)) {
+      line += "null";
+      return;
+    }
   }
   std::array<char, 32> digits{};
   const auto [end, status] = std::to_chars(digits.begin(), digits.end(), number);
@@ -66,7 +66,7 @@ Expected<Done> MetricLog::append(std::span<const Metric> metrics) {
     line += line.size() > 1 ? ",\"" : "\"";
     line += name;
     line += "\":";
-    std::visit([&](auto number) { append_number(line, number); }, value);
+    std::visit([&text = line](auto number) { append_number(text, number); }, value);
   }
   line += "}\n";
   if (!file.write(std::as_bytes(std::span{line}))) {
