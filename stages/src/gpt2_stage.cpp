@@ -9,28 +9,12 @@
 #include "troupe/engine/check.hpp"
 #include "troupe/stages/kernels.hpp"
 
+#include "gpt2_parts.hpp"
 #include "gpt2_tensors.hpp"
 #include "initial_normal.hpp"
 
 namespace troupe::stages {
 namespace {
-
-/// The parameters of a layer, in model order.
-enum LayerParameter : std::size_t {
-  norm_1_gain,
-  norm_1_bias,
-  qkv_weight,
-  qkv_bias,
-  projection_weight,
-  projection_bias,
-  norm_2_gain,
-  norm_2_bias,
-  expand_weight,
-  expand_bias,
-  contract_weight,
-  contract_bias,
-  layer_parameter_count,
-};
 
 std::uint32_t optimizer_words(OptimizerKind kind) {
   return kind == OptimizerKind::adamw ? 2 : 1;
@@ -81,32 +65,13 @@ private:
   [[nodiscard]] bool has_tied_bucket() const {
     return props_.bounds.trains && (is_tied_alone() || is_tied_apart());
   }
-  [[nodiscard]] std::size_t layer_parameter(std::size_t layer, LayerParameter which) const {
-    return first_layer_parameter_ + layer * layer_parameter_count + which;
-  }
-  [[nodiscard]] float* value(std::size_t parameter) const {
-    return tensors_.parameters[parameter].values.data();
-  }
   [[nodiscard]] float* gradient(std::size_t parameter) const {
     return tensors_.parameters[parameter].gradients.data();
-  }
-  [[nodiscard]] float* head_gradient() const {
-    return is_tied_alone() ? tensors_.head_half.data() : gradient(head_weight_);
-  }
-  [[nodiscard]] LinearShape linear(std::uint32_t in, std::uint32_t out) const {
-    return {.rows = rows_, .in = in, .out = out, .layout = WeightLayout::in_out};
-  }
-  [[nodiscard]] LinearShape head_shape() const {
-    return {.rows = rows_,
-            .in = hidden_,
-            .out = props_.model.vocabulary,
-            .layout = WeightLayout::out_in};
   }
   [[nodiscard]] const std::int32_t* rows_of(const std::vector<std::int32_t>& tokens,
                                             MicrobatchIndex microbatch) const {
     return tokens.data() + std::size_t{microbatch.value()} * rows_;
   }
-  [[nodiscard]] std::size_t hidden_count() const { return std::size_t{rows_} * hidden_; }
 
   void make_buckets();
   void initialise();
@@ -121,22 +86,12 @@ private:
   void end_work(DeviceDone done);
 
   void forward(MicrobatchIndex microbatch);
-  void forward_attention(const Slot& slot, std::size_t layer);
-  void forward_feed_forward(const Slot& slot, std::size_t layer);
-  void forward_head(const Slot& slot, const std::int32_t* targets);
-
   void backward(MicrobatchIndex microbatch, bool for_input, bool for_weight);
-  void backward_input_head(const Slot& slot);
-  void backward_weight_head(const Slot& slot);
-  void backward_input_feed_forward(const Slot& slot, std::size_t layer);
-  void backward_weight_feed_forward(const Slot& slot, std::size_t layer);
-  void backward_input_attention(const Slot& slot, std::size_t layer);
-  void backward_weight_attention(const Slot& slot, std::size_t layer);
-  void backward_weight_embedding(const Slot& slot, MicrobatchIndex microbatch);
-
+  void hold_gradients(Slot& slot, MicrobatchIndex microbatch);
   void begin_weights(MicrobatchIndex microbatch);
-  void weights_done();
-  void tied_weights_done();
+  void end_weights(const Slot& slot, MicrobatchIndex microbatch);
+  void bucket_done();
+  void settle_tied();
 
   const StageProps props_;
   const std::vector<ParameterSpec> specs_;
@@ -144,14 +99,11 @@ private:
   Kernels& kernels_;
   const MemorySpace space_;
   const std::uint32_t rows_;
-  const std::uint32_t hidden_;
-  const AttentionShape attention_;
+  const ParameterPlaces places_;
 
   StageBuffers buffers_;
   Gpt2Tensors tensors_;
-  std::size_t first_layer_parameter_ = 0;
-  std::size_t norm_parameter_ = 0;  ///< The final norm's; what follows is the head's.
-  std::size_t head_weight_ = 0;
+  Gpt2Parts parts_;
   std::size_t tied_weight_ = 0;
   std::size_t owned_count_ = 0;
   std::vector<Bucket> buckets_;
@@ -179,20 +131,14 @@ ArenaGpt2Stage::ArenaGpt2Stage(Device& device, Stream& stream, const StageProps&
       kernels_{device.kernels()},
       space_{device.memory_space()},
       rows_{props.microbatch_size * props.model.sequence},
-      hidden_{props.model.hidden},
-      attention_{.batch = props.microbatch_size,
-                 .sequence = props.model.sequence,
-                 .heads = props.model.heads,
-                 .head_size = props.model.hidden / props.model.heads},
+      places_{props.model, props.spec},
       buffers_{props.microbatch_count},
       tensors_{props_, specs_, cutter, buffers_},
+      parts_{stream, kernels_, props_, tensors_},
+      tied_weight_{props.spec.has_embedding ? places_.token_weight : places_.head_weight},
       slot_of_microbatch_(props.microbatch_count),
       losses_(props.spec.has_head ? props.microbatch_count : 0) {
   TROUPE_ASSERT(cutter.done());
-  first_layer_parameter_ = props_.spec.has_embedding ? 2 : 0;
-  norm_parameter_ = layer_parameter(props_.spec.layer_count(), norm_1_gain);
-  head_weight_ = props_.model.tie_embeddings && props_.spec.has_embedding ? 0 : norm_parameter_ + 2;
-  tied_weight_ = props_.spec.has_embedding ? 0 : head_weight_;
   owned_count_ = static_cast<std::size_t>(
       std::ranges::count_if(specs_, [](const auto& spec) { return spec.owned; }));
   free_slots_.resize(props_.bounds.slots);
@@ -204,10 +150,10 @@ ArenaGpt2Stage::ArenaGpt2Stage(Device& device, Stream& stream, const StageProps&
 void ArenaGpt2Stage::make_buckets() {
   const auto& spec = props_.spec;
   const auto has_lm_head = spec.has_head && !props_.model.tie_embeddings;
-  if (has_lm_head) buckets_.push_back({norm_parameter_, norm_parameter_ + 3});
+  if (has_lm_head) buckets_.push_back({places_.norm_gain, places_.norm_gain + 3});
   for (std::size_t layer = spec.layer_count(); layer-- > 0;) {
     buckets_.push_back(
-        {layer_parameter(layer, norm_1_gain), layer_parameter(layer + 1, norm_1_gain)});
+        {places_.of_layer(layer, norm_1_gain), places_.of_layer(layer + 1, norm_1_gain)});
   }
   // Too small to travel alone.
   if (spec.has_head && !has_lm_head) buckets_.front().end += 2;
@@ -329,169 +275,59 @@ std::span<const float> ArenaGpt2Stage::logits() {
 // -- forward --------------------------------------------------------------------------------------
 
 void ArenaGpt2Stage::forward(MicrobatchIndex microbatch) {
+  const bool trains = step_.kind == StepKind::training;
   auto& slot = take_slot(microbatch);
   if (props_.spec.has_embedding) {
-    kernels_.embedding_forward(stream_, rows_of(step_.batch->tokens, microbatch), value(0),
-                               value(1), slot.hidden.front(), rows_, props_.model.sequence,
-                               hidden_);
+    parts_.forward_embedding(slot, rows_of(step_.batch->tokens, microbatch));
   } else {
     slot.hidden.front() = floats(buffers_.held(Edge::activation_in, microbatch));
   }
   if (!props_.spec.has_head) slot.hidden.back() = take_buffer(Edge::activation_out, microbatch);
   for (std::size_t layer = 0; layer < slot.layers.size(); ++layer) {
-    forward_attention(slot, layer);
-    forward_feed_forward(slot, layer);
+    parts_.forward_layer(slot, layer);
   }
   if (props_.spec.has_head) {
-    forward_head(slot, rows_of(step_.batch->targets, microbatch));
+    parts_.forward_head(slot, rows_of(step_.batch->targets, microbatch),
+                        trains ? 1.0F / static_cast<float>(step_.token_count) : 0.0F);
     stream_.enqueue([from = slot.head.loss, to = &losses_[microbatch.value()]] { *to = *from; });
   }
-  if (step_.kind == StepKind::evaluation) {
+  if (!trains) {
     last_logits_ = slot.head.logits;
     free_slot(microbatch);
   }
 }
 
-void ArenaGpt2Stage::forward_attention(const Slot& slot, std::size_t layer) {
-  const auto& t = slot.layers[layer];
-  const auto p = [&](LayerParameter which) { return value(layer_parameter(layer, which)); };
-  kernels_.layer_norm_forward(stream_, slot.hidden[layer], p(norm_1_gain), p(norm_1_bias), t.norm_1,
-                              t.mean_1, t.rstd_1, rows_, hidden_);
-  kernels_.linear_forward(stream_, t.norm_1, p(qkv_weight), p(qkv_bias), nullptr, t.qkv,
-                          linear(hidden_, 3 * hidden_));
-  kernels_.attention_forward(stream_, t.qkv, t.attended, t.log_sum_exp, attention_);
-  kernels_.linear_forward(stream_, t.attended, p(projection_weight), p(projection_bias),
-                          slot.hidden[layer], t.middle, linear(hidden_, hidden_));
-}
-
-void ArenaGpt2Stage::forward_feed_forward(const Slot& slot, std::size_t layer) {
-  const auto& t = slot.layers[layer];
-  const auto p = [&](LayerParameter which) { return value(layer_parameter(layer, which)); };
-  kernels_.layer_norm_forward(stream_, t.middle, p(norm_2_gain), p(norm_2_bias), t.norm_2, t.mean_2,
-                              t.rstd_2, rows_, hidden_);
-  kernels_.linear_forward(stream_, t.norm_2, p(expand_weight), p(expand_bias), nullptr, t.expanded,
-                          linear(hidden_, 4 * hidden_));
-  kernels_.gelu_forward(stream_, t.expanded, t.activated, 4 * hidden_count());
-  kernels_.linear_forward(stream_, t.activated, p(contract_weight), p(contract_bias), t.middle,
-                          slot.hidden[layer + 1], linear(4 * hidden_, hidden_));
-}
-
-/// A training pass leaves the gradient of the logits in their place.
-void ArenaGpt2Stage::forward_head(const Slot& slot, const std::int32_t* targets) {
-  const auto& t = slot.head;
-  const bool trains = step_.kind == StepKind::training;
-  kernels_.layer_norm_forward(stream_, slot.hidden.back(), value(norm_parameter_),
-                              value(norm_parameter_ + 1), t.norm, t.mean, t.rstd, rows_, hidden_);
-  kernels_.linear_forward(stream_, t.norm, value(head_weight_), nullptr, nullptr, t.logits,
-                          head_shape());
-  kernels_.cross_entropy(stream_, t.logits, targets, t.loss,
-                         trains ? 1.0F / static_cast<float>(step_.token_count) : 0.0F, rows_,
-                         props_.model.vocabulary);
-}
-
 // -- backward -------------------------------------------------------------------------------------
 
-/// Part by part from the head down, the gradient for the input of a part before those for its
-/// weights: in a whole backward pass the gradients of one part are dead when the next part begins.
+/// Part by part from the head down: in a whole backward pass the gradients of one part are dead
+/// when the next part begins.
 void ArenaGpt2Stage::backward(MicrobatchIndex microbatch, bool for_input, bool for_weight) {
   TROUPE_ASSERT(step_.kind == StepKind::training);
   auto& slot = slot_of(microbatch);
-  if (for_input && !props_.spec.has_head) {
-    slot.d_hidden.back() = floats(buffers_.held(Edge::gradient_in, microbatch));
-  }
-  if (for_input && !props_.spec.has_embedding) {
-    slot.d_hidden.front() = take_buffer(Edge::gradient_out, microbatch);
-  }
+  if (for_input) hold_gradients(slot, microbatch);
   if (for_weight) begin_weights(microbatch);
   if (props_.spec.has_head) {
-    if (for_input) backward_input_head(slot);
-    if (for_weight) backward_weight_head(slot);
+    if (for_input) parts_.backward_input_head(slot);
+    if (for_weight) parts_.backward_weight_head(slot, accumulate_);
+    if (for_weight && !props_.model.tie_embeddings) bucket_done();
   }
   for (auto layer = slot.layers.size(); layer-- > 0;) {
-    if (for_input) backward_input_feed_forward(slot, layer);
-    if (for_weight) backward_weight_feed_forward(slot, layer);
-    if (for_input) backward_input_attention(slot, layer);
-    if (for_weight) backward_weight_attention(slot, layer);
+    if (for_input) parts_.backward_input_feed_forward(slot, layer);
+    if (for_weight) parts_.backward_weight_feed_forward(slot, layer, accumulate_);
+    if (for_input) parts_.backward_input_attention(slot, layer);
+    if (for_weight) parts_.backward_weight_attention(slot, layer, accumulate_);
+    if (for_weight) bucket_done();
   }
-  if (!for_weight) return;
-  if (props_.spec.has_embedding) backward_weight_embedding(slot, microbatch);
-  tied_weights_done();
-  free_slot(microbatch);
+  if (for_weight) end_weights(slot, microbatch);
 }
 
-void ArenaGpt2Stage::backward_input_head(const Slot& slot) {
-  const auto& t = slot.head;
-  kernels_.linear_backward_input(stream_, t.logits, value(head_weight_), t.d_norm, head_shape());
-  kernels_.layer_norm_backward_input(stream_, t.d_norm, slot.hidden.back(), value(norm_parameter_),
-                                     t.mean, t.rstd, nullptr, slot.d_hidden.back(), rows_, hidden_);
-}
-
-void ArenaGpt2Stage::backward_weight_head(const Slot& slot) {
-  const auto& t = slot.head;
-  kernels_.linear_backward_weight(stream_, t.norm, t.logits, head_gradient(), nullptr, head_shape(),
-                                  accumulate_);
-  kernels_.layer_norm_backward_weight(stream_, t.d_norm, slot.hidden.back(), t.mean, t.rstd,
-                                      gradient(norm_parameter_), gradient(norm_parameter_ + 1),
-                                      rows_, hidden_, accumulate_);
-  if (!props_.model.tie_embeddings) weights_done();
-}
-
-void ArenaGpt2Stage::backward_input_feed_forward(const Slot& slot, std::size_t layer) {
-  const auto& t = slot.layers[layer];
-  const auto p = [&](LayerParameter which) { return value(layer_parameter(layer, which)); };
-  const auto* const dy = slot.d_hidden[layer + 1];
-  kernels_.linear_backward_input(stream_, dy, p(contract_weight), t.d_expanded,
-                                 linear(4 * hidden_, hidden_));
-  kernels_.gelu_backward(stream_, t.expanded, t.d_expanded, t.d_expanded, 4 * hidden_count());
-  kernels_.linear_backward_input(stream_, t.d_expanded, p(expand_weight), t.d_norm_2,
-                                 linear(hidden_, 4 * hidden_));
-  kernels_.layer_norm_backward_input(stream_, t.d_norm_2, t.middle, p(norm_2_gain), t.mean_2,
-                                     t.rstd_2, dy, t.d_middle, rows_, hidden_);
-}
-
-void ArenaGpt2Stage::backward_weight_feed_forward(const Slot& slot, std::size_t layer) {
-  const auto& t = slot.layers[layer];
-  const auto g = [&](LayerParameter which) { return gradient(layer_parameter(layer, which)); };
-  kernels_.linear_backward_weight(stream_, t.activated, slot.d_hidden[layer + 1],
-                                  g(contract_weight), g(contract_bias),
-                                  linear(4 * hidden_, hidden_), accumulate_);
-  kernels_.linear_backward_weight(stream_, t.norm_2, t.d_expanded, g(expand_weight), g(expand_bias),
-                                  linear(hidden_, 4 * hidden_), accumulate_);
-  kernels_.layer_norm_backward_weight(stream_, t.d_norm_2, t.middle, t.mean_2, t.rstd_2,
-                                      g(norm_2_gain), g(norm_2_bias), rows_, hidden_, accumulate_);
-}
-
-void ArenaGpt2Stage::backward_input_attention(const Slot& slot, std::size_t layer) {
-  const auto& t = slot.layers[layer];
-  const auto p = [&](LayerParameter which) { return value(layer_parameter(layer, which)); };
-  kernels_.linear_backward_input(stream_, t.d_middle, p(projection_weight), t.d_attended,
-                                 linear(hidden_, hidden_));
-  kernels_.attention_backward(stream_, t.d_attended, t.qkv, t.attended, t.log_sum_exp, t.d_qkv,
-                              attention_);
-  kernels_.linear_backward_input(stream_, t.d_qkv, p(qkv_weight), t.d_norm_1,
-                                 linear(hidden_, 3 * hidden_));
-  kernels_.layer_norm_backward_input(stream_, t.d_norm_1, slot.hidden[layer], p(norm_1_gain),
-                                     t.mean_1, t.rstd_1, t.d_middle, slot.d_hidden[layer], rows_,
-                                     hidden_);
-}
-
-void ArenaGpt2Stage::backward_weight_attention(const Slot& slot, std::size_t layer) {
-  const auto& t = slot.layers[layer];
-  const auto g = [&](LayerParameter which) { return gradient(layer_parameter(layer, which)); };
-  kernels_.linear_backward_weight(stream_, t.attended, t.d_middle, g(projection_weight),
-                                  g(projection_bias), linear(hidden_, hidden_), accumulate_);
-  kernels_.linear_backward_weight(stream_, t.norm_1, t.d_qkv, g(qkv_weight), g(qkv_bias),
-                                  linear(hidden_, 3 * hidden_), accumulate_);
-  kernels_.layer_norm_backward_weight(stream_, t.d_norm_1, slot.hidden[layer], t.mean_1, t.rstd_1,
-                                      g(norm_1_gain), g(norm_1_bias), rows_, hidden_, accumulate_);
-  weights_done();
-}
-
-void ArenaGpt2Stage::backward_weight_embedding(const Slot& slot, MicrobatchIndex microbatch) {
-  kernels_.embedding_backward(stream_, rows_of(step_.batch->tokens, microbatch),
-                              slot.d_hidden.front(), gradient(0), gradient(1), rows_,
-                              props_.model.sequence, hidden_, props_.model.vocabulary, accumulate_);
-  weights_done();
+void ArenaGpt2Stage::hold_gradients(Slot& slot, MicrobatchIndex microbatch) {
+  if (!props_.spec.has_head) {
+    slot.d_hidden.back() = floats(buffers_.held(Edge::gradient_in, microbatch));
+  }
+  if (!props_.spec.has_embedding) {
+    slot.d_hidden.front() = take_buffer(Edge::gradient_out, microbatch);
+  }
 }
 
 // -- gradients ------------------------------------------------------------------------------------
@@ -505,8 +341,17 @@ void ArenaGpt2Stage::begin_weights(MicrobatchIndex microbatch) {
   bucket_next_ = 0;
 }
 
-/// A part has its weight gradients of this microbatch; of the step, if it was the last.
-void ArenaGpt2Stage::weights_done() {
+void ArenaGpt2Stage::end_weights(const Slot& slot, MicrobatchIndex microbatch) {
+  if (props_.spec.has_embedding) {
+    parts_.backward_weight_embedding(slot, rows_of(step_.batch->tokens, microbatch), accumulate_);
+    bucket_done();
+  }
+  if (is_last_weights_ && has_tied_bucket()) settle_tied();
+  free_slot(microbatch);
+}
+
+/// A bucket has the gradients of this microbatch; of the step, if the microbatch is the last.
+void ArenaGpt2Stage::bucket_done() {
   if (!is_last_weights_) return;
   const auto index = bucket_next_++;
   TROUPE_ASSERT(index < bucket_count());
@@ -516,8 +361,7 @@ void ArenaGpt2Stage::weights_done() {
 }
 
 /// The tied gradient: summed here when both halves are, otherwise held out for the other end.
-void ArenaGpt2Stage::tied_weights_done() {
-  if (!is_last_weights_ || !has_tied_bucket()) return;
+void ArenaGpt2Stage::settle_tied() {
   auto* const half = gradient(tied_weight_);
   const auto count = tensors_.parameters[tied_weight_].gradients.size();
   if (is_tied_alone()) {
@@ -525,7 +369,7 @@ void ArenaGpt2Stage::tied_weights_done() {
   } else {
     kernels_.copy(stream_, half, take_buffer(Edge::tied_out, MicrobatchIndex{0}), count);
   }
-  weights_done();
+  bucket_done();
 }
 
 BufferView ArenaGpt2Stage::bucket(std::uint32_t index) {
@@ -568,8 +412,9 @@ void ArenaGpt2Stage::optimize(const OptimizerStep& step, DeviceDone done) {
     const auto& parameter = tensors_.parameters[i];
     const auto decay = static_cast<float>(parameter.spec->decays ? train.weight_decay : 0.0);
     if (train.optimizer == OptimizerKind::adamw) {
-      kernels_.adamw(stream_, value(i), gradient(i), tensors_.optimizer_state[0][i].data(),
-                     tensors_.optimizer_state[1][i].data(), parameter.values.size(),
+      kernels_.adamw(stream_, parameter.values.data(), gradient(i),
+                     tensors_.optimizer_state[0][i].data(), tensors_.optimizer_state[1][i].data(),
+                     parameter.values.size(),
                      {.learning_rate = step.learning_rate,
                       .beta1 = static_cast<float>(train.beta1),
                       .beta2 = static_cast<float>(train.beta2),
@@ -579,8 +424,8 @@ void ArenaGpt2Stage::optimize(const OptimizerStep& step, DeviceDone done) {
                       .bias2 = bias(train.beta2),
                       .gradient_scale = step.gradient_scale});
     } else {
-      kernels_.sgd(stream_, value(i), gradient(i), tensors_.optimizer_state[0][i].data(),
-                   parameter.values.size(),
+      kernels_.sgd(stream_, parameter.values.data(), gradient(i),
+                   tensors_.optimizer_state[0][i].data(), parameter.values.size(),
                    {.learning_rate = step.learning_rate,
                     .momentum = static_cast<float>(train.momentum),
                     .weight_decay = decay,
