@@ -2,6 +2,7 @@
 
 #include "troupe/stages/cpu_device.hpp"
 
+#include "calibration.hpp"
 #include "commands.hpp"
 #include "run_inputs.hpp"
 
@@ -51,20 +52,28 @@ void print_memory(const Plan& plan) {
              format_bytes(process_bytes(plan)));
 }
 
-void print_prediction(const Plan& plan) {
-  const auto streams = concurrent_streams(plan);
-  const auto threads = plan.config.run.threads_per_stage;
+Expected<Done> print_prediction(const Plan& plan) {
   const auto device = stages::make_cpu_device();
-  const auto peak = device->measure_peak_flops(streams, threads);
+  auto rates = measure_rates(*device, plan);
+  if (!rates) return rates.error();
+  const auto streams = concurrent_streams(plan);
+  const auto actors = plan.config.parallel.rank_count();
   // Actors beyond the cores share them.
-  const auto share = peak / plan.config.parallel.rank_count();
-  const auto timeline = predict(plan, share, 0);
+  const auto share = static_cast<double>(streams) / actors;
+  for (auto* rate : {&rates->forward_flops_per_second, &rates->backward_flops_per_second,
+                     &rates->updates_per_second}) {
+    *rate *= share;
+  }
+  const auto timeline = predict(plan, *rates, 0);
   const auto seconds = static_cast<double>(timeline.makespan_ns) / 1e9;
-  fmt::print("matrix products reach {:.0f} GFLOP/s on {} core{} ({:.0f} for each actor)\n",
-             peak / 1e9, streams * threads, streams * threads == 1 ? "" : "s", share / 1e9);
-  fmt::print("predicted step, if everything ran at that speed: {:.1f} ms, {:.0f} tokens/s\n",
-             seconds * 1e3, plan.tokens_per_step() / seconds);
+  fmt::print(
+      "measured here: {:.0f} GFLOP/s forward, {:.0f} backward for each of {} actors on {} cores\n",
+      rates->forward_flops_per_second / 1e9, rates->backward_flops_per_second / 1e9, actors,
+      streams * plan.config.run.threads_per_stage);
+  fmt::print("predicted step: {:.1f} ms, {:.0f} tokens/s\n", seconds * 1e3,
+             plan.tokens_per_step() / seconds);
   fmt::print("predicted bubble: {:.1f}% of the time\n", 100.0 * timeline.bubble_of_total());
+  return Done{};
 }
 
 }  // namespace
@@ -75,7 +84,7 @@ Expected<ExitCode> plan(const RunArguments& arguments) {
   print_grid(*loaded);
   print_memory(*loaded);
   if (auto fits = check_memory(*loaded); !fits) return fits.error();
-  print_prediction(*loaded);
+  if (auto printed = print_prediction(*loaded); !printed) return printed.error();
   return exit_success;
 }
 

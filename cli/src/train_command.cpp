@@ -131,7 +131,6 @@ private:
     const auto streams = concurrent_streams(plan_);
     const auto threads = plan_.config.run.threads_per_stage;
     light_flops_ = trainer_->device().measure_peak_flops(streams, threads);
-    predicted_ = predict(plan_, light_flops_ / plan_.config.parallel.rank_count(), 0);
     fmt::print(
         "{} actors ({} replicas x {} pipeline ranks), {}, {} tokens per step; "
         "light: {:.0f} GFLOP/s on {} core{}\n",

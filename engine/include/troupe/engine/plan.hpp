@@ -58,8 +58,15 @@ struct Plan {
 [[nodiscard]] StageBounds bounds_of(const Schedule& training, const Schedule& evaluation,
                                     StageIndex stage);
 
-/// Simulates the training step of one replica in which a FLOP takes 1 / `flops_per_second`, links
-/// take `link_ns`, and nothing else takes time.
-[[nodiscard]] Timeline predict(const Plan& plan, double flops_per_second, std::int64_t link_ns);
+/// How fast one rank computes.
+struct ComputeRates {
+  double forward_flops_per_second = 0.0;
+  double backward_flops_per_second = 0.0;
+  double updates_per_second = 0.0;  ///< Parameter elements that the optimizer updates.
+};
+
+/// Simulates the training step of one replica whose ranks compute at `rates` and whose links take
+/// `link_ns`; nothing else takes time.
+[[nodiscard]] Timeline predict(const Plan& plan, const ComputeRates& rates, std::int64_t link_ns);
 
 }  // namespace troupe

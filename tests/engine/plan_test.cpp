@@ -1,0 +1,91 @@
+#include "troupe/engine/plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/schedule_text.hpp"
+
+namespace troupe {
+namespace {
+
+Config small_config() {
+  Config config;
+  config.model = {.layers = 4, .heads = 2, .hidden = 16, .sequence = 8, .vocabulary = 256};
+  config.parallel.pipeline = 2;
+  config.schedule.microbatches = 4;
+  config.schedule.microbatch_size = 2;
+  config.data.text = "text";
+  return config;
+}
+
+TEST(Plan, CountsTheTokensOfAllReplicas) {
+  auto config = small_config();
+  config.parallel.data = 3;
+  const auto plan = make_plan(config);
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  EXPECT_EQ(plan->sequences_per_step(), 3U * 4U * 2U);
+  EXPECT_EQ(plan->tokens_per_step(), 3U * 4U * 2U * 8U);
+}
+
+TEST(Plan, ItsFlopsDoNotDependOnTheGrid) {
+  auto config = small_config();
+  const auto two = make_plan(config)->flops_per_step();
+  config.parallel.pipeline = 4;
+  EXPECT_DOUBLE_EQ(make_plan(config)->flops_per_step(), two);
+}
+
+TEST(Plan, BoundsFollowTheSchedule) {
+  auto config = small_config();
+  config.parallel.pipeline = 4;
+  const auto plan = make_plan(config);
+  // 1F1B holds P - r microbatches on rank r, and what the rank before may send ahead.
+  for (std::uint32_t r = 0; r < 4; ++r) {
+    const auto& bounds = plan->stages[r].bounds;
+    EXPECT_EQ(bounds.slots, 4 - r);
+    EXPECT_EQ(bounds.activations_in, r == 0 ? 0U : 4U - (r - 1));
+    EXPECT_EQ(bounds.gradients_in, r == 3 ? 0U : 4U - r);
+    EXPECT_EQ(bounds.activations_out, r == 3 ? 0U : 2U);
+    EXPECT_EQ(bounds.gradients_out, r == 0 ? 0U : 2U);
+    EXPECT_FALSE(bounds.splits_backward);
+  }
+}
+
+TEST(Plan, SaysWhereTheScheduleAndTheConfigurationDisagree) {
+  const auto config = small_config();
+  auto ranks = make_plan(config, make_1f1b(3, 4));
+  ASSERT_FALSE(ranks.has_value());
+  EXPECT_NE(ranks.error().context.find("parallel.pipeline"), std::string::npos);
+  auto microbatches = make_plan(config, make_1f1b(2, 5));
+  ASSERT_FALSE(microbatches.has_value());
+  EXPECT_NE(microbatches.error().context.find("schedule.microbatches"), std::string::npos);
+}
+
+TEST(Plan, BringsTheWeightPassesOfAFileIntoOrder) {
+  auto config = small_config();
+  config.parallel.pipeline = 1;
+  config.schedule.microbatches = 2;
+  auto schedule = from_csv("0F0,0F1,0B1,0B0\n", "reversed.csv");
+  ASSERT_TRUE(schedule.has_value());
+  const auto plan = make_plan(config, std::move(*schedule));
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  EXPECT_EQ(to_text(plan->training), "rank 0: 0F0 0F1 0I1 0B0 0W1\n");
+}
+
+TEST(Plan, PredictsTheClosedFormWhenLayersAreAllThereIs) {
+  auto config = small_config();
+  config.schedule.layers_per_stage = {2, 2};
+  const auto plan = make_plan(config);
+  const auto timeline = predict(*plan, {1e6, 2e6, 1e9}, 1000);
+  std::int64_t slowest_ns = 0;
+  for (const auto& stage : plan->stages) {
+    const auto flops = stage.flops.backward_input + stage.flops.backward_weight;
+    slowest_ns =
+        std::max(slowest_ns, static_cast<std::int64_t>(stage.flops.forward * 1e3 + flops * 500));
+  }
+  EXPECT_GE(timeline.makespan_ns, 4 * slowest_ns) << "the slowest rank's work alone";
+  EXPECT_LE(timeline.makespan_ns, 6 * slowest_ns)
+      << "(m + p - 1) of the slowest, links and updates";
+}
+
+}  // namespace
+}  // namespace troupe
