@@ -143,6 +143,8 @@ TEST(Config, UnknownKeysAreNamedWithLineAndNearestKey) {
   EXPECT_EQ(refusal("[train]\nmicrobatches = 3"),
             "run.toml:2: unknown key \"train.microbatches\"; the nearest known key is "
             "schedule.microbatches");
+  EXPECT_EQ(refusal("[model]\nsteps = 3"),
+            "run.toml:2: unknown key \"model.steps\"; the nearest known key is train.steps");
   EXPECT_EQ(refusal("\n[modle]\nlayers = 3"),
             "run.toml:2: unknown table \"modle\"; the nearest known one is [model]");
   EXPECT_EQ(refusal("layers = 3"),
@@ -330,6 +332,7 @@ TEST(LearningRate, RisesLinearlyAndFallsAsACosine) {
   EXPECT_DOUBLE_EQ(learning_rate_at(train, 160), (1e-3 + 1e-4) / 2);
   EXPECT_NEAR(learning_rate_at(train, 90), 1e-4 + 9e-4 * (2 + std::sqrt(2.0)) / 4, 1e-15);
   EXPECT_EQ(learning_rate_at(train, 300), 1e-4);
+  EXPECT_EQ(learning_rate_at({.steps = 20, .learning_rate = 1e-3, .warmup_steps = 20}, 20), 1e-3);
   for (std::uint32_t step = 20; step < 300; ++step) {
     EXPECT_GT(learning_rate_at(train, step), learning_rate_at(train, step + 1)) << step;
   }

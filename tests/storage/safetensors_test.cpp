@@ -150,13 +150,13 @@ TEST(SafetensorsReader, AcceptsWhatTheFormatAllows) {
   EXPECT_TRUE(parsed(file_of("{}")));
   EXPECT_TRUE(parsed(file_of("{}     ")));
   EXPECT_TRUE(parsed(file_of(R"({"__metadata__":{}})")));
-  // Tensors in any order, a scalar, an empty one between two, an unknown extra field, six-bit
-  // floats.
-  const auto result =
-      parsed(file_of(R"({"late":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[4,7]},
+  // Tensors in any order, a scalar, an empty one between two, an unknown field, six-bit floats.
+  constexpr std::string_view header =
+      R"({"late":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[4,7]},
       "first":{"dtype":"F32","shape":[],"data_offsets":[0,4],"note":null},
-      "nothing":{"dtype":"I8","shape":[3,0],"data_offsets":[4,4]}})",
-                     7));
+      "nothing":{"dtype":"I8","shape":[3,0],"data_offsets":[4,4]}})";
+  const auto content = file_of(header, 7);
+  const auto result = parsed(content);
   ASSERT_TRUE(result) << result.error().context;
   ASSERT_EQ(result->tensors.size(), 3U);
   EXPECT_EQ(result->tensors[0].name, "first");
