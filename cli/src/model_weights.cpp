@@ -1,5 +1,6 @@
 #include "model_weights.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <vector>
@@ -82,12 +83,15 @@ Expected<Done> load_weights(const storage::SafetensorsFile& file, const std::str
     const auto& name = parameter.spec->name;
     const auto* tensor = file.find(name);
     if (tensor == nullptr) return invalid(path, "the tensor " + name + " is missing");
-    if (tensor->dtype != storage::DType::f32 || tensor->shape != parameter.spec->shape) {
+    auto expected = parameter.spec->shape;
+    const bool may_be_longer = name == "wpe.weight" && tensor->shape.size() == expected.size();
+    if (may_be_longer) expected[0] = std::max(expected[0], tensor->shape[0]);
+    if (tensor->dtype != storage::DType::f32 || tensor->shape != expected) {
       return invalid(path, fmt::format("the tensor {} is {} [{}], expected F32 [{}]", name,
                                        to_string(tensor->dtype), fmt::join(tensor->shape, ", "),
                                        fmt::join(parameter.spec->shape, ", ")));
     }
-    std::memcpy(parameter.values.data(), tensor->bytes.data(), tensor->bytes.size());
+    std::memcpy(parameter.values.data(), tensor->bytes.data(), parameter.values.size_bytes());
   }
   return Done{};
 }

@@ -22,7 +22,8 @@ namespace troupe::cli {
 [[nodiscard]] Expected<ModelSpec> model_of(const storage::SafetensorsFile& file,
                                            const std::string& path, std::uint32_t heads);
 
-/// Copies the file's tensors into `parameters`.
+/// Copies the file's tensors into `parameters`. A model with a shorter context takes the first rows
+/// of the positions.
 /// @returns `invalid_file` naming a tensor that is missing, or not of 32-bit floats in the shape
 ///          expected.
 [[nodiscard]] Expected<Done> load_weights(const storage::SafetensorsFile& file,

@@ -16,7 +16,7 @@ namespace troupe::cli {
 
 /// What a process needs beyond the plan's lines: program and libraries, the compiled matrix
 /// products, actors, batches.
-inline constexpr std::uint64_t runtime_bytes = std::uint64_t{96} << 20U;
+inline constexpr std::uint64_t runtime_bytes = std::uint64_t{64} << 20U;
 
 /// The bytes of a process that holds the whole grid.
 [[nodiscard]] std::uint64_t process_bytes(const Plan& plan);

@@ -11,6 +11,7 @@
 
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/measured_costs.hpp"
+#include "troupe/stages/cpu_device.hpp"
 #include "troupe/storage/corpus.hpp"
 #include "troupe/storage/metrics.hpp"
 #include "troupe/storage/output_folder.hpp"
@@ -236,37 +237,37 @@ private:
   }
 
   [[nodiscard]] Expected<Done> write_results() {
-    const auto parameters = trainer_->parameters();
     const auto weights = folder_.path_of("weights.safetensors");
-    if (auto written = write_weights(weights, plan_.config.model, parameters); !written) {
-      return written;
-    }
+    auto written = write_weights(weights, plan_.config.model, trainer_->parameters());
+    if (!written) return written;
+    trainer_.reset();  // Its memory is not needed any more, and what follows needs some.
     if (last_) {
       auto trace = folder_.write("trace.json", to_chrome_trace(plan_, *last_));
       if (!trace) return trace;
       auto picture = folder_.write("timeline.svg", draw_timeline(plan_, *last_, predicted_));
       if (!picture) return picture;
     }
-    if (auto written = write_sample(parameters); !written) return written;
+    if (auto sample = write_sample(weights); !sample) return sample;
     fmt::print("\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nas run    {}\n", weights,
                folder_.path_of("metrics.jsonl"), folder_.path_of("timeline.svg"),
                folder_.path_of("trace.json"), folder_.path_of("config.toml"));
     return Done{};
   }
 
-  /// Lets the model continue the first words of what was held out from it.
-  [[nodiscard]] Expected<Done> write_sample(std::span<const stages::ParameterView> parameters) {
+  /// Lets the model that was written continue the first words of what was held out from it.
+  [[nodiscard]] Expected<Done> write_sample(const std::string& weights) {
     // A token costs a forward pass over the context: a short one is enough to see what was learned.
     constexpr std::uint32_t context_max = 128;
     auto model = plan_.config.model;
     model.sequence = std::min(model.sequence, context_max);
-    auto generator = TextGenerator::make(trainer_->device(), model, 1);
+    const auto device = stages::make_cpu_device();
+    auto generator = TextGenerator::make(*device, model, 1);
     if (!generator) return generator.error();
-    const auto targets = generator->parameters();
-    for (std::size_t i = 0; i < targets.size(); ++i) {
-      std::ranges::copy(parameters[i].values.first(targets[i].values.size()),
-                        targets[i].values.begin());
-    }
+    const auto file = storage::SafetensorsFile::open(weights);
+    if (!file) return file.error();
+    auto loaded = load_weights(*file, weights, generator->parameters());
+    if (!loaded) return loaded;
+
     constexpr std::uint32_t prompt_length = 32;
     constexpr std::uint32_t sample_length = 320;
     const auto text = corpus_.validation().token_count() > prompt_length ? corpus_.validation()
@@ -275,8 +276,8 @@ private:
     text.copy(0, tokens);
     std::string prompt;
     for (const auto token : tokens) prompt.push_back(static_cast<char>(token));
-    const auto written = generator->continue_text(prompt, sample_length, {});
-    fmt::print("\nthe model continues \"{}\":\n\n{}\n", printable(prompt), printable(written));
+    const auto sample = generator->continue_text(prompt, sample_length, {});
+    fmt::print("\nthe model continues \"{}\":\n\n{}\n", printable(prompt), printable(sample));
     return Done{};
   }
 

@@ -1,0 +1,91 @@
+// A run allocates when it starts and never again: in the steady state nothing as large as a page is
+// allocated, and the heap does not grow. (CAF's messages and oneDNN's argument lists are small
+// blocks that come and go.)
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include <gtest/gtest.h>
+#include <malloc.h>
+
+#include "troupe/actors/trainer.hpp"
+
+namespace {
+
+std::atomic<bool> is_counting = false;
+std::atomic<std::uint64_t> large_count = 0;
+std::atomic<std::uint64_t> small_count = 0;
+constexpr std::size_t page_bytes = 4096;
+
+void count(std::size_t size_bytes) {
+  if (!is_counting.load(std::memory_order_relaxed)) return;
+  (size_bytes >= page_bytes ? large_count : small_count).fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+// The program's own allocation functions, so that every allocation in C++ is seen.
+void* operator new(std::size_t size_bytes) {
+  count(size_bytes);
+  if (auto* memory = std::malloc(size_bytes)) return memory;
+  throw std::bad_alloc{};
+}
+void* operator new(std::size_t size_bytes, std::align_val_t alignment) {
+  count(size_bytes);
+  const auto boundary = static_cast<std::size_t>(alignment);
+  if (auto* memory =
+          std::aligned_alloc(boundary, (size_bytes + boundary - 1) / boundary * boundary)) {
+    return memory;
+  }
+  throw std::bad_alloc{};
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+
+namespace troupe::actors {
+namespace {
+
+TEST(Memory, TheSteadyStateAllocatesNothingLargeAndDoesNotGrow) {
+  Config config;
+  config.model = {.layers = 4, .heads = 4, .hidden = 64, .sequence = 32, .vocabulary = 256};
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches = 4;
+  config.schedule.microbatch_size = 2;
+  config.data.text = "none";
+  const auto plan = make_plan(config);
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  auto trainer =
+      Trainer::make(*plan, [](StepKind, std::uint32_t, std::uint32_t, stages::Batch&) {});
+  for (int step = 0; step < 5; ++step) {
+    ASSERT_TRUE((*trainer)->train_step().has_value());
+    ASSERT_TRUE((*trainer)->evaluate_step(1).has_value());
+  }
+  constexpr int step_count = 20;
+  const auto heap_before = mallinfo2().uordblks;
+  is_counting = true;
+  for (int step = 0; step < step_count; ++step) {
+    ASSERT_TRUE((*trainer)->train_step().has_value());
+    ASSERT_TRUE((*trainer)->evaluate_step(1).has_value());
+  }
+  is_counting = false;
+  const auto heap_after = mallinfo2().uordblks;
+  EXPECT_EQ(large_count, 0U);
+  EXPECT_LT(heap_after, heap_before + 64 * 1024) << "in " << step_count << " steps";
+  // 16 training and 8 evaluation passes on four actors; a bound that a leak of buffers would break.
+  EXPECT_LT(small_count / step_count, 24U * 4U * 100U);
+  RecordProperty("small_allocations_per_step", std::to_string(small_count / step_count));
+}
+
+}  // namespace
+}  // namespace troupe::actors

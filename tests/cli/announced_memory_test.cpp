@@ -1,0 +1,72 @@
+// What `troupe plan` announces is what `troupe train` uses: the peak resident size of the whole
+// process stays within 10 % of the plan's lines plus the stated constant, and does use nine tenths
+// of the lines.
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "run_inputs.hpp"
+
+namespace troupe::cli {
+namespace {
+
+/// Runs `troupe train` and returns its peak resident size in bytes.
+std::uint64_t peak_bytes_of_training(const std::string& config_path) {
+  const auto child = fork();
+  if (child == 0) {
+    const auto null = open("/dev/null", O_WRONLY);
+    dup2(null, STDOUT_FILENO);
+    execl(TROUPE_COMMAND, "troupe", "train", config_path.c_str(), nullptr);
+    std::_Exit(127);
+  }
+  int status = 0;
+  rusage usage{};
+  EXPECT_EQ(wait4(child, &status, 0, &usage), child);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+TEST(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercentAndAConstant) {
+  namespace fs = std::filesystem;
+  const auto folder = fs::temp_directory_path() / ("troupe-memory-" + std::to_string(getpid()));
+  fs::create_directories(folder);
+  {
+    std::ofstream text{folder / "text"};
+    for (int i = 0; i < 2000; ++i) text << "In the beginning was the word. ";
+  }
+  const std::string grids[] = {"pipeline = 1", "pipeline = 2\ndata = 2"};
+  for (const auto& grid : grids) {
+    SCOPED_TRACE(grid);
+    const auto path = (folder / "run.toml").string();
+    std::ofstream{path} << "[model]\nlayers = 4\nheads = 4\nhidden = 256\nsequence = 128\n"
+                        << "[parallel]\n"
+                        << grid << "\n[schedule]\nname = \"gpipe\"\n"
+                        << "microbatches = 4\nmicrobatch_size = 4\n"
+                        << "[train]\nsteps = 2\nvalidation_batches = 1\n[data]\ntext = \""
+                        << (folder / "text").string() << "\"\n[run]\noutput = \""
+                        << (folder / "out").string() << "\"\n";
+    const auto plan = load_plan({path, {}});
+    ASSERT_TRUE(plan.has_value()) << plan.error().context;
+    const auto lines = static_cast<double>(process_bytes(*plan) - runtime_bytes);
+    const auto peak = static_cast<double>(peak_bytes_of_training(path));
+    RecordProperty("announced", std::to_string(lines));
+    RecordProperty("peak", std::to_string(peak));
+    EXPECT_LE(peak, 1.1 * lines + static_cast<double>(runtime_bytes));
+    EXPECT_GE(peak, 0.9 * lines);
+    std::printf("%s: lines %.1f MiB, peak %.1f MiB, constant used %.1f of %.1f MiB\n", grid.c_str(),
+                lines / 0x1p20, peak / 0x1p20, (peak - lines) / 0x1p20,
+                static_cast<double>(runtime_bytes) / 0x1p20);
+  }
+  fs::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace troupe::cli
