@@ -19,10 +19,11 @@ inline constexpr std::size_t tile_rows = TROUPE_VECTOR_BYTES == 64 ? 12 : 6;
 inline constexpr std::size_t tile_vectors = 2;
 inline constexpr std::size_t tile_columns = tile_vectors * width;
 
-// A block of a stays in the second-level cache, a sliver of b in the first.
+// A sliver of b stays in the first-level cache while a block of a passes; both blocks stay in the
+// second level.
 inline constexpr std::size_t block_rows = 192;
 inline constexpr std::size_t block_depth = 384;
-inline constexpr std::size_t block_columns = 1536;
+inline constexpr std::size_t block_columns = 384;
 
 constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -72,6 +73,11 @@ inline void store_part(const Tile& tile, const Vector (&sums)[rows][tile_vectors
 
 template <std::size_t rows, bool transposed>
 void multiply(const Tile& tile) {
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t j = 0; j < tile_vectors; ++j) {
+      __builtin_prefetch(tile.c + i * tile.stride + j * width, 1);
+    }
+  }
   Vector sums[rows][tile_vectors] = {};
   const float* sliver = tile.sliver;
   // Three base pointers: the processor adds one register times 1, 2 or 4 to an address.
@@ -109,32 +115,26 @@ inline constexpr auto multiply_transposed =
     multiply_by_rows<true>(std::make_index_sequence<tile_rows>{});
 
 /// Copies [depth, columns] into slivers [columns / tile_columns, depth, tile_columns], padded with
-/// 0.
+/// 0. Row after row of a few slivers at a time, so that memory is read in long stretches.
 /// @param sums receives or, with `add_sums`, adds up the columns; null for none.
 inline void pack(const float* from, std::size_t stride, std::size_t depth, std::size_t columns,
                  float* to, float* sums = nullptr, bool add_sums = false) {
-  for (std::size_t j = 0; j < columns; j += width, to += width) {
-    const auto copy_column = [&](auto lanes) {
-      Vector sum{};
-      for (std::size_t p = 0; p < depth; ++p) {
+  constexpr std::size_t stretch = 8 * tile_columns;
+  for (std::size_t begin = 0; begin < columns; begin += stretch) {
+    for (std::size_t p = 0; p < depth; ++p) {
+      for_each_vector(std::min(stretch, columns - begin), [&](std::size_t i, auto lanes) {
+        const std::size_t j = begin + i;
         const Vector value = load(from + p * stride + j, lanes);
-        store(to + p * tile_columns, value);
-        sum += value;
-      }
-      if (sums == nullptr) return;
-      if (add_sums) sum += load(sums + j, lanes);
-      store(sums + j, sum, lanes);
-    };
-    if (j + width <= columns) {
-      copy_column(Whole{});
-    } else {
-      copy_column(First{columns - j});
+        store(to + (j / tile_columns * depth + p) * tile_columns + j % tile_columns, value);
+        if (sums == nullptr) return;
+        store(sums + j, p > 0 || add_sums ? load(sums + j, lanes) + value : value, lanes);
+      });
     }
-    if (j / width % tile_vectors == tile_vectors - 1) to += (depth - 1) * tile_columns;
   }
   const std::size_t used = columns % tile_columns;
   if (used == 0 || used > width) return;
-  for (std::size_t p = 0; p < depth; ++p) store(to + p * tile_columns, Vector{});
+  float* last = to + columns / tile_columns * depth * tile_columns + width;
+  for (std::size_t p = 0; p < depth; ++p) store(last + p * tile_columns, Vector{});
 }
 
 /// The same of the transpose of `from` [columns, depth].
@@ -153,22 +153,6 @@ inline void pack_transposed(const float* from, std::size_t stride, std::size_t d
   }
 }
 
-/// Copies `rows` columns of the transposed a into panels [rows / tile_rows, depth, tile_rows].
-inline void pack_panels(const float* from, std::size_t stride, std::size_t depth, std::size_t rows,
-                        float* to) {
-  for (std::size_t i = 0; i < rows; i += tile_rows) {
-    const std::size_t count = std::min(tile_rows, rows - i);
-    for (std::size_t p = 0; p < depth; ++p, to += tile_rows) {
-      const float* row = from + p * stride + i;
-      if (count == tile_rows) {
-        std::memcpy(to, row, tile_rows * sizeof(float));
-      } else {
-        std::memcpy(to, row, count * sizeof(float));
-      }
-    }
-  }
-}
-
 /// The depth is cut into equal blocks.
 inline std::size_t depth_of_block(const Product& product) {
   const std::size_t blocks =
@@ -178,24 +162,23 @@ inline std::size_t depth_of_block(const Product& product) {
 
 inline std::size_t product_scratch_floats(const Product& product) {
   const std::size_t columns = round_up(std::min(product.n, block_columns), tile_columns);
-  return depth_of_block(product) * (columns + (product.a.transposed ? block_rows : 0));
+  return depth_of_block(product) * columns;
 }
 
 /// One block of b, already in slivers, against all rows of a.
 inline void multiply_block(const Product& product, const float* slivers, std::size_t p,
-                           std::size_t depth, std::size_t n, std::size_t columns, float* panels) {
+                           std::size_t depth, std::size_t n, std::size_t columns) {
   const auto& a = product.a;
   const auto& multiply_rows = a.transposed ? multiply_transposed : multiply_dense;
   const float* addend = p == 0 ? product.addend : product.c;
   for (std::size_t m = 0; m < product.m; m += block_rows) {
-    const std::size_t rows = std::min(block_rows, product.m - m);
-    if (a.transposed) pack_panels(a.data + p * a.stride + m, a.stride, depth, rows, panels);
+    const std::size_t end = std::min(m + block_rows, product.m);
     for (std::size_t j = 0; j < columns; j += tile_columns) {
-      for (std::size_t i = 0; i < rows; i += tile_rows) {
-        const std::size_t at = (m + i) * product.stride + n + j;
-        multiply_rows[std::min(tile_rows, rows - i) - 1](
-            {.a = a.transposed ? panels + i * depth : a.data + (m + i) * a.stride + p,
-             .a_stride = a.transposed ? tile_rows : a.stride,
+      for (std::size_t i = m; i < end; i += tile_rows) {
+        const std::size_t at = i * product.stride + n + j;
+        multiply_rows[std::min(tile_rows, end - i) - 1](
+            {.a = a.data + (a.transposed ? p * a.stride + i : i * a.stride + p),
+             .a_stride = a.stride,
              .sliver = slivers + j * depth,
              .depth = depth,
              .c = product.c + at,
@@ -222,8 +205,7 @@ inline void product(const Product& product, float* scratch) {
         pack(b.data + p * b.stride + n, b.stride, depth, columns, scratch, sums,
              p > 0 || product.add_b_sums);
       }
-      multiply_block(product, scratch, p, depth, n, columns,
-                     scratch + depth * round_up(columns, tile_columns));
+      multiply_block(product, scratch, p, depth, n, columns);
     }
   }
 }
