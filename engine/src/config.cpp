@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "troupe/engine/schedule_generators.hpp"
+
 #include "config_keys.hpp"
 
 namespace troupe {
@@ -14,7 +16,6 @@ constexpr std::uint64_t tokens_per_step_max = 1ULL << 28U;
 constexpr std::uint64_t tokens_per_validation_max = 1ULL << 32U;
 constexpr std::uint32_t byte_count = 256;
 
-constexpr std::array<std::string_view, 3> schedule_names{"gpipe", "1f1b", "interleaved-1f1b"};
 constexpr std::array<std::string_view, 1> tokenizer_names{"bytes"};
 constexpr std::array<std::string_view, 1> device_names{"cpu"};
 
@@ -125,7 +126,7 @@ Expected<Done> check_run(const Config& config) {
                    + ", from which the rate falls");
   }
   if (!config.schedule.name.ends_with(".csv")) {
-    auto known = check_name("schedule.name", config.schedule.name, schedule_names);
+    auto known = check_name("schedule.name", config.schedule.name, schedule_names());
     if (!known) return invalid(known.error().context + ", or give the path of a .csv file");
   }
   if (config.run.output.empty()) {

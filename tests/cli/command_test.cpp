@@ -182,7 +182,7 @@ TEST_F(Command, GenerateContinuesThePromptTheSameWayForTheSameSeed) {
 }
 
 TEST_F(Command, PlanListsEveryHolderOfMemory) {
-  const auto outcome = shell("troupe plan run.toml --set parallel.partition=[2,2]");
+  const auto outcome = shell("troupe plan run.toml --set schedule.layers_per_stage=[2,2]");
   EXPECT_EQ(outcome.exit_code, 0);
   for (const auto* words :
        {"2 pipeline ranks", "embedding, layers 0-1", "layers 2-3, head", "parameters", "gradients",

@@ -15,7 +15,7 @@ targets="parse_config from_csv parse_safetensors"
 
 sources_of() {
   case $1 in
-    parse_config) echo engine/src/config*.cpp ;;
+    parse_config) echo engine/src/config*.cpp engine/src/schedule.cpp engine/src/schedule_generators.cpp ;;
     from_csv) echo engine/src/schedule*.cpp ;;
     parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
   esac

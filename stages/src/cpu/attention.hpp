@@ -77,26 +77,33 @@ inline void multiply_rows(const RowsProduct& of, const std::array<Multiply, tile
   }
 }
 
-/// Replaces the first `count` scores by e^(scale * (score - largest)) and the others up to `padded`
-/// by 0. @returns the sum; `*largest` is in units of scale * score.
+/// Calls body(offset, lanes) over whole vectors of a row of scores, which is padded: first for the
+/// `count` scores that are seen, of which `lanes` are those in the vector, then with none for the
+/// rest.
+template <class Body>
+[[gnu::always_inline]] inline void for_each_score(std::size_t count, std::size_t padded,
+                                                  Body body) {
+  std::size_t i = 0;
+  for (; i + width <= count; i += width) body(i, Whole{});
+  for (; i < padded; i += width) body(i, First{count > i ? count - i : 0});
+}
+
+/// Replaces the first `count` scores by e^(scale * score - largest) and the others up to `padded`
+/// by 0.
+/// @returns the sum; `*largest` is the largest of scale * score.
 inline float exponentiate(float* scores, std::size_t count, std::size_t padded, float scale,
                           float* largest) {
   Vector highest = splat(scores[0]);
-  for_each_vector(count, [&](std::size_t i, auto lanes) {
-    if constexpr (std::is_same_v<decltype(lanes), Whole>) {
-      highest = larger(highest, load(scores + i));
-    } else {
-      for (std::size_t j = i; j < count; ++j) highest[0] = std::max(highest[0], scores[j]);
-    }
+  for_each_score(count, count, [&](std::size_t i, auto lanes) {
+    highest = larger(highest, select(load(scores + i), highest, lanes));
   });
   *largest = scale * largest_lane(highest);
   Vector sum{};
-  for_each_vector(count, [&](std::size_t i, auto lanes) {
-    const Vector value = keep(exp(load(scores + i, lanes) * scale - *largest), lanes);
-    store(scores + i, value, lanes);
+  for_each_score(count, padded, [&](std::size_t i, auto lanes) {
+    const Vector value = keep(exp(load(scores + i) * scale - *largest), lanes);
+    store(scores + i, value);
     sum += value;
   });
-  for (std::size_t i = count; i < padded; ++i) scores[i] = 0.0F;
   return sum_of_lanes(sum);
 }
 
@@ -143,12 +150,11 @@ inline float dot(const float* a, const float* b, std::size_t count) {
 /// scores, scale * p * (d_p - mean).
 inline void differentiate(float* scores, float* d_scores, std::size_t count, std::size_t padded,
                           float scale, float log_sum_exp, float mean) {
-  for_each_vector(count, [&](std::size_t i, auto lanes) {
-    const Vector p = exp(load(scores + i, lanes) * scale - log_sum_exp);
-    store(d_scores + i, (load(d_scores + i, lanes) - mean) * p * scale, lanes);
-    store(scores + i, p, lanes);
+  for_each_score(count, padded, [&](std::size_t i, auto lanes) {
+    const Vector p = keep(exp(load(scores + i) * scale - log_sum_exp), lanes);
+    store(d_scores + i, (load(d_scores + i) - mean) * p * scale);
+    store(scores + i, p);
   });
-  for (std::size_t i = count; i < padded; ++i) scores[i] = d_scores[i] = 0.0F;
 }
 
 /// What the blocks of one head's backward pass share.

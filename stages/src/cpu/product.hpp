@@ -42,7 +42,7 @@ struct Tile {
   const float* bias = nullptr;  ///< Null for none.
 };
 
-template <std::size_t rows>
+template <std::size_t rows, bool has_addend>
 inline void store_whole(const Tile& tile, const Vector (&sums)[rows][tile_vectors]) {
 #pragma GCC unroll 2
   for (std::size_t j = 0; j < tile_vectors; ++j) {
@@ -50,9 +50,8 @@ inline void store_whole(const Tile& tile, const Vector (&sums)[rows][tile_vector
 #pragma GCC unroll 12
     for (std::size_t i = 0; i < rows; ++i) {
       const std::size_t at = i * tile.stride + j * width;
-      Vector value = sums[i][j] + bias;
-      if (tile.addend != nullptr) value += load(tile.addend + at);
-      store(tile.c + at, value);
+      const Vector value = sums[i][j] + bias;
+      store(tile.c + at, has_addend ? value + load(tile.addend + at) : value);
     }
   }
 }
@@ -72,7 +71,8 @@ inline void store_part(const Tile& tile, const Vector (&sums)[rows][tile_vectors
 }
 
 template <std::size_t rows, bool transposed>
-void multiply(const Tile& tile) {
+void multiply(const Tile& of) {
+  const Tile tile = of;  // A copy, which no store to c can change: it stays in registers.
   for (std::size_t i = 0; i < rows; ++i) {
     for (std::size_t j = 0; j < tile_vectors; ++j) {
       __builtin_prefetch(tile.c + i * tile.stride + j * width, 1);
@@ -95,10 +95,12 @@ void multiply(const Tile& tile) {
     }
     sliver += tile_columns;
   }
-  if (tile.columns == tile_columns) {
-    store_whole<rows>(tile, sums);
-  } else {
+  if (tile.columns != tile_columns) {
     store_part<rows>(tile, sums);
+  } else if (tile.addend != nullptr) {
+    store_whole<rows, true>(tile, sums);
+  } else {
+    store_whole<rows, false>(tile, sums);
   }
 }
 

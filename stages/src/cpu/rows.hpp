@@ -122,11 +122,7 @@ inline void column_sums(const float* x, float* sums, std::size_t begin, std::siz
 inline float largest_of(const float* x, std::size_t count) {
   Vector highest = splat(x[0]);
   for_each_vector(count, [&](std::size_t i, auto lanes) {
-    if constexpr (sizeof(lanes) == sizeof(First)) {
-      for (std::size_t j = i; j < count; ++j) highest[0] = std::max(highest[0], x[j]);
-    } else {
-      highest = larger(highest, load(x + i));
-    }
+    highest = larger(highest, select(load(x + i, lanes), highest, lanes));
   });
   return largest_lane(highest);
 }

@@ -39,13 +39,23 @@ inline Vector load(const float* from, First lanes) {
 inline void store(float* to, Vector value, First lanes) {
   std::memcpy(to, &value, lanes.count * sizeof(float));
 }
-/// The other lanes become 0.
-inline Vector keep(Vector value, Whole /*lanes*/) {
+/// 0, 1, 2, ...
+inline Bits lane_numbers() {
+  Bits numbers{};
+  for (std::size_t i = 0; i < width; ++i) numbers[i] = static_cast<std::int32_t>(i);
+  return numbers;
+}
+
+/// `value` in the lanes that count, `otherwise` in the others.
+inline Vector select(Vector value, Vector /*otherwise*/, Whole /*lanes*/) {
   return value;
 }
-inline Vector keep(Vector value, First lanes) {
-  for (std::size_t i = lanes.count; i < width; ++i) value[i] = 0.0F;
-  return value;
+inline Vector select(Vector value, Vector otherwise, First lanes) {
+  return lane_numbers() < static_cast<std::int32_t>(lanes.count) ? value : otherwise;
+}
+template <class Lanes>
+inline Vector keep(Vector value, Lanes lanes) {
+  return select(value, Vector{}, lanes);
 }
 
 /// Calls body(offset, lanes) over `count` elements.
@@ -69,18 +79,17 @@ inline Vector smaller(Vector a, Vector b) {
 /// The lanes combined pairwise: always in the same order.
 template <class Combine>
 inline float fold(Vector value, Combine combine) {
-  float lanes[width];
-  store(lanes, value);
+#pragma GCC unroll 4
   for (std::size_t half = width / 2; half > 0; half /= 2) {
-    for (std::size_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
+    value = combine(value, __builtin_shuffle(value, lane_numbers() ^ static_cast<int>(half)));
   }
-  return lanes[0];
+  return value[0];
 }
 inline float sum_of_lanes(Vector value) {
-  return fold(value, [](float a, float b) { return a + b; });
+  return fold(value, [](Vector a, Vector b) { return a + b; });
 }
 inline float largest_lane(Vector value) {
-  return fold(value, [](float a, float b) { return a > b ? a : b; });
+  return fold(value, [](Vector a, Vector b) { return larger(a, b); });
 }
 
 /// e^x to 2 units in the last place; x is clamped to [-87, 88], where the result is a normal

@@ -29,8 +29,8 @@ struct Coordinate {
   friend constexpr bool operator==(const Coordinate&, const Coordinate&) = default;
 };
 
-/// The number of the rank at `coordinate`. Shards are neighbours, then replicas, then pipeline ranks:
-/// the axes that exchange most lie closest together.
+/// The number of the rank at `coordinate`. Shards are neighbours, then replicas, then pipeline
+/// ranks: the axes that exchange most lie closest together.
 [[nodiscard]] constexpr std::uint32_t rank_at(const GridExtent& extent, const Coordinate& c) {
   TROUPE_ASSERT(c.replica < extent.data && c.shard < extent.tensor);
   TROUPE_ASSERT(c.pipeline.value() < extent.pipeline);
