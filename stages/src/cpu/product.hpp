@@ -25,6 +25,9 @@ inline constexpr std::size_t block_rows = 192;
 inline constexpr std::size_t block_depth = 384;
 inline constexpr std::size_t block_columns = 384;
 
+/// How far ahead rows are asked for that the processor does not foresee.
+inline constexpr std::size_t rows_ahead = 16;
+
 constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -126,6 +129,7 @@ inline void pack(const float* from, std::size_t stride, std::size_t depth, std::
     for (std::size_t p = 0; p < depth; ++p) {
       for_each_vector(std::min(stretch, columns - begin), [&](std::size_t i, auto lanes) {
         const std::size_t j = begin + i;
+        __builtin_prefetch(from + (p + rows_ahead) * stride + j);
         const Vector value = load(from + p * stride + j, lanes);
         store(to + (j / tile_columns * depth + p) * tile_columns + j % tile_columns, value);
         if (sums == nullptr) return;
@@ -147,7 +151,10 @@ inline void pack_transposed(const float* from, std::size_t stride, std::size_t d
     const std::size_t rows = columns > j ? std::min(width, columns - j) : 0;
     for_each_vector(depth, [&](std::size_t p, auto lanes) {
       Vector square[width] = {};
-      for (std::size_t i = 0; i < rows; ++i) square[i] = load(from + (j + i) * stride + p, lanes);
+      for (std::size_t i = 0; i < rows; ++i) {
+        __builtin_prefetch(from + (j + i + rows_ahead) * stride + p);
+        square[i] = load(from + (j + i) * stride + p, lanes);
+      }
       transpose(square);
       const std::size_t count = std::min(width, depth - p);
       for (std::size_t i = 0; i < count; ++i) store(sliver + (p + i) * tile_columns, square[i]);
