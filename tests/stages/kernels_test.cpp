@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -394,6 +395,36 @@ TEST_P(VectorKernels, MeasureAndDifferentiateTheLoss) {
             },
             logits, std::vector<double>(1));
       }
+    }
+  }
+}
+
+/// A training that diverges must show it.
+TEST_P(VectorKernels, NeverTurnWhatIsNotANumberIntoANumber) {
+  auto& kernels = device_->kernels();
+  for (const std::size_t at : {0U, 7U, 30U}) {
+    Floats x = random(31);
+    x[at] = std::numeric_limits<float>::quiet_NaN();
+    Floats y(31);
+    kernels.gelu_forward(*stream_, x.data(), y.data(), 31);
+    const std::vector<std::int32_t> target{1};
+    double loss = 0.0;
+    double squares = 0.0;
+    kernels.sum_of_squares(*stream_, x.data(), &squares, 31);
+    kernels.cross_entropy(*stream_, x.data(), target.data(), &loss, 0.0F, 1, 31);
+    // One sequence of 31 tokens, one head of size 1: a key that spoils what sees it.
+    Floats qkv = random(std::size_t{31} * 3);
+    qkv[at * 3 + 1] = std::numeric_limits<float>::quiet_NaN();
+    Floats attended(31);
+    Floats log_sum_exp(31);
+    kernels.attention_forward(*stream_, qkv.data(), attended.data(), log_sum_exp.data(),
+                              {1, 31, 1, 1});
+    stream_->synchronize();
+    EXPECT_TRUE(std::isnan(y[at]));
+    EXPECT_TRUE(std::isnan(loss)) << "logit " << at;
+    EXPECT_TRUE(std::isnan(squares));
+    for (std::size_t t = 0; t < 31; ++t) {
+      EXPECT_EQ(std::isnan(attended[t]), t >= at) << "key " << at << ", query " << t;
     }
   }
 }

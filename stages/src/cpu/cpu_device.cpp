@@ -18,9 +18,10 @@ namespace troupe::stages {
 
 namespace {
 
-/// Side of the square matrices that the peak is measured with: 4 MB each.
-constexpr std::uint32_t peak_side = 1024;
-constexpr std::uint32_t peak_rounds = 4;
+/// Side of the square matrices that the peak is measured with, and how often: a product takes a few
+/// milliseconds, so that one of them meets no disturbance.
+constexpr std::uint32_t peak_side = 768;
+constexpr std::uint32_t peak_rounds = 12;
 
 class CpuDevice final : public Device {
 public:

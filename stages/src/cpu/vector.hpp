@@ -97,7 +97,8 @@ inline float largest_lane(Vector value) {
 /// by adding n to the exponent.
 inline Vector exp(Vector x) {
   constexpr float rounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer.
-  x = larger(smaller(x, splat(88.0F)), splat(-87.0F));
+  x = x > 88.0F ? splat(88.0F) : x;
+  x = x < -87.0F ? splat(-87.0F) : x;
   const Vector shifted = x * 1.44269504F + rounder;
   const Vector n = shifted - rounder;
   const Vector r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
