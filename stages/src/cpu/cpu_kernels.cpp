@@ -112,6 +112,7 @@ void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, 
                                     Accumulate accumulate) {
   // Parts are columns, so that the additions to an element keep their order.
   enqueue_in_parts(stream, hidden, line_floats, [=, &isa = isa_](const Part& part) {
+    TROUPE_ASSERT(sequence > 0);
     const std::size_t count = part.end - part.begin;
     const auto at = [&](auto* tensor, std::size_t row) {
       return tensor + row * hidden + part.begin;

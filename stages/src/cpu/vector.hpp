@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace troupe::stages::TROUPE_ISA {
 
@@ -76,14 +77,22 @@ inline Vector smaller(Vector a, Vector b) {
   return a < b ? a : b;
 }
 
+inline constexpr std::make_index_sequence<width> all_lanes;
+
+/// Lanes that are `distance`, a power of two, apart change places.
+template <std::size_t distance, std::size_t... lane>
+inline Vector swap_lanes(Vector a, std::index_sequence<lane...> /*all*/) {
+  return __builtin_shufflevector(a, a, static_cast<int>(lane ^ distance)...);
+}
+
 /// The lanes combined pairwise: always in the same order.
-template <class Combine>
+template <std::size_t distance = width / 2, class Combine>
 inline float fold(Vector value, Combine combine) {
-#pragma GCC unroll 4
-  for (std::size_t half = width / 2; half > 0; half /= 2) {
-    value = combine(value, __builtin_shuffle(value, lane_numbers() ^ static_cast<int>(half)));
+  if constexpr (distance == 0) {
+    return value[0];
+  } else {
+    return fold<distance / 2>(combine(value, swap_lanes<distance>(value, all_lanes)), combine);
   }
-  return value[0];
 }
 inline float sum_of_lanes(Vector value) {
   return fold(value, [](Vector a, Vector b) { return a + b; });
@@ -113,20 +122,21 @@ inline Vector exp(Vector x) {
                                   + (reinterpret_cast<Bits>(shifted) << 23));
 }
 
+/// a[first], b[first], a[first + 1], b[first + 1], ...
+template <std::size_t first, std::size_t... lane>
+inline Vector interleave(Vector a, Vector b, std::index_sequence<lane...> /*all*/) {
+  return __builtin_shufflevector(a, b, static_cast<int>(first + lane / 2 + lane % 2 * width)...);
+}
+
 /// Transposes a square of vectors in place: each pass interleaves the first half with the second.
 inline void transpose(Vector (&square)[width]) {
-  Bits low;
-  for (std::size_t i = 0; i < width; ++i) {
-    low[i] = static_cast<std::int32_t>(i / 2 + (i % 2) * width);
-  }
-  const Bits high = low + static_cast<std::int32_t>(width / 2);
 #pragma GCC unroll 8
   for (std::size_t pass = 1; pass < width; pass *= 2) {
     Vector next[width];
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < width / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(square[i], square[i + width / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(square[i], square[i + width / 2], high);
+      next[2 * i] = interleave<0>(square[i], square[i + width / 2], all_lanes);
+      next[2 * i + 1] = interleave<width / 2>(square[i], square[i + width / 2], all_lanes);
     }
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < width; ++i) square[i] = next[i];
