@@ -37,7 +37,6 @@ Config config_of(std::uint32_t ranks, std::uint32_t microbatches) {
   config.parallel.pipeline = ranks;
   config.schedule.microbatches = microbatches;
   config.schedule.microbatch_size = 1;
-  config.data.text = "none";
   return config;
 }
 

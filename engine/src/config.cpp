@@ -104,9 +104,6 @@ Expected<Done> check_sizes(const Config& config) {
 }
 
 Expected<Done> check_data(const Config& config) {
-  if (config.data.text.empty()) {
-    return invalid("data.text: not set; give the path of the text to train on");
-  }
   if (auto known = check_name("data.tokenizer", config.data.tokenizer, tokenizer_names); !known) {
     return known;
   }

@@ -35,7 +35,6 @@ int main() {
   config.parallel = {.data = 1, .tensor = 1, .pipeline = 2};
   config.schedule = {.name = "1f1b", .microbatches = 4, .microbatch_size = 4};
   config.train = {.steps = 300, .learning_rate = 1e-2, .warmup_steps = 10};
-  config.data.text = "main.cpp";  // A name for the record: `fill` brings the tokens.
 
   const auto plan = troupe::make_plan(config);
   if (!plan) return fail(plan.error());

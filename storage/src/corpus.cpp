@@ -42,6 +42,9 @@ Error too_short(const DataConfig& data, std::uint64_t token_count, std::uint32_t
 
 Expected<Corpus> Corpus::open(const DataConfig& data, std::uint32_t sequence) {
   TROUPE_ASSERT(data.validation_fraction >= 0.0 && data.validation_fraction <= 0.5);
+  if (data.text.empty()) {
+    return Error{Errc::invalid_config, "data.text: not set; give the path of the text to train on"};
+  }
   auto file = TokenFile::open(data.text, data.tokenizer);
   if (!file) return Error{file.error().code, "data.text: " + file.error().context};
   const auto token_count = file->tokens().token_count();

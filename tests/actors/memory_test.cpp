@@ -62,7 +62,6 @@ TEST(Memory, TheSteadyStateAllocatesNothingLargeAndDoesNotGrow) {
   config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
   config.schedule.microbatches = 4;
   config.schedule.microbatch_size = 2;
-  config.data.text = "none";
   const auto plan = make_plan(config);
   ASSERT_TRUE(plan.has_value()) << plan.error().context;
   auto trainer =

@@ -63,7 +63,6 @@ Config config_of(const std::string& schedule, std::uint32_t replicas, std::uint3
   config.schedule.microbatch_size = 1;
   config.schedule.chunks = chunks;
   config.schedule.split_backward = split;
-  config.data.text = "none";
   return config;
 }
 

@@ -36,7 +36,6 @@ Config tiny_config(bool tied) {
   config.train.learning_rate = 1e-2;
   config.train.weight_decay = 0.01;
   config.train.seed = 7;
-  config.data.text = "none";
   return config;
 }
 

@@ -289,8 +289,6 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             "schedule.name: unknown name \"1b1f\"; the nearest known one is \"1f1b\", or give the "
             "path of a .csv file");
   EXPECT_EQ(with([](Config& c) { c.schedule.name = "mine.csv"; }), "valid");
-  EXPECT_EQ(with([](Config& c) { c.data.text = ""; }),
-            "data.text: not set; give the path of the text to train on");
   EXPECT_EQ(with([](Config& c) { c.run.output = ""; }),
             "run.output: not set; give the path of the folder for the results");
   EXPECT_EQ(with([](Config& c) { c.model.vocabulary = 255; }),

@@ -14,7 +14,6 @@ Config small_config() {
   config.parallel.pipeline = 2;
   config.schedule.microbatches = 4;
   config.schedule.microbatch_size = 2;
-  config.data.text = "text";
   return config;
 }
 

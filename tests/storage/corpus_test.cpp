@@ -72,6 +72,7 @@ TEST(Corpus, WithoutAFractionHoldsNothingOut) {
 
 TEST(Corpus, SaysWhyItCannotBeOpened) {
   const TemporaryFolder folder;
+  EXPECT_EQ(refusal({}, 8), "data.text: not set; give the path of the text to train on");
   EXPECT_EQ(refusal({.text = folder / "none"}, 8),
             "data.text: cannot open " + folder / "none" + ": No such file or directory");
   EXPECT_EQ(refusal({.text = folder.path()}, 8),

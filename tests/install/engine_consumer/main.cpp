@@ -6,7 +6,6 @@
 int main() {
   troupe::Config config;
   config.parallel.pipeline = 3;
-  config.data.text = "none";
   const auto plan = troupe::make_plan(config);
   if (!plan) {
     std::fprintf(stderr, "%s\n", plan.error().context.c_str());
