@@ -57,8 +57,9 @@ public:
   [[nodiscard]] float* scratch(std::uint32_t index, std::size_t count);
 
 private:
-  /// A bounded ring of work, which doubles in the rare case that it is full: blocking would
-  /// deadlock a stream that enqueues onto itself.
+  /// First in, first out, in memory that is kept: it holds the work of a long step, and doubles in
+  /// the rare case that it is full. (Blocking instead would deadlock a stream that enqueues onto
+  /// itself.)
   class Ring {
   public:
     void push(Work work);
