@@ -108,10 +108,10 @@ Picture picture_of(const Plan& plan, const StepReport& report) {
 }
 
 std::string draw_timeline(const Plan& plan, const StepReport& report, const Timeline& predicted) {
-  return draw_svg(std::array{
-      picture_of(plan, report),
-      make_picture("simulated, " + plan.training.name + ", each pass as long as it took on average",
-                   plan.training, predicted)});
+  return draw_svg(std::array{picture_of(plan, report),
+                             make_picture("simulated, " + plan.training.name
+                                              + ", each pass as long as in the steps before",
+                                          plan.training, predicted)});
 }
 
 std::string to_chrome_trace(const Plan& plan, const StepReport& report) {

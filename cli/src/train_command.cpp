@@ -162,15 +162,19 @@ private:
     return Done{};
   }
 
-  /// Learns what passes take, and predicts steps from it once it knows.
+  /// Predicts the step from what passes took in the steps before it, the first from itself; then
+  /// learns what they took in this one. What is twenty steps old hardly counts.
   void observe(const StepReport& report) {
+    constexpr double share = 0.8;
+    if (costs_.is_complete()) predicted_ = simulate(plan_.training, costs_.costs());
+    costs_.fade(share);
     for (const auto& rank : report.ranks) {
       for (const auto& entry : rank.trace) {
         if (entry.kind != actors::TraceEntry::Kind::pass) continue;
         costs_.add(entry.action, entry.end_ns - entry.begin_ns);
       }
     }
-    predicted_ = simulate(plan_.training, costs_.costs());
+    if (predicted_.ranks.empty()) predicted_ = simulate(plan_.training, costs_.costs());
     training_seconds_ += seconds_of(report);
   }
 

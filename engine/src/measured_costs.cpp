@@ -8,16 +8,26 @@ namespace troupe {
 
 void MeasuredCosts::add(const Action& action, std::int64_t duration_ns) {
   auto& mean = stages_.at(action.stage.value())[static_cast<std::size_t>(action.pass)];
-  mean.sum_ns += duration_ns;
-  ++mean.count;
+  mean.sum_ns += static_cast<double>(duration_ns);
+  mean.weight += 1.0;
+}
+
+void MeasuredCosts::fade(double share) {
+  TROUPE_ASSERT(share > 0.0 && share <= 1.0);
+  for (auto& means : stages_) {
+    for (auto& mean : means) {
+      mean.sum_ns *= share;
+      mean.weight *= share;
+    }
+  }
 }
 
 bool MeasuredCosts::is_complete() const {
   return std::ranges::all_of(stages_, [](const StageMeans& means) {
-    const bool has_whole = of(means, Pass::backward).count > 0;
+    const bool has_whole = of(means, Pass::backward).was_seen();
     const bool has_parts =
-        of(means, Pass::backward_input).count > 0 && of(means, Pass::backward_weight).count > 0;
-    return of(means, Pass::forward).count > 0 && (has_whole || has_parts);
+        of(means, Pass::backward_input).was_seen() && of(means, Pass::backward_weight).was_seen();
+    return of(means, Pass::forward).was_seen() && (has_whole || has_parts);
   });
 }
 
@@ -29,8 +39,8 @@ CostModel MeasuredCosts::costs() const {
     const auto whole_ns = of(means, Pass::backward).value_ns();
     const auto input_ns = of(means, Pass::backward_input).value_ns();
     const auto weight_ns = of(means, Pass::backward_weight).value_ns();
-    const bool has_whole = of(means, Pass::backward).count > 0;
-    const bool has_parts = of(means, Pass::backward_input).count > 0;
+    const bool has_whole = of(means, Pass::backward).was_seen();
+    const bool has_parts = of(means, Pass::backward_input).was_seen();
     costs.stages.push_back({.forward_ns = forward_ns,
                             .backward_ns = has_whole ? whole_ns : input_ns + weight_ns,
                             .backward_input_ns = has_parts ? input_ns : whole_ns / 2,

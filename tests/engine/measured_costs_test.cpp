@@ -31,6 +31,16 @@ TEST(MeasuredCosts, SumThePartsOfABackwardPassThatWasNeverWhole) {
   EXPECT_EQ(measured.costs().stages.at(0), (PassCosts{10, 18, 11, 7}));
 }
 
+TEST(MeasuredCosts, ForgetWhatHasFaded) {
+  MeasuredCosts measured{1};
+  measured.add({first, Pass::forward, m0}, 100);
+  measured.add({first, Pass::backward, m0}, 100);
+  measured.fade(0.5);
+  measured.add({first, Pass::forward, m0}, 400);
+  EXPECT_EQ(measured.costs().stages.at(0).forward_ns, 300) << "(100 / 2 + 400) / 1.5";
+  EXPECT_EQ(measured.costs().stages.at(0).backward_ns, 100) << "a faded mean is the same mean";
+}
+
 TEST(TimeKeeper, BooksEveryNanosecondOnce) {
   TimeKeeper keeper{100};
   keeper.advance(WaitCause::next_step, 110);  // 10 until the step begins

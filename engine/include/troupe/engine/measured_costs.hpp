@@ -18,6 +18,9 @@ public:
   /// Adds one pass that took `duration_ns`.
   void add(const Action& action, std::int64_t duration_ns);
 
+  /// Lets what was seen so far count `share` of what comes next, for machines whose speed drifts.
+  void fade(double share);
+
   /// Whether every stage has been seen going forward, and backward whole or in both parts.
   [[nodiscard]] bool is_complete() const;
 
@@ -27,9 +30,12 @@ public:
 
 private:
   struct Mean {
-    std::int64_t sum_ns = 0;
-    std::int64_t count = 0;
-    [[nodiscard]] std::int64_t value_ns() const noexcept { return count == 0 ? 0 : sum_ns / count; }
+    double sum_ns = 0.0;
+    double weight = 0.0;
+    [[nodiscard]] bool was_seen() const noexcept { return weight > 0.0; }
+    [[nodiscard]] std::int64_t value_ns() const noexcept {
+      return was_seen() ? static_cast<std::int64_t>(sum_ns / weight) : 0;
+    }
   };
   using StageMeans = std::array<Mean, 4>;  ///< By pass.
 
