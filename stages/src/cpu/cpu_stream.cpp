@@ -1,7 +1,6 @@
 #include "cpu_stream.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include <omp.h>
@@ -10,19 +9,6 @@
 #include "troupe/engine/check.hpp"
 
 namespace troupe::stages {
-
-namespace {
-
-/// How long an idle worker looks for work before it sleeps: waking it costs several times as much.
-constexpr std::chrono::microseconds spin_before_sleep{5};
-
-void relax() noexcept {
-#ifdef TROUPE_X86_64
-  __builtin_ia32_pause();
-#endif
-}
-
-}  // namespace
 
 void CpuStream::Ring::push(Work work) {
   if (count_ == items_.size()) {
@@ -70,7 +56,6 @@ void CpuStream::enqueue(Work work) {
   {
     const std::lock_guard lock{mutex_};
     ring_.push(std::move(work));
-    has_work_.store(true, std::memory_order_relaxed);
     wake = std::exchange(is_asleep_, false);
   }
   if (wake) work_arrived_.notify_one();
@@ -117,26 +102,19 @@ void CpuStream::run() {
 }
 
 CpuStream::Work CpuStream::next() {
-  using Clock = std::chrono::steady_clock;
   std::unique_lock lock{mutex_};
   is_busy_ = false;
-  if (ring_.empty() && !is_stopping_) {
-    became_idle_.notify_all();
-    lock.unlock();
-    const auto until = Clock::now() + spin_before_sleep;
-    while (!has_work_.load(std::memory_order_relaxed) && Clock::now() < until) relax();
-    lock.lock();
-    while (ring_.empty() && !is_stopping_) {
-      is_asleep_ = true;
-      work_arrived_.wait(lock);
-    }
-    is_asleep_ = false;
+  if (ring_.empty()) became_idle_.notify_all();
+  // Looking for work a few microseconds before sleeping was measured: it gained no wall time and
+  // cost processor time that other actors can use.
+  while (ring_.empty() && !is_stopping_) {
+    is_asleep_ = true;
+    work_arrived_.wait(lock);
   }
+  is_asleep_ = false;
   if (is_stopping_) return {};
-  auto work = ring_.pop();
   is_busy_ = true;
-  has_work_.store(!ring_.empty(), std::memory_order_relaxed);
-  return work;
+  return ring_.pop();
 }
 
 }  // namespace troupe::stages

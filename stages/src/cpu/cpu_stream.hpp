@@ -85,7 +85,6 @@ private:
   Ring ring_;  ///< Under `mutex_`, as are the next two.
   bool is_asleep_ = false;
   bool is_busy_ = false;
-  std::atomic<bool> has_work_ = false;     ///< Hints for the spinning worker; set under `mutex_`.
   std::atomic<bool> is_stopping_ = false;  ///< Set under both locks.
 
   std::thread worker_;
