@@ -24,11 +24,23 @@ constexpr const char* footer =
     "written.";
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {
-  command.add_option("CONFIG", arguments.config_path, "The configuration, a TOML file")->required();
+  command.add_option("CONFIG", arguments.config_path, "The configuration, a TOML file");
   command
       .add_option("--set", arguments.overrides,
-                  "Overrides of the configuration, for example train.steps=10; may be repeated")
+                  "Overrides of the configuration, for example train.steps=10 run.output=runs/a")
       ->type_name("KEY=VALUE");
+}
+
+/// `--set` takes as many values as follow it, the configuration's path among them when it comes
+/// last.
+void find_config(RunArguments& arguments) {
+  auto& overrides = arguments.overrides;
+  if (arguments.config_path.empty() && !overrides.empty()
+      && overrides.back().find('=') == std::string::npos) {
+    arguments.config_path = overrides.back();
+    overrides.pop_back();
+  }
+  if (arguments.config_path.empty()) throw CLI::RequiredError("CONFIG");
 }
 
 /// The command that was asked for, ready to run.
@@ -43,14 +55,20 @@ void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
       "weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured step "
       "beside\n"
       "the simulated one). Ctrl-C finishes the step and writes everything.");
-  command->callback([&] { chosen = [&arguments] { return train(arguments); }; });
+  command->callback([&] {
+    find_config(arguments);
+    chosen = [&arguments] { return train(arguments); };
+  });
 }
 
 void add_plan(CLI::App& app, RunArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand(
       "plan", "Show what a configuration will do: grid, partition, bytes, step time, bubble");
   add_run_options(*command, arguments);
-  command->callback([&] { chosen = [&arguments] { return plan(arguments); }; });
+  command->callback([&] {
+    find_config(arguments);
+    chosen = [&arguments] { return plan(arguments); };
+  });
 }
 
 void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) {
@@ -60,9 +78,9 @@ void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) 
           "NAME", arguments.name,
           "gpipe, 1f1b, interleaved-1f1b, or a .csv file as PyTorch's pipelining writes it")
       ->required();
-  command->add_option("--stages", arguments.ranks, "Pipeline ranks; of a file: must agree");
+  command->add_option("--stages", arguments.ranks, "Pipeline ranks; a file brings its own");
   command->add_option("--microbatches", arguments.microbatches,
-                      "Microbatches per step; of a file: must agree");
+                      "Microbatches per step; a file brings its own");
   command->add_option("--chunks", arguments.chunks, "Virtual stages per rank")
       ->capture_default_str();
   command->add_flag("--split-backward", arguments.split_backward,

@@ -72,7 +72,7 @@ Expected<ExitCode> schedule(const ScheduleArguments& arguments) {
     for (const auto stage : loaded->stages_of(RankIndex{r})) {
       in_flight += timeline.in_flight_max[stage.value()];
     }
-    fmt::print("rank {}: idle {} units, at most {} stage activations held\n", r,
+    fmt::print("rank {}: idle {} units, holds at most {} sets of activations\n", r,
                timeline.idle_ns(RankIndex{r}) / unit.size_ns, in_flight);
   }
   return exit_success;

@@ -213,6 +213,17 @@ TEST_F(Command, HelpNamesEveryCommandAndTheExitCodes) {
   }
 }
 
+TEST_F(Command, OverridesMayStandBeforeTheConfigurationOrBehindIt) {
+  const auto before = shell("troupe plan --set model.layers=3 schedule.microbatches=5 run.toml");
+  EXPECT_EQ(before.exit_code, 0) << before.output;
+  EXPECT_NE(before.output.find("3 layers"), std::string::npos);
+  EXPECT_NE(before.output.find("5 microbatches"), std::string::npos);
+  const auto behind =
+      shell("troupe plan run.toml --set model.layers=3 --set schedule.microbatches=5");
+  EXPECT_NE(behind.output.find("3 layers"), std::string::npos);
+  EXPECT_NE(behind.output.find("5 microbatches"), std::string::npos);
+}
+
 // -- what it refuses ------------------------------------------------------------------------------
 
 TEST_F(Command, RefusesABadCommandLine) {
