@@ -17,11 +17,9 @@ constexpr const char* description =
     "Trains transformer language models with a grid of actors: data x tensor x pipeline.";
 
 constexpr const char* footer =
-    "Exit codes: 0 done; 1 the run failed; 2 the command line, a configuration or a file is not "
-    "what\n"
-    "it must be, and nothing was written; 130 interrupted, the step was finished and the weights "
-    "are\n"
-    "written.";
+    "Exit codes: 0 done; 1 the run failed; 2 the command line, a configuration or a file is\n"
+    "not what it must be, or cannot be written: no file is left half-written; 130 interrupted:\n"
+    "the step was finished and the weights are written.";
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {
   command.add_option("CONFIG", arguments.config_path, "The configuration, a TOML file");
@@ -50,11 +48,9 @@ void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand("train", "Train the model of a configuration");
   add_run_options(*command, arguments);
   command->footer(
-      "Writes into the folder run.output: config.toml (as run), metrics.jsonl (an object per "
-      "step),\n"
-      "weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured step "
-      "beside\n"
-      "the simulated one). Ctrl-C finishes the step and writes everything.");
+      "Writes into the folder run.output: config.toml (as run), metrics.jsonl (an object per\n"
+      "step), weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured\n"
+      "step beside the simulated one). Ctrl-C finishes the step and writes everything.");
   command->callback([&] {
     find_config(arguments);
     chosen = [&arguments] { return train(arguments); };

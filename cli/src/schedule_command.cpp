@@ -6,7 +6,6 @@
 #include "troupe/engine/draw.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/schedule_text.hpp"
-#include "troupe/engine/schedule_validation.hpp"
 #include "troupe/engine/simulate.hpp"
 
 #include "commands.hpp"
@@ -40,7 +39,6 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
   if (arguments.microbatches != 0 && arguments.microbatches != schedule->microbatch_count) {
     return differs(arguments, "--microbatches", arguments.microbatches, schedule->microbatch_count);
   }
-  if (auto valid = validate(*schedule); !valid) return valid.error();
   return schedule;
 }
 

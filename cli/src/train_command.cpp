@@ -69,18 +69,11 @@ public:
     if (auto fits = check_memory(*plan); !fits) return fits.error();
     auto corpus = storage::Corpus::open(plan->config.data, plan->config.model.sequence);
     if (!corpus) return corpus.error();
-    auto folder = storage::OutputFolder::open(plan->config.run.output);
-    if (!folder) return folder.error();
-    if (auto written = folder->write("config.toml", to_toml(plan->config)); !written) {
-      return written.error();
-    }
-    auto log = storage::MetricLog::create(folder->path_of("metrics.jsonl"));
-    if (!log) return log.error();
-    auto run = std::unique_ptr<TrainingRun>{
-        new TrainingRun{std::move(*corpus), std::move(*folder), std::move(*log), *plan}};
+    auto run = std::unique_ptr<TrainingRun>{new TrainingRun{std::move(*corpus), *plan}};
     auto trainer = Trainer::make(*plan, run->batch_source());
     if (!trainer) return trainer.error();
     run->trainer_ = std::move(*trainer);
+    if (auto opened = run->open_output(); !opened) return opened.error();
     return run;
   }
 
@@ -103,12 +96,9 @@ public:
   }
 
 private:
-  TrainingRun(storage::Corpus corpus, storage::OutputFolder folder, storage::MetricLog log,
-              const Plan& plan)
+  TrainingRun(storage::Corpus corpus, const Plan& plan)
       : plan_{plan},
         corpus_{std::move(corpus)},
-        folder_{std::move(folder)},
-        log_{std::move(log)},
         costs_{plan.training.stage_count()},
         training_sampler_{corpus_.training(), storage::batch_shape_of(plan.config),
                           plan.config.train.seed} {
@@ -116,6 +106,19 @@ private:
       validation_sampler_.emplace(corpus_.validation(), storage::batch_shape_of(plan.config),
                                   plan.config.train.validation_batches);
     }
+  }
+
+  /// The first thing that is written, when nothing else can refuse any more.
+  [[nodiscard]] Expected<Done> open_output() {
+    auto folder = storage::OutputFolder::open(plan_.config.run.output);
+    if (!folder) return folder.error();
+    folder_ = std::move(*folder);
+    if (auto written = folder_->write("config.toml", to_toml(plan_.config)); !written)
+      return written;
+    auto log = storage::MetricLog::create(folder_->path_of("metrics.jsonl"));
+    if (!log) return log.error();
+    log_ = std::move(*log);
+    return Done{};
   }
 
   actors::BatchSource batch_source() {
@@ -225,7 +228,7 @@ private:
       metrics.push_back({time_share_names()[cause], shares[cause]});
     }
     if (validation_loss) metrics.push_back({"validation_loss", *validation_loss});
-    return log_.append(metrics);
+    return log_->append(metrics);
   }
 
   /// "time_" and the name of each cause.
@@ -241,20 +244,20 @@ private:
   }
 
   [[nodiscard]] Expected<Done> write_results() {
-    const auto weights = folder_.path_of("weights.safetensors");
+    const auto weights = folder_->path_of("weights.safetensors");
     auto written = write_weights(weights, plan_.config.model, trainer_->parameters());
     if (!written) return written;
     trainer_.reset();  // Its memory is not needed any more, and what follows needs some.
     if (last_) {
-      auto trace = folder_.write("trace.json", to_chrome_trace(plan_, *last_));
+      auto trace = folder_->write("trace.json", to_chrome_trace(plan_, *last_));
       if (!trace) return trace;
-      auto picture = folder_.write("timeline.svg", draw_timeline(plan_, *last_, predicted_));
+      auto picture = folder_->write("timeline.svg", draw_timeline(plan_, *last_, predicted_));
       if (!picture) return picture;
     }
     if (auto sample = write_sample(weights); !sample) return sample;
     fmt::print("\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nas run    {}\n", weights,
-               folder_.path_of("metrics.jsonl"), folder_.path_of("timeline.svg"),
-               folder_.path_of("trace.json"), folder_.path_of("config.toml"));
+               folder_->path_of("metrics.jsonl"), folder_->path_of("timeline.svg"),
+               folder_->path_of("trace.json"), folder_->path_of("config.toml"));
     return Done{};
   }
 
@@ -287,8 +290,8 @@ private:
 
   Plan plan_;
   storage::Corpus corpus_;
-  storage::OutputFolder folder_;
-  storage::MetricLog log_;
+  std::optional<storage::OutputFolder> folder_;
+  std::optional<storage::MetricLog> log_;
   MeasuredCosts costs_;
   storage::TrainingSampler training_sampler_;
   std::optional<storage::ValidationSampler> validation_sampler_;

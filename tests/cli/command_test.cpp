@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -85,7 +87,7 @@ protected:
         << line << "\nsaid: " << outcome.output << "expected: " << sentence;
     EXPECT_TRUE(outcome.output.starts_with("troupe: ")) << outcome.output;
     EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1) << "one line: " << outcome.output;
-    EXPECT_FALSE(exists("out/weights.safetensors"));
+    EXPECT_FALSE(exists("out")) << "nothing may be written";
   }
 
   fs::path folder_;
@@ -161,13 +163,36 @@ TEST_F(Command, AScheduleFileTrainsLikeTheScheduleItWasWrittenFrom) {
 }
 
 TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
-  const auto outcome = shell(
-      "troupe train run.toml --set train.steps=100000 & pid=$!; "
-      "until [ -s out/metrics.jsonl ]; do :; done; "
-      "kill -INT $(pgrep -P $pid || echo $pid); wait $pid");
-  EXPECT_EQ(outcome.exit_code, 130) << outcome.output;
-  EXPECT_NE(outcome.output.find("interrupted: step "), std::string::npos) << outcome.output;
+  std::array<int, 2> ends{};
+  ASSERT_EQ(pipe(ends.data()), 0);
+  const auto child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDOUT_FILENO);
+    close(ends[0]);
+    close(ends[1]);
+    if (chdir(folder_.c_str()) != 0) std::_Exit(127);
+    execl(TROUPE_COMMAND, "troupe", "train", "run.toml", "--set", "train.steps=100000", nullptr);
+    std::_Exit(127);
+  }
+  close(ends[1]);
+  std::string output;
+  bool was_interrupted = false;
+  std::array<char, 4096> buffer;
+  for (ssize_t count = 0; (count = ::read(ends[0], buffer.data(), buffer.size())) > 0;) {
+    output.append(buffer.data(), static_cast<std::size_t>(count));
+    if (!was_interrupted && output.find("\nstep ") != std::string::npos) {
+      was_interrupted = true;
+      kill(child, SIGINT);
+    }
+  }
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status)) << output;
+  EXPECT_EQ(WEXITSTATUS(status), 130) << output;
+  EXPECT_NE(output.find("interrupted: step "), std::string::npos) << output;
   EXPECT_TRUE(exists("out/weights.safetensors"));
+  EXPECT_TRUE(exists("out/timeline.svg"));
 }
 
 TEST_F(Command, GenerateContinuesThePromptTheSameWayForTheSameSeed) {
@@ -267,12 +292,15 @@ TEST_F(Command, RefusesABadCorpus) {
 
 TEST_F(Command, RefusesABadScheduleFile) {
   const std::string line = "troupe train run.toml --set schedule.name=s.csv";
-  write("s.csv", "0F0,0F1,0B0,0F2,0B1,0F3,0B2,0B3\n1F0,1B0,1F1,1B1,1F2,1B2,1F3\n");
-  expect_refused(line, "1B3");
-  write("s.csv", "0F0,0F1,0B0,0F2,0B1,0F3,0B2,0B3\n1F0,1B0,1F1,1B1,1F2,1B2,1F3,1B3,1B3\n");
-  expect_refused(line, "1B3");
+  const std::string first = "0F0,0F1,0B0,0F2,0B1,0F3,0B2,0B3\n";
+  write("s.csv", first + "1F0,1B0,1F1,1B1,1F2,1B2,1F3\n");
+  expect_refused(line, "s.csv: ");
+  expect_refused(line, "rank 1 never runs 1B3");
+  expect_refused("troupe schedule s.csv", "s.csv: ");
+  write("s.csv", first + "1F0,1B0,1F1,1B1,1F2,1B2,1F3,1B3,1B3\n");
+  expect_refused(line, ">1B3<");
   write("s.csv", "0F0,0B0,0F1,0F2,0B1,0F3,0B2,0B3\n1F0,1F1,1B0,1B1,1F2,1B2,1F3,1B3\n");
-  expect_refused(line, "0B0");
+  expect_refused(line, ">0B0<");
   write("s.csv", "0F0,zero\n");
   expect_refused(line, "zero");
   expect_refused("troupe schedule none.csv", "none.csv");
@@ -284,7 +312,7 @@ TEST_F(Command, RefusesAnOutputFolderItCannotWrite) {
 }
 
 TEST_F(Command, AFullDiskEndsTheRunWithASentenceAndNoPartOfAFile) {
-  const auto outcome = shell("ulimit -f 4; troupe train run.toml");
+  const auto outcome = shell("ulimit -f 16; troupe train run.toml");
   EXPECT_EQ(outcome.exit_code, 2) << outcome.output;
   EXPECT_NE(outcome.output.find("weights.safetensors"), std::string::npos) << outcome.output;
   std::size_t file_count = 0;
