@@ -131,6 +131,19 @@ Expected<Done> check_counts(std::uint32_t rank_count, std::uint32_t microbatch_c
   return Done{};
 }
 
+/// Whether every action names a stage and a microbatch that the schedule has, and every stage a
+/// rank.
+bool is_within_itself(const Schedule& schedule) {
+  const auto has_rank = [&](RankIndex rank) { return rank.value() < schedule.rank_count(); };
+  const auto has_action = [&](const Action& action) {
+    return action.stage.value() < schedule.stage_count()
+           && action.microbatch.value() < schedule.microbatch_count;
+  };
+  return std::ranges::all_of(schedule.rank_of_stage, has_rank)
+         && std::ranges::all_of(
+             schedule.ranks, [&](const auto& row) { return std::ranges::all_of(row, has_action); });
+}
+
 }  // namespace
 
 Schedule make_gpipe(std::uint32_t rank_count, std::uint32_t microbatch_count) {
@@ -238,6 +251,7 @@ Schedule split_backward(Schedule schedule) {
 }
 
 Schedule with_weight_passes_in_order(Schedule schedule) {
+  if (!is_within_itself(schedule)) return schedule;  // `validate` says what is out of range.
   std::vector<WeightPassOrder> orders(schedule.stage_count());
   for (auto& old_row : schedule.ranks) {
     std::vector<Action> row;

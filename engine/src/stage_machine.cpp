@@ -20,6 +20,17 @@ void mark(bool& flag) {
   flag = true;
 }
 
+/// The microbatches in the order in which stage `v` sends them on.
+std::vector<MicrobatchIndex> forward_order(const Schedule& schedule, std::uint32_t v) {
+  std::vector<MicrobatchIndex> order;
+  for (const auto& action : schedule.ranks[schedule.rank_of_stage[v].value()]) {
+    if (action.stage == StageIndex{v} && action.pass == Pass::forward) {
+      order.push_back(action.microbatch);
+    }
+  }
+  return order;
+}
+
 }  // namespace
 
 StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
@@ -46,10 +57,8 @@ StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
     bucket_count_ += state.props.bucket_count;
     plain_bucket_count_ += state.props.bucket_count - (state.props.exchanges_tied ? 1U : 0U);
   }
-  for (const auto& action : program_) {
-    if (action.pass == Pass::forward) {
-      state_of(action.stage).forward_order.push_back(action.microbatch);
-    }
+  for (auto& state : stages_) {
+    if (!state.is_first) state.arrival_order = forward_order(schedule, state.stage.value() - 1);
   }
 }
 
@@ -65,7 +74,8 @@ WaitCause StageMachine::waits_for() const {
       if (next_ > finished_count_ || next_ == program_.size()) return WaitCause::none;
       return obstacle(program_[next_]);
     case Phase::reducing:
-      return WaitCause::reduction;
+      return kind_ == StepKind::training && buckets_reduced_ < bucket_count_ ? WaitCause::reduction
+                                                                             : WaitCause::send;
     case Phase::measuring:
       return WaitCause::measuring;
     case Phase::waiting:
@@ -152,12 +162,13 @@ void StageMachine::handle(const PassFinished& event, Commands& out) {
   }
 }
 
-/// Asks for as many input activations as there are buffers, in the order in which they are used.
+/// Asks for as many input activations as there are buffers, in the order in which the stage before
+/// sends them: a send finds its receive whatever order they are used in (see `bounds_of`).
 void StageMachine::expect_activations(StageState& stage, Commands& out) const {
   if (stage.is_first) return;
-  while (stage.activations_in_free > 0 && stage.expected_count < stage.forward_order.size()) {
+  while (stage.activations_in_free > 0 && stage.expected_count < stage.arrival_order.size()) {
     --stage.activations_in_free;
-    out.emplace_back(ExpectActivation{stage.stage, stage.forward_order[stage.expected_count++]});
+    out.emplace_back(ExpectActivation{stage.stage, stage.arrival_order[stage.expected_count++]});
   }
 }
 

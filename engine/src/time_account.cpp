@@ -42,13 +42,14 @@ std::string_view to_string(TimeCause cause) noexcept {
 }
 
 void TimeKeeper::advance(WaitCause waited_for, std::int64_t now_ns) {
-  account_[cause_of(waited_for)] += now_ns - last_ns_;
-  last_ns_ = now_ns;
+  account_[cause_of(waited_for)] += now_ns - account_.end_ns;
+  account_.end_ns = now_ns;
 }
 
 TimeAccount TimeKeeper::close() {
   // Between two events without an obstacle the device ran its passes; the rest was the runtime's.
-  auto account = std::exchange(account_, {});
+  auto account = account_;
+  account_ = {.ns = {}, .begin_ns = account.end_ns, .end_ns = account.end_ns};
   const auto open_ns = account[TimeCause::computing];
   account[TimeCause::computing] = std::min(std::exchange(computing_ns_, 0), open_ns);
   account[TimeCause::dispatch] = open_ns - account[TimeCause::computing];

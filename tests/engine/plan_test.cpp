@@ -59,6 +59,15 @@ TEST(Plan, SaysWhereTheScheduleAndTheConfigurationDisagree) {
   EXPECT_NE(microbatches.error().context.find("schedule.microbatches"), std::string::npos);
 }
 
+TEST(Plan, RefusesAScheduleThatNamesAStageItDoesNotHave) {
+  auto config = small_config();
+  auto schedule = make_1f1b(2, 4);
+  schedule.ranks[1].back().stage = StageIndex{7};
+  const auto plan = make_plan(config, std::move(schedule));
+  ASSERT_FALSE(plan.has_value());
+  EXPECT_EQ(plan.error().code, Errc::invalid_schedule);
+}
+
 TEST(Plan, BringsTheWeightPassesOfAFileIntoOrder) {
   auto config = small_config();
   config.parallel.pipeline = 1;
@@ -70,20 +79,32 @@ TEST(Plan, BringsTheWeightPassesOfAFileIntoOrder) {
   EXPECT_EQ(to_text(plan->training), "rank 0: 0F0 0F1 0I1 0B0 0W1\n");
 }
 
-TEST(Plan, PredictsTheClosedFormWhenLayersAreAllThereIs) {
+TEST(Plan, PredictsWhatTheSimulatorFindsForItsWorkDividedByTheRates) {
   auto config = small_config();
-  config.schedule.layers_per_stage = {2, 2};
+  config.schedule.name = "interleaved-1f1b";
+  config.schedule.chunks = 2;
   const auto plan = make_plan(config);
-  const auto timeline = predict(*plan, {1e6, 2e6, 1e9}, 1000);
-  std::int64_t slowest_ns = 0;
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  // At 1e9 / n per second, a unit of work takes n nanoseconds.
+  const ComputeRates rates{.forward_flops_per_second = 1e9 / 2,
+                           .backward_flops_per_second = 1e9 / 3,
+                           .updates_per_second = 1e9 / 5};
+  const auto whole_ns = [](double work) { return static_cast<std::int64_t>(work); };
+  CostModel costs{.stages = {}, .link_ns = {1000}, .optimizer_ns = {0, 0}};
   for (const auto& stage : plan->stages) {
-    const auto flops = stage.flops.backward_input + stage.flops.backward_weight;
-    slowest_ns =
-        std::max(slowest_ns, static_cast<std::int64_t>(stage.flops.forward * 1e3 + flops * 500));
+    costs.stages.push_back(PassCosts::of_parts(whole_ns(2 * stage.flops.forward),
+                                               whole_ns(3 * stage.flops.backward_input),
+                                               whole_ns(3 * stage.flops.backward_weight)));
+    for (const auto& parameter : parameters_of(config.model, stage.spec)) {
+      costs.optimizer_ns[stage.rank.value()] +=
+          5 * static_cast<std::int64_t>(parameter.element_count());
+    }
   }
-  EXPECT_GE(timeline.makespan_ns, 4 * slowest_ns) << "the slowest rank's work alone";
-  EXPECT_LE(timeline.makespan_ns, 6 * slowest_ns)
-      << "(m + p - 1) of the slowest, links and updates";
+  const auto expected = simulate(plan->training, costs);
+  const auto predicted = predict(*plan, rates, 1000);
+  EXPECT_EQ(predicted.ranks, expected.ranks);
+  EXPECT_EQ(predicted.rank_times, expected.rank_times);
+  EXPECT_EQ(predicted.makespan_ns, expected.makespan_ns);
 }
 
 }  // namespace

@@ -47,7 +47,8 @@ namespace troupe {
 
 /// Makes the weight passes of every stage run in microbatch order (see `accumulates_weights`): a B
 /// before its turn becomes an I, and its W, like a W before its turn, moves right behind the weight
-/// pass of the microbatch before. A schedule that is in order already comes back unchanged.
+/// pass of the microbatch before. A schedule that is in order already comes back unchanged, and so
+/// does one that names stages, ranks or microbatches it does not have.
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
 /// The names that `make_schedule` knows: gpipe, 1f1b, interleaved-1f1b.

@@ -198,11 +198,11 @@ private:
     MachineStage props;
     bool is_first = false;
     bool is_last = false;
-    std::vector<MicrobatchIndex> forward_order;  ///< In the order of the program.
+    std::vector<MicrobatchIndex> arrival_order;  ///< As the stage before sends them.
     // The fields below begin anew with every step.
     std::vector<bool> activation_here;  ///< By microbatch.
     std::vector<bool> gradient_here;    ///< By microbatch.
-    std::size_t expected_count = 0;     ///< Of `forward_order`: receives asked for.
+    std::size_t expected_count = 0;     ///< Of `arrival_order`: receives asked for.
     std::uint32_t activations_in_free = 0;
     std::uint32_t activations_out_free = 0;
     std::uint32_t gradients_out_free = 0;

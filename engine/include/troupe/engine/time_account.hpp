@@ -29,9 +29,11 @@ inline constexpr std::size_t time_cause_count = 10;
 /// Returns the enumerator's spelling.
 [[nodiscard]] std::string_view to_string(TimeCause cause) noexcept;
 
-/// Nanoseconds by cause; they add up to the wall time they were taken over.
+/// Nanoseconds by cause; they add up to the time from `begin_ns` to `end_ns` of the driver's clock.
 struct TimeAccount {
   std::array<std::int64_t, time_cause_count> ns{};
+  std::int64_t begin_ns = 0;
+  std::int64_t end_ns = 0;
 
   [[nodiscard]] std::int64_t& operator[](TimeCause cause) noexcept {
     return ns[static_cast<std::size_t>(cause)];
@@ -50,7 +52,8 @@ struct TimeAccount {
 class TimeKeeper {
 public:
   /// Begins to count at `now_ns`.
-  explicit TimeKeeper(std::int64_t now_ns) : last_ns_{now_ns} {}
+  explicit TimeKeeper(std::int64_t now_ns)
+      : account_{.ns = {}, .begin_ns = now_ns, .end_ns = now_ns} {}
 
   /// Books the time since the last call; `waited_for` is what the machine had been waiting for.
   void advance(WaitCause waited_for, std::int64_t now_ns);
@@ -58,12 +61,13 @@ public:
   /// Books one pass of the device.
   void add_computing(std::int64_t duration_ns) { computing_ns_ += duration_ns; }
 
-  /// Returns the account of everything since the last call of `close` and begins a new one.
+  /// Returns the account of everything from the end of the one before, or from the beginning, to
+  /// the last call of `advance`, and begins a new one there. Passes that took longer by the
+  /// device's clock than by the driver's count as long as the driver saw them.
   [[nodiscard]] TimeAccount close();
 
 private:
-  TimeAccount account_;
-  std::int64_t last_ns_;
+  TimeAccount account_;  ///< `computing` includes `dispatch` until it is closed.
   std::int64_t computing_ns_ = 0;
 };
 
