@@ -80,10 +80,10 @@ TEST(InProcessGroup, ReducesBetweenThreadsWithTheSameBitsEveryTime) {
     std::vector<std::vector<float>> values;
     for (std::uint32_t r = 0; r < size; ++r) values.push_back(random_floats(count, r));
     {
-      std::array<ThreadQueue, size> queues;
       std::mutex mutex;
       std::condition_variable all_done;
       std::uint32_t done_count = 0;
+      std::array<ThreadQueue, size> queues;  // Last: their threads end before what they use.
       for (std::uint32_t r = 0; r < size; ++r) {
         members[r]->all_reduce(queues[r], view_of(values[r]), [&](Errc) {
           const std::scoped_lock lock{mutex};
