@@ -72,6 +72,7 @@ void StageActorState::on(const StepStarted& message) {
   keeper_->advance(WaitCause::next_step, now_ns);
   step_ = message.step;
   machine_ = message.kind == StepKind::training ? &*training_ : &*evaluation_;
+  trace_.reserve(trace_size_max());
   for (auto& held : props_->stages) {
     held.stage->begin_step({message.step, message.kind, message.batch, plan_->tokens_per_step()});
   }
@@ -280,6 +281,17 @@ HeldStage& StageActorState::held(StageIndex stage) {
 
 StageActorState::Landing& StageActorState::landing(StageIndex stage) {
   return landings_[local_of_stage_[stage.value()]];
+}
+
+std::size_t StageActorState::trace_size_max() const {
+  const bool trains = machine_ == &*training_;
+  const auto& schedule = trains ? plan_->training : plan_->evaluation;
+  auto size = schedule.ranks[props_->coordinate.pipeline.value()].size();
+  if (!trains) return size;
+  for (const auto& held : props_->stages) {
+    size += 1 + (props_->replicas ? held.stage->bucket_count() : 0);
+  }
+  return size;
 }
 
 std::uint32_t StageActorState::rank() const {

@@ -1,9 +1,11 @@
-// A run allocates when it starts and never again: in the steady state nothing as large as a page is
-// allocated, and the heap does not grow. (CAF's messages and oneDNN's argument lists are small
-// blocks that come and go.)
+// A run allocates its tensors when it starts: in the steady state nothing as large as a page is
+// allocated, and the heap does not grow. What comes and goes are messages, and the report of a step
+// that the caller takes, whose traces are one block per rank: 32 bytes per pass, reduction and
+// update, less than a page for the programs of this test.
 
 #include <atomic>
 #include <cstdlib>
+#include <iostream>
 #include <new>
 
 #include <gtest/gtest.h>
@@ -60,30 +62,30 @@ TEST(Memory, TheSteadyStateAllocatesNothingLargeAndDoesNotGrow) {
   Config config;
   config.model = {.layers = 4, .heads = 4, .hidden = 64, .sequence = 32, .vocabulary = 256};
   config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
-  config.schedule.microbatches = 4;
+  config.schedule.microbatches = 32;
   config.schedule.microbatch_size = 2;
   const auto plan = make_plan(config);
   ASSERT_TRUE(plan.has_value()) << plan.error().context;
   auto trainer =
       Trainer::make(*plan, [](StepKind, std::uint32_t, std::uint32_t, stages::Batch&) {});
-  for (int step = 0; step < 5; ++step) {
+  const auto train_and_evaluate = [&] {
     ASSERT_TRUE((*trainer)->train_step().has_value());
     ASSERT_TRUE((*trainer)->evaluate_step(1).has_value());
-  }
-  constexpr int step_count = 20;
+  };
+  for (int step = 0; step < 5; ++step) train_and_evaluate();
+  constexpr std::size_t step_count = 20;
   const auto heap_before = mallinfo2().uordblks;
   is_counting = true;
-  for (int step = 0; step < step_count; ++step) {
-    ASSERT_TRUE((*trainer)->train_step().has_value());
-    ASSERT_TRUE((*trainer)->evaluate_step(1).has_value());
-  }
+  for (std::size_t step = 0; step < step_count; ++step) train_and_evaluate();
   is_counting = false;
   const auto heap_after = mallinfo2().uordblks;
   EXPECT_EQ(large_count, 0U);
   EXPECT_LT(heap_after, heap_before + 64 * 1024) << "in " << step_count << " steps";
-  // 16 training and 8 evaluation passes on four actors; a bound that a leak of buffers would break.
-  EXPECT_LT(small_count / step_count, 24U * 4U * 100U);
-  RecordProperty("small_allocations_per_step", std::to_string(small_count / step_count));
+  const auto action_count = (plan->training.action_count() + plan->evaluation.action_count())
+                            * config.parallel.data * step_count;
+  const auto per_action = static_cast<double>(small_count) / static_cast<double>(action_count);
+  std::cout << "small allocations per pass, a step's others included: " << per_action << '\n';
+  EXPECT_LT(per_action, 1.5 * 3.5) << "3.5 were measured: a message per pass, send and receive";
 }
 
 }  // namespace

@@ -96,6 +96,8 @@ private:
 
   [[nodiscard]] HeldStage& held(StageIndex stage);
   [[nodiscard]] Landing& landing(StageIndex stage);
+  /// Entries of the current step's trace: passes, reductions of buckets, updates of stages.
+  [[nodiscard]] std::size_t trace_size_max() const;
   [[nodiscard]] std::uint32_t rank() const;
 
   StageHandle self_;
@@ -108,7 +110,7 @@ private:
   std::optional<TimeKeeper> keeper_;
   std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `props_->stages`.
   std::vector<Landing> landings_;              ///< By held stage.
-  std::vector<TraceEntry> trace_;
+  std::vector<TraceEntry> trace_;  ///< Allocated once per step, whole; the report takes it along.
   StageMachine::Commands commands_;
   stages::OptimizerStep update_;
   std::uint32_t step_ = 0;

@@ -22,7 +22,7 @@ struct TraceEntry {
 /// How a step went on one rank of the grid.
 struct RankReport {
   Coordinate coordinate;
-  TimeAccount account;  ///< Since the rank's previous step ended.
+  TimeAccount account;  ///< From the end of the rank's step before to the end of this one.
   std::vector<TraceEntry> trace;
 };
 
