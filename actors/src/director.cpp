@@ -8,6 +8,28 @@
 
 namespace troupe::actors {
 
+namespace {
+
+/// What a code means, for the end of a sentence.
+std::string reason_of(Errc code) {
+  switch (code) {
+    case Errc::device_failure:
+      return "the device reported a failure";
+    case Errc::peer_unreachable:
+      return "the peer cannot be reached";
+    case Errc::message_truncated:
+      return "the message has another size than its buffer";
+    case Errc::cancelled:
+      return "the lane or the group was closed";
+    case Errc::internal:
+      return "a message was not the one that was due, which is a bug";
+    default:
+      return std::string{to_string(code)};
+  }
+}
+
+}  // namespace
+
 double StepReport::bubble_fraction() const {
   struct Extent {
     std::int64_t begin_ns = INT64_MAX;
@@ -43,7 +65,7 @@ void DirectorState::start(std::shared_ptr<const Plan> plan, StepDone done) {
   done_ = std::move(done);
 }
 
-void DirectorState::on(const CastChosen& message) {
+void DirectorState::on(const GroupChosen& message) {
   loader_ = message.loader;
   cast_ = message.stages;
   reported_.resize(cast_.size());
@@ -76,10 +98,10 @@ void DirectorState::decide_clipping() {
   report_.gradient_norm = global_norm();
   report_.learning_rate = learning_rate_at(plan_->config.train, report_.step);
   if (!std::isfinite(report_.loss) || !std::isfinite(report_.gradient_norm)) {
-    return finish(Error{Errc::device_failure,
-                        "step " + std::to_string(report_.step)
-                            + ": the loss or the gradient norm is not a finite number; lower "
-                              "train.learning_rate or set train.clip_norm"});
+    return finish(
+        Error{Errc::diverged, "step " + std::to_string(report_.step)
+                                  + ": the loss or the gradient norm is not a finite number; lower "
+                                    "train.learning_rate or set train.clip_norm"});
   }
   const auto clip = plan_->config.train.clip_norm;
   const auto scale = clip > 0.0 ? std::min(1.0, clip / (report_.gradient_norm + 1e-6)) : 1.0;
@@ -101,9 +123,16 @@ void DirectorState::on(RankFinished& message) {
 void DirectorState::on(const RankFailed& message) {
   if (!is_running_) return;  // The first failure has been told; the others follow from it.
   const auto at = coordinate_of(plan_->config.parallel, message.rank);
-  finish(Error{message.code, "pipeline rank " + std::to_string(at.pipeline.value()) + " of replica "
+  finish(Error{message.code, "step " + std::to_string(report_.step) + ": pipeline rank "
+                                 + std::to_string(at.pipeline.value()) + " of replica "
                                  + std::to_string(at.replica) + " failed at " + message.operation
-                                 + ": " + std::string{to_string(message.code)}});
+                                 + ": " + reason_of(message.code)});
+}
+
+void DirectorState::on(const LoadFailed& message) {
+  if (!is_running_) return;
+  finish(
+      Error{Errc::invalid_batch, "step " + std::to_string(report_.step) + ": " + message.reason});
 }
 
 void DirectorState::finish(Expected<StepReport> outcome) {
@@ -139,11 +168,12 @@ DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<Director
                                        const std::shared_ptr<StepDone>& done) {
   self->state.start(plan, std::move(*done));
   return {
-      [self](const CastChosen& message) { self->state.on(message); },
+      [self](const GroupChosen& message) { self->state.on(message); },
       [self](const StepWanted& message) { self->state.on(message); },
       [self](StepReported& message) { self->state.on(message); },
       [self](RankFinished& message) { self->state.on(message); },
       [self](const RankFailed& message) { self->state.on(message); },
+      [self](const LoadFailed& message) { self->state.on(message); },
   };
 }
 

@@ -1,14 +1,18 @@
 #include "troupe/actors/loader.hpp"
 
+#include <algorithm>
+#include <exception>
+#include <stdexcept>
 #include <utility>
 
 namespace troupe::actors {
 
 void LoaderState::start(std::shared_ptr<const Plan> plan, BatchSource source,
-                        std::vector<StageHandle> cast) {
+                        std::vector<StageHandle> stages, DirectorHandle director) {
   plan_ = std::move(plan);
   source_ = std::move(source);
-  cast_ = std::move(cast);
+  stages_ = std::move(stages);
+  director_ = std::move(director);
   const auto& config = plan_->config;
   stages::Batch batch{.microbatch_count = config.schedule.microbatches,
                       .microbatch_size = config.schedule.microbatch_size,
@@ -27,9 +31,13 @@ void LoaderState::on(const StepWanted& message) {
   } else {
     prepare(current_, message);
   }
-  for (std::uint32_t rank = 0; rank < cast_.size(); ++rank) {
+  if (!current_.failure.empty()) {
+    caf::anon_send(director_, LoadFailed{current_.failure});
+    return;
+  }
+  for (std::uint32_t rank = 0; rank < stages_.size(); ++rank) {
     const auto replica = coordinate_of(plan_->config.parallel, rank).replica;
-    caf::anon_send(cast_[rank],
+    caf::anon_send(stages_[rank],
                    StepStarted{message.step, message.kind, &current_.batches[replica]});
   }
   if (message.kind == StepKind::training) {
@@ -39,16 +47,36 @@ void LoaderState::on(const StepWanted& message) {
 
 void LoaderState::prepare(Prepared& target, const StepWanted& what) {
   target.what = what;
-  for (std::uint32_t r = 0; r < target.batches.size(); ++r) {
-    source_(what.kind, what.step, r, target.batches[r]);
+  target.failure.clear();
+  try {
+    for (std::uint32_t r = 0; r < target.batches.size(); ++r) fill(target.batches[r], what, r);
+  } catch (const std::exception& error) {
+    target.failure = error.what();
+  }
+}
+
+/// Fills one replica's batch and checks it: a kernel would follow any number out of its tables.
+void LoaderState::fill(stages::Batch& batch, const StepWanted& what, std::uint32_t replica) {
+  source_(what.kind, what.step, replica, batch);
+  const auto vocabulary = static_cast<std::int32_t>(plan_->config.model.vocabulary);
+  for (const auto* tokens : {&batch.tokens, &batch.targets}) {
+    const auto is_outside = [=](std::int32_t token) { return token < 0 || token >= vocabulary; };
+    const auto found = std::ranges::find_if(*tokens, is_outside);
+    if (found == tokens->end()) continue;
+    throw std::out_of_range{"the " + std::string{tokens == &batch.tokens ? "token " : "target "}
+                            + std::to_string(*found) + " at position "
+                            + std::to_string(found - tokens->begin()) + " of replica "
+                            + std::to_string(replica) + "'s batch is outside the vocabulary of "
+                            + std::to_string(vocabulary)};
   }
 }
 
 LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> self,
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
-                                   const std::vector<StageHandle>& cast) {
-  self->state.start(plan, source, cast);
+                                   const std::vector<StageHandle>& stages,
+                                   const DirectorHandle& director) {
+  self->state.start(plan, source, stages, director);
   return {[self](const StepWanted& message) { self->state.on(message); }};
 }
 

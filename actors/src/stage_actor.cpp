@@ -1,6 +1,7 @@
 #include "troupe/actors/stage_actor.hpp"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "troupe/transport/tag.hpp"
@@ -20,6 +21,54 @@ StageIndex next_of(StageIndex stage) {
 }
 StageIndex previous_of(StageIndex stage) {
   return StageIndex{stage.value() - 1};
+}
+
+std::string of_stage(StageIndex stage) {
+  return " of stage " + std::to_string(stage.value());
+}
+std::string of_microbatch(MicrobatchIndex microbatch) {
+  return " of microbatch " + std::to_string(microbatch.value());
+}
+
+// What an event was the end of, for the sentence that tells its failure.
+std::string describe(const PassFinished& e) {
+  return "the pass " + to_string(e.action);
+}
+std::string describe(const ActivationArrived& e) {
+  return "receiving the activation" + of_microbatch(e.microbatch) + " for stage "
+         + std::to_string(e.stage.value());
+}
+std::string describe(const GradientArrived& e) {
+  return "receiving the gradient" + of_microbatch(e.microbatch) + " for stage "
+         + std::to_string(e.stage.value());
+}
+std::string describe(const ActivationSent& e) {
+  return "sending the activation" + of_microbatch(e.microbatch) + of_stage(e.stage);
+}
+std::string describe(const GradientSent& e) {
+  return "sending the gradient" + of_microbatch(e.microbatch) + of_stage(e.stage);
+}
+std::string describe(const BucketReduced& e) {
+  return "summing gradient bucket " + std::to_string(e.bucket) + of_stage(e.stage)
+         + " over the replicas";
+}
+std::string describe(const TiedArrived& e) {
+  return "receiving the tied gradient" + of_stage(e.stage);
+}
+std::string describe(const TiedSent& e) {
+  return "sending the tied gradient" + of_stage(e.stage);
+}
+std::string describe(const TiedAdded& e) {
+  return "adding the tied gradient" + of_stage(e.stage);
+}
+std::string describe(const GradientsMeasured& e) {
+  return "measuring the gradients" + of_stage(e.stage);
+}
+std::string describe(const OptimizerFinished& e) {
+  return "updating the weights" + of_stage(e.stage);
+}
+std::string describe(const auto&) {
+  return "an event that cannot fail";
 }
 
 std::vector<MachineStage> machine_stages(const Plan& plan, RankProps& props,
@@ -80,7 +129,7 @@ void StageActorState::on(const StepStarted& message) {
 }
 
 void StageActorState::on(const Completed& message) {
-  if (message.code == Errc::cancelled) return;  // How shutdown looks from here.
+  if (has_failed_) return;
   if (message.code != Errc::none) return fail(message);
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
   std::visit(
@@ -93,6 +142,7 @@ void StageActorState::on(const Completed& message) {
 }
 
 void StageActorState::on(const UpdateStarted& message) {
+  if (has_failed_) return;
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
   update_ = {step_, message.learning_rate, message.gradient_scale};
   advance(ClippingDecided{});
@@ -154,12 +204,9 @@ void StageActorState::record(const OptimizerFinished& event, const stages::Devic
 }
 
 void StageActorState::fail(const Completed& message) {
-  const auto* action = machine_->next_action();
-  caf::anon_send(
-      director_,
-      RankFailed{rank(), message.code,
-                 action == nullptr ? "the end of step " + std::to_string(step_)
-                                   : to_string(*action) + " of step " + std::to_string(step_)});
+  has_failed_ = true;
+  const auto operation = std::visit([](const auto& e) { return describe(e); }, message.event);
+  caf::anon_send(director_, RankFailed{rank(), message.code, operation});
 }
 
 // -- completions ----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ public:
         device_{parts_.make_device()} {}
 
   ~Impl() {
-    close();
+    close_lanes();
     for (const auto& actor : cast_) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
     if (director_) caf::anon_send_exit(director_, caf::exit_reason::user_shutdown);
     if (loader_) caf::anon_send_exit(loader_, caf::exit_reason::user_shutdown);
@@ -64,6 +64,7 @@ public:
     director_ = nullptr;
     loader_ = nullptr;
     system_.await_all_actors_done();
+    empty_streams();  // Nobody is left who would enqueue more.
   }
 
   Impl(const Impl&) = delete;
@@ -88,8 +89,8 @@ public:
     for (auto& rank : ranks_) {
       cast_.push_back(system_.spawn(stage_actor, plan_, &rank, director_));
     }
-    loader_ = system_.spawn(loader, plan_, source, cast_);
-    caf::anon_send(director_, CastChosen{loader_, cast_});
+    loader_ = system_.spawn<caf::detached>(loader, plan_, source, cast_, director_);
+    caf::anon_send(director_, GroupChosen{loader_, cast_});
   }
 
   Expected<StepReport> run(StepWanted what) {
@@ -163,8 +164,8 @@ private:
     return rank.stages[static_cast<std::size_t>(local)];
   }
 
-  /// Ends everything pending, so that no completion is left that would reach an actor.
-  void close() {
+  /// Completes everything that waits for a neighbour or a replica as cancelled.
+  void close_lanes() {
     for (auto& rank : ranks_) {
       if (rank.replicas) rank.replicas->close();
       for (auto& held : rank.stages) {
@@ -173,6 +174,10 @@ private:
         }
       }
     }
+  }
+
+  /// Waits for device work that is still enqueued, and drops what would be posted to the actors.
+  void empty_streams() {
     for (auto& rank : ranks_) {
       if (rank.stream) rank.stream->synchronize();
       if (rank.reduce_stream) rank.reduce_stream->synchronize();

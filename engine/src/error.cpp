@@ -12,6 +12,8 @@ std::string_view to_string(Errc code) noexcept {
     case Errc::out_of_memory: return "out_of_memory";
     case Errc::peer_unreachable: return "peer_unreachable";
     case Errc::message_truncated: return "message_truncated";
+    case Errc::invalid_batch: return "invalid_batch";
+    case Errc::diverged: return "diverged";
     case Errc::cancelled: return "cancelled";
     case Errc::device_failure: return "device_failure";
     case Errc::internal: return "internal";

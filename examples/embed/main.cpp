@@ -17,8 +17,8 @@ constexpr double known_loss = 0.2;  // In nats; before training it is ln 256 = 5
 void fill(troupe::StepKind, std::uint32_t step, std::uint32_t, troupe::stages::Batch& batch) {
   for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
     const std::size_t place = step + i + i / batch.sequence * 7;
-    batch.tokens[i] = text[place % text.size()];
-    batch.targets[i] = text[(place + 1) % text.size()];
+    batch.tokens[i] = static_cast<unsigned char>(text[place % text.size()]);
+    batch.targets[i] = static_cast<unsigned char>(text[(place + 1) % text.size()]);
   }
 }
 

@@ -20,11 +20,12 @@ public:
   static inline const char* name = "troupe.director";  // Read by CAF's logger.
 
   void start(std::shared_ptr<const Plan> plan, StepDone done);
-  void on(const CastChosen& message);
+  void on(const GroupChosen& message);
   void on(const StepWanted& message);
   void on(StepReported& message);
   void on(RankFinished& message);
   void on(const RankFailed& message);
+  void on(const LoadFailed& message);
 
 private:
   void decide_clipping();

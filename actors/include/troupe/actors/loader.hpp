@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "troupe/actors/messages.hpp"
@@ -12,7 +13,9 @@
 namespace troupe::actors {
 
 /// Fills the tokens and targets of `replica` for a step; the batch has its final size already. Must
-/// depend on its arguments alone. Called on the loader's thread.
+/// depend on its arguments alone. Called on the loader's own thread while the step before runs,
+/// also for one step more than is wanted in the end. What it throws, and tokens outside the
+/// vocabulary, end the step with `invalid_batch`.
 using BatchSource =
     std::function<void(StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch&)>;
 
@@ -22,26 +25,32 @@ class LoaderState {
 public:
   static inline const char* name = "troupe.loader";  // Read by CAF's logger.
 
-  void start(std::shared_ptr<const Plan> plan, BatchSource source, std::vector<StageHandle> cast);
+  void start(std::shared_ptr<const Plan> plan, BatchSource source, std::vector<StageHandle> stages,
+             DirectorHandle director);
   void on(const StepWanted& message);
 
 private:
   struct Prepared {
     StepWanted what{0, StepKind::training};  ///< Step 0 does not exist: nothing is prepared.
     std::vector<stages::Batch> batches;      ///< By replica.
+    std::string failure;                     ///< Why there are none; empty if all is well.
   };
 
   void prepare(Prepared& target, const StepWanted& what);
+  void fill(stages::Batch& batch, const StepWanted& what, std::uint32_t replica);
 
   std::shared_ptr<const Plan> plan_;
   BatchSource source_;
-  std::vector<StageHandle> cast_;  ///< By rank of the grid.
+  std::vector<StageHandle> stages_;  ///< By rank of the grid.
+  DirectorHandle director_;
   Prepared current_;
   Prepared next_;
 };
 
 LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> self,
                                    const std::shared_ptr<const Plan>& plan,
-                                   const BatchSource& source, const std::vector<StageHandle>& cast);
+                                   const BatchSource& source,
+                                   const std::vector<StageHandle>& stages,
+                                   const DirectorHandle& director);
 
 }  // namespace troupe::actors

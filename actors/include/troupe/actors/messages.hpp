@@ -68,19 +68,24 @@ struct RankFailed {
   std::string operation;  ///< What failed, for a person.
 };
 
+/// From the loader: the batches of a step could not be made.
+struct LoadFailed {
+  std::string reason;  ///< A sentence.
+};
+
 using StageHandle = caf::typed_actor<caf::reacts_to<StepStarted>, caf::reacts_to<Completed>,
                                      caf::reacts_to<UpdateStarted>>;
 using LoaderHandle = caf::typed_actor<caf::reacts_to<StepWanted>>;
 
 /// From the trainer, once and before any step: who is led.
-struct CastChosen {
+struct GroupChosen {
   LoaderHandle loader;
   std::vector<StageHandle> stages;  ///< By rank of the grid.
 };
 
-using DirectorHandle = caf::typed_actor<caf::reacts_to<CastChosen>, caf::reacts_to<StepWanted>,
+using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts_to<StepWanted>,
                                         caf::reacts_to<StepReported>, caf::reacts_to<RankFinished>,
-                                        caf::reacts_to<RankFailed>>;
+                                        caf::reacts_to<RankFailed>, caf::reacts_to<LoadFailed>>;
 
 }  // namespace troupe::actors
 
@@ -92,4 +97,5 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepWanted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepReported)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RankFinished)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RankFailed)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::CastChosen)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LoadFailed)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::GroupChosen)

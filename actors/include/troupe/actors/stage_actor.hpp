@@ -26,10 +26,10 @@ struct HeldStage {
 /// before it lets go of an actor; used by the actor alone while a step runs.
 struct RankProps {
   Coordinate coordinate;
+  std::vector<HeldStage> stages;           ///< In ascending order of virtual stage.
   std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
-  std::unique_ptr<stages::Stream>
-      reduce_stream;              ///< Additions of all-reduces; null without replicas.
-  std::vector<HeldStage> stages;  ///< In ascending order of virtual stage.
+  /// Additions of all-reduces; null without replicas.
+  std::unique_ptr<stages::Stream> reduce_stream;
   std::unique_ptr<transport::Collective> replicas;  ///< Same rank in all replicas; null without.
 };
 
@@ -114,6 +114,7 @@ private:
   StageMachine::Commands commands_;
   stages::OptimizerStep update_;
   std::uint32_t step_ = 0;
+  bool has_failed_ = false;  ///< Told once; whatever completes later belongs to no step any more.
 };
 
 /// The behavior to spawn.

@@ -19,6 +19,8 @@ enum class Errc : std::uint8_t {
   out_of_memory,      ///< A device or host budget would be exceeded.
   peer_unreachable,   ///< A peer could not be reached or closed its end.
   message_truncated,  ///< A message was longer than the buffer posted for it.
+  invalid_batch,      ///< A batch could not be made, or holds tokens outside the vocabulary.
+  diverged,           ///< The loss or the gradient norm is no longer a finite number.
   cancelled,          ///< The operation was cancelled by shutdown.
   device_failure,     ///< A device runtime call failed.
   internal,           ///< A bug or an unclassified vendor failure; see the context.
