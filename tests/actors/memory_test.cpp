@@ -85,7 +85,8 @@ TEST(Memory, TheSteadyStateAllocatesNothingLargeAndDoesNotGrow) {
                             * config.parallel.data * step_count;
   const auto per_action = static_cast<double>(small_count) / static_cast<double>(action_count);
   std::cout << "small allocations per pass, a step's others included: " << per_action << '\n';
-  EXPECT_LT(per_action, 1.5 * 3.5) << "3.5 were measured: a message per pass, send and receive";
+  EXPECT_LT(per_action, 1.5 * 3.9)
+      << "3.5 to 3.9 were measured: a message per pass, send and receive";
 }
 
 }  // namespace

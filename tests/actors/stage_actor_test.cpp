@@ -17,10 +17,12 @@
 #include "troupe/actors/director.hpp"
 #include "troupe/actors/loader.hpp"
 #include "troupe/engine/random.hpp"
+#include "troupe/engine/schedule_generators.hpp"
 #include "troupe/stages/counting_stage.hpp"
 #include "troupe/transport/in_process.hpp"
 #include "troupe/transport/seeded_network.hpp"
 
+#include "../engine/v_schedule.hpp"
 #include "../stages/inline_device.hpp"
 
 namespace troupe::actors {
@@ -78,10 +80,10 @@ struct Outcome {
 class Rehearsal {
 public:
   Rehearsal(const Config& config, std::uint64_t seed)
-      : plan_{std::make_shared<const Plan>(make_plan(config).value())},
-        random_{seed},
-        network_{seed} {
-    const auto& extent = config.parallel;
+      : Rehearsal{make_plan(config).value(), seed} {}
+  Rehearsal(const Plan& plan, std::uint64_t seed)
+      : plan_{std::make_shared<const Plan>(plan)}, random_{seed}, network_{seed} {
+    const auto& extent = plan.config.parallel;
     ranks_.resize(extent.rank_count());
     for (std::uint32_t rank = 0; rank < ranks_.size(); ++rank) build_rank(rank);
     for (std::uint32_t r = 0; r < extent.data; ++r) connect(r);
@@ -269,6 +271,28 @@ TEST(StageActor, EveryScheduleLeavesWhatTheSerialOrderLeavesUnderEveryInterleavi
   }
 }
 
+TEST(StageActor, AVShapedPipelineLeavesWhatTheSerialOrderLeavesUnderEveryInterleaving) {
+  for (const std::uint32_t ranks : {2U, 3U}) {
+    for (const bool tied : {false, true}) {  // Tied ends meet on rank 0.
+      const auto expected =
+          Rehearsal{config_of("gpipe", 1, 2 * ranks, 6, 1, false, tied), 0}.train(3);
+      const auto whole = make_v_schedule(ranks, 6);
+      for (const auto& schedule : {whole, split_backward(whole)}) {
+        const auto plan = make_plan(config_of("1f1b", 1, ranks, 6, 1, false, tied), schedule);
+        ASSERT_TRUE(plan.has_value()) << plan.error().context;
+        for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+          SCOPED_TRACE(testing::Message() << schedule.name << " ranks=" << ranks << " tied=" << tied
+                                          << " seed=" << seed);
+          Rehearsal rehearsal{*plan, seed};
+          EXPECT_EQ(rehearsal.train(3), expected);
+          const auto evaluated = rehearsal.run({1, StepKind::evaluation});
+          ASSERT_TRUE(evaluated && evaluated->has_value());
+        }
+      }
+    }
+  }
+}
+
 TEST(StageActor, ReplicasEndWithTheSameWeightsUnderEveryInterleaving) {
   const auto config = config_of("1f1b", 3, 2, 4, 1, false, true);
   const auto expected = Rehearsal{config, 0}.train(3);
@@ -326,6 +350,21 @@ TEST(StageActor, ReportsEveryPassAndEveryNanosecondUnderEveryInterleaving) {
         end_ns[r] = account.end_ns;
       }
     }
+  }
+}
+
+TEST(StageActor, ALaneThatClosesEndsTheStepWithTheNameOfTheTransfer) {
+  for (std::uint64_t seed = 0; seed < 25; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed=" << seed);
+    Rehearsal rehearsal{config_of("1f1b", 1, 3, 4, 1, false, true), seed};
+    ASSERT_TRUE(rehearsal.run({1, StepKind::training})->has_value());
+    rehearsal.close_a_link();
+    const auto report = rehearsal.run({2, StepKind::training});
+    ASSERT_TRUE(report.has_value()) << "the step must end";
+    ASSERT_FALSE(report->has_value());
+    EXPECT_EQ(report->error().code, Errc::cancelled);
+    EXPECT_NE(report->error().context.find("ing the "), std::string::npos)
+        << report->error().context;
   }
 }
 

@@ -8,13 +8,17 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "troupe/engine/random.hpp"
+#include "troupe/engine/schedule_generators.hpp"
 #include "troupe/stages/counting_stage.hpp"
+
+#include "../engine/v_schedule.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -69,10 +73,10 @@ struct Outcome {
   friend bool operator==(const Outcome&, const Outcome&) = default;
 };
 
-Outcome train(const Config& config) {
+Outcome train(const Expected<Plan>& plan) {
   Outcome outcome;
-  const auto plan = make_plan(config);
   EXPECT_TRUE(plan.has_value()) << plan.error().context;
+  const auto& config = plan->config;
   auto trainer = Trainer::make(*plan, source_of(config));
   EXPECT_TRUE(trainer.has_value());
   for (std::uint32_t step = 1; step <= config.train.steps; ++step) {
@@ -85,6 +89,10 @@ Outcome train(const Config& config) {
     outcome.weights[parameter.spec->name].assign(parameter.values.begin(), parameter.values.end());
   }
   return outcome;
+}
+
+Outcome train(const Config& config) {
+  return train(make_plan(config));
 }
 
 const Outcome& serial(bool tied) {
@@ -134,6 +142,17 @@ INSTANTIATE_TEST_SUITE_P(Grid, SameBitsOfPipelines,
                            std::erase(name, '-');
                            return name;
                          });
+
+TEST(SameBits, AVShapedPipelineEqualsTheSerialRun) {
+  for (const bool tied : {false, true}) {
+    SCOPED_TRACE(tied ? "tied" : "untied");
+    auto config = tiny_config(tied);
+    config.parallel.pipeline = 3;
+    const auto whole = make_v_schedule(3, config.schedule.microbatches);
+    EXPECT_TRUE(train(make_plan(config, whole)) == serial(tied));
+    EXPECT_TRUE(train(make_plan(config, split_backward(whole))) == serial(tied));
+  }
+}
 
 double relative_distance(const std::vector<float>& a, const std::vector<float>& b) {
   double difference = 0.0;
@@ -243,15 +262,18 @@ TEST(Trainer, AccountsForEveryNanosecondOfEveryActor) {
 }
 
 TEST(Trainer, ReportsAFailingStageOnceAndByName) {
-  /// Fails the third pass it is given and, like a device that is lost, all that follow.
+  /// Fails the third pass it is given, and no other.
   class FailingStage final : public stages::Stage {
   public:
     explicit FailingStage(std::unique_ptr<stages::Stage> stage) : stage_{std::move(stage)} {}
     stages::StageBuffers& buffers() override { return stage_->buffers(); }
     void begin_step(const stages::StepInfo& info) override { stage_->begin_step(info); }
     void enqueue(const Action& action, stages::DeviceDone done) override {
-      if (++count_ >= 3) return done(Errc::device_failure, {});
-      stage_->enqueue(action, std::move(done));
+      if (++count_ != 3) return stage_->enqueue(action, std::move(done));
+      failed_ = std::move(done);
+      stage_->enqueue(action, [this](Errc, stages::DeviceSpan span) {
+        failed_(Errc::device_failure, span);
+      });
     }
     void finish(const Action& action) override { stage_->finish(action); }
     std::uint32_t bucket_count() const override { return stage_->bucket_count(); }
@@ -272,6 +294,7 @@ TEST(Trainer, ReportsAFailingStageOnceAndByName) {
 
   private:
     std::unique_ptr<stages::Stage> stage_;
+    stages::DeviceDone failed_;
     int count_ = 0;
   };
 
@@ -293,8 +316,43 @@ TEST(Trainer, ReportsAFailingStageOnceAndByName) {
   const auto report = (*trainer)->train_step();
   ASSERT_FALSE(report.has_value());
   EXPECT_EQ(report.error().code, Errc::device_failure);
-  EXPECT_NE(report.error().context.find("pipeline rank 1 of replica 0 failed"), std::string::npos)
-      << report.error().context;
+  EXPECT_EQ(report.error().context,
+            "step 1: pipeline rank 1 of replica 0 failed at the pass 1F1: the device reported a "
+            "failure");
+}
+
+TEST(Trainer, EndsTheStepWhenTheSourceFails) {
+  const auto plan = make_plan(tiny_config(false));
+  auto trainer = Trainer::make(*plan, [](StepKind, std::uint32_t step, std::uint32_t, auto&) {
+    if (step == 2) throw std::runtime_error{"the tape broke"};
+  });
+  EXPECT_TRUE((*trainer)->train_step().has_value());
+  const auto report = (*trainer)->train_step();
+  ASSERT_FALSE(report.has_value());
+  EXPECT_EQ(report.error().code, Errc::invalid_batch);
+  EXPECT_EQ(report.error().context, "step 2: the tape broke");
+}
+
+TEST(Trainer, RefusesTokensOutsideTheVocabulary) {
+  const auto plan = make_plan(tiny_config(false));
+  for (const std::int32_t token : {-1, 256}) {
+    auto trainer = Trainer::make(
+        *plan, [token](StepKind, std::uint32_t, std::uint32_t, auto& b) { b.targets[3] = token; });
+    const auto report = (*trainer)->train_step();
+    ASSERT_FALSE(report.has_value());
+    EXPECT_EQ(report.error().context, "step 1: the target " + std::to_string(token)
+                                          + " at position 3 of replica 0's batch is outside the "
+                                            "vocabulary of 256");
+  }
+}
+
+TEST(Trainer, CanBeMadeAndDestroyedWithoutAStep) {
+  auto config = tiny_config(true);
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches = 6;
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(Trainer::make(*make_plan(config), source_of(config)).has_value());
+  }
 }
 
 }  // namespace

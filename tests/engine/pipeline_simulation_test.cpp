@@ -19,6 +19,8 @@
 #include "troupe/engine/schedule_validation.hpp"
 #include "troupe/engine/stage_machine.hpp"
 
+#include "v_schedule.hpp"
+
 namespace troupe {
 namespace {
 
@@ -334,6 +336,33 @@ TEST(PipelineSimulation, ReplicasReduceInOneOrderWhateverTheInterleaving) {
     SimulatedPipeline other{world, seed};
     other.run_step();
     ASSERT_EQ(other.reductions(), first.reductions()) << "seed=" << seed;
+  }
+}
+
+TEST(PipelineSimulation, VShapedPipelinesCompleteUnderEveryInterleaving) {
+  for (const std::uint32_t p : {2U, 3U}) {
+    for (std::uint32_t m = 1; m <= 4 * p; ++m) {
+      const auto whole = make_v_schedule(p, m);
+      for (const auto& schedule : {whole, split_backward(whole)}) {
+        ASSERT_TRUE(validate(schedule).has_value()) << validate(schedule).error().context;
+        for (std::uint64_t seed = 0; seed < 12; ++seed) {
+          SCOPED_TRACE(testing::Message() << schedule.name << " ranks=" << p
+                                          << " microbatches=" << m << " seed=" << seed);
+          SimulatedPipeline pipeline{
+              {.training = schedule,
+               .kind = seed % 4 == 3 ? StepKind::evaluation : StepKind::training,
+               .is_tied = seed % 2 == 1,
+               .is_replicated = seed % 3 == 1,
+               .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
+              seed};
+          for (int step = 0; step < 2; ++step) {
+            pipeline.run_step();
+            pipeline.expect_complete();
+            if (HasFailure()) return;
+          }
+        }
+      }
+    }
   }
 }
 

@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 
 #include "troupe/engine/random.hpp"
+#include "troupe/engine/schedule_validation.hpp"
 
 #include "oracles/zero_bubble.hpp"
 #include "schedule_scope.hpp"
+#include "v_schedule.hpp"
 
 namespace troupe {
 namespace {
@@ -128,40 +130,63 @@ std::int64_t input_here_ns(const Timeline& timeline, const Schedule& schedule,
   return 0;
 }
 
+/// Expects, with everything costing something else, that no pass begins later or sooner than it
+/// can.
+void expect_earliest(const Schedule& schedule, std::uint64_t seed) {
+  SCOPED_TRACE(testing::Message() << "seed=" << seed);
+  Random random{seed};
+  const auto draw = [&] { return static_cast<std::int64_t>(random.below(9)); };
+  CostModel model{.stages = {}, .link_ns = {}, .rank_start_ns = {}, .optimizer_ns = {}};
+  for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
+    model.stages.push_back({draw(), draw(), draw(), draw()});
+    if (s > 0) model.link_ns.push_back(draw());
+  }
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    model.rank_start_ns.push_back(draw());
+    model.optimizer_ns.push_back(draw());
+  }
+  const auto timeline = simulate(schedule, model);
+  std::int64_t makespan_ns = 0;
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    auto free_ns = model.rank_start_ns[r];
+    ASSERT_EQ(timeline.ranks[r].size(), schedule.ranks[r].size());
+    for (std::size_t i = 0; i < timeline.ranks[r].size(); ++i) {
+      const auto& [action, begin_ns, end_ns] = timeline.ranks[r][i];
+      ASSERT_EQ(action, schedule.ranks[r][i]);
+      ASSERT_EQ(begin_ns, std::max(free_ns, input_here_ns(timeline, schedule, model, action)));
+      ASSERT_EQ(end_ns, begin_ns + model.stages[action.stage.value()].of(action.pass));
+      free_ns = end_ns;
+    }
+    ASSERT_EQ(timeline.rank_times[r].end_ns, free_ns);
+    makespan_ns = std::max(makespan_ns, free_ns + model.optimizer_ns[r]);
+  }
+  ASSERT_EQ(timeline.makespan_ns, makespan_ns);
+  ASSERT_EQ(timeline.busy_ns() + timeline.idle_ns(), makespan_ns * schedule.rank_count());
+}
+
 TEST(Simulation, EveryPassBeginsAsSoonAsItCanAndNoSooner) {
   std::uint64_t seed = 0;
   for_every_schedule([&](const Schedule& schedule) {
     if (schedule.action_count() > 150 || schedule.stage_count() == 1) return;
-    SCOPED_TRACE(testing::Message() << "seed=" << seed);
-    Random random{seed++};
-    const auto draw = [&] { return static_cast<std::int64_t>(random.below(9)); };
-    CostModel model{.stages = {}, .link_ns = {}, .rank_start_ns = {}, .optimizer_ns = {}};
-    for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
-      model.stages.push_back({draw(), draw(), draw(), draw()});
-      if (s > 0) model.link_ns.push_back(draw());
-    }
-    for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
-      model.rank_start_ns.push_back(draw());
-      model.optimizer_ns.push_back(draw());
-    }
-    const auto timeline = simulate(schedule, model);
-    std::int64_t makespan_ns = 0;
-    for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
-      auto free_ns = model.rank_start_ns[r];
-      ASSERT_EQ(timeline.ranks[r].size(), schedule.ranks[r].size());
-      for (std::size_t i = 0; i < timeline.ranks[r].size(); ++i) {
-        const auto& [action, begin_ns, end_ns] = timeline.ranks[r][i];
-        ASSERT_EQ(action, schedule.ranks[r][i]);
-        ASSERT_EQ(begin_ns, std::max(free_ns, input_here_ns(timeline, schedule, model, action)));
-        ASSERT_EQ(end_ns, begin_ns + model.stages[action.stage.value()].of(action.pass));
-        free_ns = end_ns;
-      }
-      ASSERT_EQ(timeline.rank_times[r].end_ns, free_ns);
-      makespan_ns = std::max(makespan_ns, free_ns + model.optimizer_ns[r]);
-    }
-    ASSERT_EQ(timeline.makespan_ns, makespan_ns);
-    ASSERT_EQ(timeline.busy_ns() + timeline.idle_ns(), makespan_ns * schedule.rank_count());
+    expect_earliest(schedule, seed++);
   });
+  for (const std::uint32_t p : {2U, 3U}) {
+    for (std::uint32_t m = 1; m <= 8; ++m) {
+      SCOPED_TRACE(testing::Message() << "v ranks=" << p << " microbatches=" << m);
+      expect_earliest(make_v_schedule(p, m), seed++);
+      expect_earliest(split_backward(make_v_schedule(p, m)), seed++);
+    }
+  }
+}
+
+TEST(Simulation, OneMicrobatchTurnsRoundInAVWithoutALink) {
+  for (const std::uint32_t p : {2U, 3U}) {
+    const auto schedule = make_v_schedule(p, 1);
+    ASSERT_TRUE(validate(schedule).has_value()) << validate(schedule).error().context;
+    const auto timeline = simulate(schedule, {.stages = {costs}, .link_ns = {100}});
+    EXPECT_EQ(timeline.makespan_ns,
+              2 * p * (costs.forward_ns + costs.backward_ns) + 2 * (2 * p - 2) * 100);
+  }
 }
 
 TEST(Simulation, LinksCostNothingWithinARank) {
