@@ -8,8 +8,9 @@ namespace troupe::cli {
 /// The exit codes, as `troupe --help` documents them.
 enum ExitCode : int {
   exit_success = 0,
-  exit_failure = 1,  ///< The run failed: a device, a peer, an allocation, a loss that is no number.
-  exit_bad_input = 2,     ///< The command line, a configuration or a file is not what it must be.
+  exit_failure = 1,    ///< The run failed: a device, a peer, or a loss that is no number.
+  exit_bad_input = 2,  ///< The command line, a configuration or a file is not what it must be, does
+                       ///< not fit into memory, or cannot be written.
   exit_interrupted = 130  ///< Stopped by SIGINT; the step was finished and the weights are written.
 };
 

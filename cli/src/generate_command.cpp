@@ -19,11 +19,10 @@ Expected<ExitCode> generate(const GenerateArguments& arguments) {
   if (!file) return file.error();
   const auto model = model_of(*file, arguments.weights_path, arguments.heads);
   if (!model) return model.error();
-  constexpr std::uint32_t byte_count = 256;
-  if (model->vocabulary != byte_count) {
+  if (model->vocabulary < byte_count) {
     return Error{Errc::invalid_file,
-                 fmt::format("{}: has {} tokens, but the tokenizer \"bytes\" has 256",
-                             arguments.weights_path, model->vocabulary)};
+                 fmt::format("{}: has {} tokens, but the tokenizer \"bytes\" has {}",
+                             arguments.weights_path, model->vocabulary, byte_count)};
   }
   const auto device = stages::make_cpu_device();
   auto generator =

@@ -48,6 +48,7 @@ void print_memory(const Plan& plan) {
       }
     }
   }
+  fmt::print("batches: {}\n", format_bytes(batch_bytes(plan)));
   fmt::print("this process, all actors and {} for the runtime: {}\n\n", format_bytes(runtime_bytes),
              format_bytes(process_bytes(plan)));
 }

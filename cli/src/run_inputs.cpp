@@ -27,8 +27,14 @@ Expected<Plan> load_plan(const RunArguments& arguments) {
   return make_plan(*config, std::move(*schedule));
 }
 
+std::uint64_t batch_bytes(const Plan& plan) {
+  constexpr std::uint64_t batch_count = 2;      // This step's and the next one's,
+  constexpr std::uint64_t bytes_per_token = 8;  // each with tokens and targets.
+  return batch_count * bytes_per_token * plan.tokens_per_step();
+}
+
 std::uint64_t process_bytes(const Plan& plan) {
-  std::uint64_t sum = runtime_bytes;
+  std::uint64_t sum = runtime_bytes + batch_bytes(plan);
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
     sum += plan.config.parallel.data * plan.bytes_of(RankIndex{r});
   }

@@ -14,9 +14,12 @@ namespace troupe::cli {
 /// @returns one error naming file, line or key and what to do.
 [[nodiscard]] Expected<Plan> load_plan(const RunArguments& arguments);
 
-/// What a process needs beyond the plan's lines: program and libraries, the compiled matrix
-/// products, actors, batches.
+/// What a process needs beyond the plan's lines and the batches: program and libraries, actors, the
+/// streams' scratch memory.
 inline constexpr std::uint64_t runtime_bytes = std::uint64_t{64} << 20U;
+
+/// The bytes of the batches that a process keeps for the whole grid.
+[[nodiscard]] std::uint64_t batch_bytes(const Plan& plan);
 
 /// The bytes of a process that holds the whole grid.
 [[nodiscard]] std::uint64_t process_bytes(const Plan& plan);

@@ -61,7 +61,8 @@ std::string TextGenerator::continue_text(std::string_view prompt, std::uint32_t 
   Random random{sampling.seed};
   for (std::uint32_t i = 0; i < token_count; ++i) {
     const auto logits = next_logits(text);
-    text.push_back(static_cast<char>(choose(logits, sampling.temperature, random)));
+    text.push_back(
+        static_cast<char>(choose(logits.first(byte_count), sampling.temperature, random)));
   }
   return text;
 }

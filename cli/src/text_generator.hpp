@@ -20,6 +20,9 @@ struct Sampling {
   std::uint64_t seed = 1;
 };
 
+/// The tokens of the tokenizer "bytes"; a vocabulary may be padded to more.
+inline constexpr std::uint32_t byte_count = 256;
+
 /// Every token costs a forward pass over the whole context. Blocks.
 class TextGenerator {
 public:

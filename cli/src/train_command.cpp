@@ -84,7 +84,7 @@ public:
     {
       ProgressLine progress;
       for (std::uint32_t step = 1; step <= step_count && !interrupted; ++step) {
-        if (auto done = train_step(progress); !done) return done.error();
+        if (auto done = train_step(progress); !done) return give_up(done.error());
       }
       if (interrupted) {
         progress.print(fmt::format("interrupted: step {} is finished, writing what there is",
@@ -96,6 +96,16 @@ public:
   }
 
 private:
+  /// A run that diverged has not applied the step that did: what was learned before is kept.
+  [[nodiscard]] Error give_up(Error error) {
+    if (error.code != Errc::diverged) return error;
+    const auto path = folder_->path_of("weights.safetensors");
+    auto written = write_weights(path, plan_.config.model, trainer_->parameters());
+    error.context += written ? "; the weights before it are in " + path
+                             : "; and the weights are lost: " + written.error().context;
+    return error;
+  }
+
   TrainingRun(storage::Corpus corpus, const Plan& plan)
       : plan_{plan},
         corpus_{std::move(corpus)},

@@ -311,6 +311,17 @@ TEST_F(Command, RefusesAnOutputFolderItCannotWrite) {
   expect_refused("troupe train run.toml --set run.output=file/out", "file/out");
 }
 
+TEST_F(Command, ARunThatDivergesKeepsTheWeightsOfTheStepBefore) {
+  const auto outcome = shell(
+      "troupe train run.toml --set train.learning_rate=1e30 --set train.warmup_steps=0 "
+      "--set train.clip_norm=0 --set train.optimizer=sgd");
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("lower train.learning_rate"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("the weights before it are in out/weights.safetensors"),
+            std::string::npos) << outcome.output;
+  EXPECT_TRUE(exists("out/weights.safetensors"));
+}
+
 TEST_F(Command, AFullDiskEndsTheRunWithASentenceAndNoPartOfAFile) {
   const auto outcome = shell("ulimit -f 16; troupe train run.toml");
   EXPECT_EQ(outcome.exit_code, 2) << outcome.output;
