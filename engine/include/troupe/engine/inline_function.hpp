@@ -22,11 +22,12 @@ public:
   InlineFunction() = default;
 
   template <class Callable>
-    requires(!std::is_same_v<std::remove_cvref_t<Callable>, InlineFunction>
-             && std::is_invocable_r_v<Result, Callable&, Arguments...>)
-  // Implicit, so that a lambda can be passed where a completion is expected.
-  // NOLINTNEXTLINE(google-explicit-constructor)
-  InlineFunction(Callable&& callable) {
+  requires(
+      !std::is_same_v<std::remove_cvref_t<Callable>,
+                      InlineFunction> && std::is_invocable_r_v<Result, Callable&, Arguments...>)
+      // Implicit, so that a lambda can be passed where a completion is expected.
+      // NOLINTNEXTLINE(google-explicit-constructor)
+      InlineFunction(Callable&& callable) {
     using Stored = std::remove_cvref_t<Callable>;
     static_assert(sizeof(Stored) <= size_bytes, "the callable captures too much");
     static_assert(alignof(Stored) <= alignof(std::max_align_t));
