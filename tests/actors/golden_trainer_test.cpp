@@ -1,0 +1,79 @@
+// Trainings of the whole system against PyTorch's: what the director adds to the stages (step
+// numbers, the learning rate, the mean loss, the norm, clipping) is PyTorch's too.
+
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+#include "troupe/actors/trainer.hpp"
+
+#include "../stages/golden.hpp"
+#include "../stages/stage_chain.hpp"
+
+namespace troupe::actors {
+namespace {
+
+/// The golden vocabularies are smaller than a byte, which a configuration refuses because texts
+/// would not fit. Nothing in a plan depends on it but the sums that it announces.
+Plan plan_from(const nlohmann::json& golden, std::uint32_t ranks) {
+  Config config;
+  config.model = stages::model_from(golden);
+  config.model.vocabulary = 256;
+  config.train = stages::train_config_from(golden);
+  config.parallel.pipeline = ranks;
+  config.schedule.name = "1f1b";
+  config.schedule.microbatches = golden.at("train").at("microbatches");
+  config.schedule.microbatch_size = golden.at("train").at("microbatch_size");
+  if (ranks == 2) config.schedule.layers_per_stage = {1, 2};
+  auto plan = make_plan(config).value();
+  plan.config.model = stages::model_from(golden);
+  return plan;
+}
+
+/// The batches that the golden trainings saw; steps count from 0 there.
+BatchSource source_of(const Plan& plan, std::uint64_t seed) {
+  return [model = plan.config.model, seed](StepKind, std::uint32_t step, std::uint32_t,
+                                           stages::Batch& batch) {
+    auto made =
+        stages::make_batch(model, batch.microbatch_count, batch.microbatch_size, seed, step - 1);
+    batch.tokens = std::move(made.tokens);
+    batch.targets = std::move(made.targets);
+  };
+}
+
+class GoldenTrainer : public testing::TestWithParam<std::tuple<const char*, std::uint32_t>> {};
+
+INSTANTIATE_TEST_SUITE_P(Trainings, GoldenTrainer,
+                         testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd"),
+                                          testing::Values(1U, 2U)),
+                         [](const auto& test) {
+                           return std::string{std::get<0>(test.param)} + "_ranks_"
+                                  + std::to_string(std::get<1>(test.param));
+                         });
+
+TEST_P(GoldenTrainer, AgreesWithPyTorch) {
+  const auto& [name, ranks] = GetParam();
+  const auto golden = stages::read_golden(name);
+  const auto plan = plan_from(golden, ranks);
+  auto trainer = Trainer::make(plan, source_of(plan, golden.at("train").at("data_seed")));
+  ASSERT_TRUE(trainer.has_value()) << trainer.error().context;
+  for (std::uint32_t step = 0; step < plan.config.train.steps; ++step) {
+    SCOPED_TRACE("step " + std::to_string(step + 1));
+    const auto report = (*trainer)->train_step();
+    ASSERT_TRUE(report.has_value()) << report.error().context;
+    stages::expect_step(golden, step, report->loss, report->gradient_norm);
+  }
+  const auto& weights = golden.at("weights");
+  const auto parameters = (*trainer)->parameters();
+  EXPECT_EQ(parameters.size(), weights.size());
+  for (const auto& parameter : parameters) {
+    SCOPED_TRACE(parameter.spec->name);
+    stages::expect_weights(parameter.spec->name, parameter.values,
+                           weights.at(parameter.spec->name));
+  }
+}
+
+}  // namespace
+}  // namespace troupe::actors
