@@ -271,9 +271,8 @@ TEST(Trainer, ReportsAFailingStageOnceAndByName) {
     void enqueue(const Action& action, stages::DeviceDone done) override {
       if (++count_ != 3) return stage_->enqueue(action, std::move(done));
       failed_ = std::move(done);
-      stage_->enqueue(action, [this](Errc, stages::DeviceSpan span) {
-        failed_(Errc::device_failure, span);
-      });
+      stage_->enqueue(
+          action, [this](Errc, stages::DeviceSpan span) { failed_(Errc::device_failure, span); });
     }
     void finish(const Action& action) override { stage_->finish(action); }
     std::uint32_t bucket_count() const override { return stage_->bucket_count(); }
