@@ -33,6 +33,7 @@ TrainerParts with_defaults(TrainerParts parts) {
   if (!parts.make_device) parts.make_device = stages::make_cpu_device;
   if (!parts.make_stage) parts.make_stage = make_model_stage;
   if (!parts.make_link) parts.make_link = transport::make_in_process_link;
+  if (!parts.make_group) parts.make_group = transport::make_in_process_group;
   return parts;
 }
 
@@ -110,6 +111,17 @@ public:
     return result;
   }
 
+  void read_parameter(std::size_t index, std::span<float> values) {
+    for (const auto& planned : plan_->stages) {
+      auto& stage = *held(0, planned.stage).stage;
+      const auto parameters = stage.parameters();
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        if (parameters[i].spec->owned && index-- == 0) return stage.read_parameter(i, values);
+      }
+    }
+    TROUPE_ASSERT(!"there is such a parameter");
+  }
+
   const Plan& plan() const { return *plan_; }
   stages::Device& device() { return *device_; }
   std::uint32_t next_step() { return ++step_; }
@@ -146,7 +158,7 @@ private:
   void connect_replicas() {
     const auto& extent = plan_->config.parallel;
     for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
-      auto members = transport::make_in_process_group(extent.data);
+      auto members = parts_.make_group(extent.data);
       for (std::uint32_t r = 0; r < extent.data; ++r) {
         auto& rank = ranks_[rank_at(extent, {r, 0, RankIndex{p}})];
         rank.replicas = std::move(members[r]);
@@ -219,6 +231,9 @@ Expected<StepReport> Trainer::evaluate_step(std::uint32_t index) {
 
 std::vector<stages::ParameterView> Trainer::parameters() {
   return impl_->parameters();
+}
+void Trainer::read_parameter(std::size_t index, std::span<float> values) {
+  impl_->read_parameter(index, values);
 }
 const Plan& Trainer::plan() const noexcept {
   return impl_->plan();

@@ -28,7 +28,7 @@ Expected<ExitCode> generate(const GenerateArguments& arguments) {
   auto generator =
       TextGenerator::make(*device, *model, std::max(1U, std::thread::hardware_concurrency()));
   if (!generator) return generator.error();
-  if (auto loaded = load_weights(*file, arguments.weights_path, generator->parameters()); !loaded) {
+  if (auto loaded = load_weights(*file, arguments.weights_path, generator->stage()); !loaded) {
     return loaded.error();
   }
   const auto text =

@@ -22,20 +22,27 @@ Error invalid(const std::string& path, const std::string& what) {
 
 }  // namespace
 
-Expected<Done> write_weights(const std::string& path, const ModelSpec& model,
-                             std::span<const stages::ParameterView> parameters) {
+Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer) {
   std::vector<storage::TensorView> tensors;
+  const auto parameters = trainer.parameters();
   for (const auto& parameter : parameters) {
     tensors.push_back({.name = parameter.spec->name,
                        .dtype = storage::DType::f32,
                        .shape = parameter.spec->shape,
-                       .bytes = std::as_bytes(parameter.values)});
+                       .bytes = {}});
   }
+  std::vector<float> values;
+  const auto read = [&](std::size_t index) {
+    values.resize(parameters[index].values.size());
+    trainer.read_parameter(index, values);
+    return std::as_bytes(std::span{values});
+  };
   return storage::write_safetensors(path, tensors,
                                     {{family_key, "gpt2"},
-                                     {heads_key, std::to_string(model.heads)},
+                                     {heads_key, std::to_string(trainer.plan().config.model.heads)},
                                      {tokenizer_key, "bytes"},
-                                     {"format", "pt"}});
+                                     {"format", "pt"}},
+                                    read);
 }
 
 Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::string& path,
@@ -78,8 +85,11 @@ Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::st
 }
 
 Expected<Done> load_weights(const storage::SafetensorsFile& file, const std::string& path,
-                            std::span<const stages::ParameterView> parameters) {
-  for (const auto& parameter : parameters) {
+                            stages::Stage& stage) {
+  std::vector<float> values;
+  const auto parameters = stage.parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const auto& parameter = parameters[i];
     const auto& name = parameter.spec->name;
     const auto* tensor = file.find(name);
     if (tensor == nullptr) return invalid(path, "the tensor " + name + " is missing");
@@ -91,7 +101,9 @@ Expected<Done> load_weights(const storage::SafetensorsFile& file, const std::str
                                        to_string(tensor->dtype), fmt::join(tensor->shape, ", "),
                                        fmt::join(parameter.spec->shape, ", ")));
     }
-    std::memcpy(parameter.values.data(), tensor->bytes.data(), parameter.values.size_bytes());
+    values.resize(parameter.values.size());
+    std::memcpy(values.data(), tensor->bytes.data(), parameter.values.size_bytes());
+    stage.write_parameter(i, values);
   }
   return Done{};
 }

@@ -1,9 +1,9 @@
 // cli/src/model_weights.hpp -- a model's parameters as a safetensors file.
 #pragma once
 
-#include <span>
 #include <string>
 
+#include "troupe/actors/trainer.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/stages/stage.hpp"
@@ -13,8 +13,7 @@ namespace troupe::cli {
 
 /// Writes the parameters under Hugging Face's names, complete or not at all. The metadata say what
 /// the shapes do not. Equal bits make an equal file, whatever grid they come from.
-[[nodiscard]] Expected<Done> write_weights(const std::string& path, const ModelSpec& model,
-                                           std::span<const stages::ParameterView> parameters);
+[[nodiscard]] Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer);
 
 /// The model of a weights file, from its metadata and its shapes.
 /// @param heads for files without metadata; 0 if not known.
@@ -22,12 +21,11 @@ namespace troupe::cli {
 [[nodiscard]] Expected<ModelSpec> model_of(const storage::SafetensorsFile& file,
                                            const std::string& path, std::uint32_t heads);
 
-/// Copies the file's tensors into `parameters`. A model with a shorter context takes the first rows
-/// of the positions.
+/// Copies the file's tensors into the parameters of `stage`. A model with a shorter context takes
+/// the first rows of the positions.
 /// @returns `invalid_file` naming a tensor that is missing, or not of 32-bit floats in the shape
 ///          expected.
 [[nodiscard]] Expected<Done> load_weights(const storage::SafetensorsFile& file,
-                                          const std::string& path,
-                                          std::span<const stages::ParameterView> parameters);
+                                          const std::string& path, stages::Stage& stage);
 
 }  // namespace troupe::cli

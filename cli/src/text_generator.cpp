@@ -38,6 +38,7 @@ Expected<TextGenerator> TextGenerator::make(stages::Device& device, const ModelS
                       .sequence = model.sequence,
                       .tokens = std::vector<std::int32_t>(model.sequence),
                       .targets = std::vector<std::int32_t>(model.sequence)};
+  generator.logits_.resize(model.vocabulary);
   generator.stream_ = device.make_stream("generate", thread_count);
   auto stage = stages::make_gpt2_stage(device, *generator.stream_,
                                        {.model = model,
@@ -80,7 +81,8 @@ std::span<const float> TextGenerator::next_logits(std::string_view context) {
   stage_->enqueue(forward, [](Errc, stages::DeviceSpan) {});
   stream_->synchronize();
   stage_->finish(forward);
-  return stage_->logits().subspan((length - 1) * model_.vocabulary, model_.vocabulary);
+  stage_->read_logits(length - 1, logits_);
+  return logits_;
 }
 
 std::string printable(std::string_view text) {

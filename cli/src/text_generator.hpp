@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/model_spec.hpp"
@@ -30,8 +31,8 @@ public:
   [[nodiscard]] static Expected<TextGenerator> make(stages::Device& device, const ModelSpec& model,
                                                     std::uint32_t thread_count);
 
-  /// To be filled before anything is generated.
-  [[nodiscard]] std::span<const stages::ParameterView> parameters() { return stage_->parameters(); }
+  /// Its parameters are to be written before anything is generated.
+  [[nodiscard]] stages::Stage& stage() { return *stage_; }
 
   /// Continues `prompt`, at least one byte, by `token_count` bytes and returns both. Looks back at
   /// most one sequence.
@@ -46,6 +47,7 @@ private:
   stages::Batch batch_;
   std::unique_ptr<stages::Stream> stream_;
   std::unique_ptr<stages::Gpt2Stage> stage_;
+  std::vector<float> logits_;  ///< [vocabulary]
 };
 
 /// `text` with bytes that a terminal would not show as themselves replaced by "·".

@@ -100,7 +100,7 @@ private:
   [[nodiscard]] Error give_up(Error error) {
     if (error.code != Errc::diverged) return error;
     const auto path = folder_->path_of("weights.safetensors");
-    auto written = write_weights(path, plan_.config.model, trainer_->parameters());
+    auto written = write_weights(path, *trainer_);
     error.context += written ? "; the weights before it are in " + path
                              : "; and the weights are lost: " + written.error().context;
     return error;
@@ -255,7 +255,7 @@ private:
 
   [[nodiscard]] Expected<Done> write_results() {
     const auto weights = folder_->path_of("weights.safetensors");
-    auto written = write_weights(weights, plan_.config.model, trainer_->parameters());
+    auto written = write_weights(weights, *trainer_);
     if (!written) return written;
     trainer_.reset();  // Its memory is not needed any more, and what follows needs some.
     if (last_) {
@@ -282,7 +282,7 @@ private:
     if (!generator) return generator.error();
     const auto file = storage::SafetensorsFile::open(weights);
     if (!file) return file.error();
-    auto loaded = load_weights(*file, weights, generator->parameters());
+    auto loaded = load_weights(*file, weights, generator->stage());
     if (!loaded) return loaded;
 
     constexpr std::uint32_t prompt_length = 32;

@@ -51,10 +51,11 @@ void append_layer(std::vector<ParameterSpec>& list, const ModelSpec& model, std:
 class ArenaList {
 public:
   ArenaList(const ModelSpec& model, const StageSpec& stage, const StageBounds& bounds,
-            std::uint32_t microbatch_size)
+            std::uint32_t microbatch_count, std::uint32_t microbatch_size)
       : model_{model},
         stage_{stage},
         bounds_{bounds},
+        microbatch_count_{microbatch_count},
         rows_{std::uint64_t{microbatch_size} * model.sequence},
         parameters_{parameters_of(model, stage)} {}
 
@@ -70,6 +71,8 @@ public:
     for (std::uint32_t slot = 0; slot < bounds_.slots; ++slot) append_slot(slot);
     append_edges();
     append_workspace();
+    append_tokens();
+    append_results();
     return std::move(list_);
   }
 
@@ -173,9 +176,24 @@ private:
     list_.push_back({"workspace", "gradient squares", parameters_.size() * sizeof(double)});
   }
 
+  void append_tokens() {
+    const auto size_bytes = microbatch_count_ * rows_ * sizeof(std::int32_t);
+    if (stage_.has_embedding) list_.push_back({"tokens", "tokens", size_bytes});
+    if (stage_.has_head) list_.push_back({"tokens", "targets", size_bytes});
+  }
+
+  void append_results() {
+    const auto append_doubles = [this](const char* name, std::uint64_t count) {
+      list_.push_back({"results", name, count * sizeof(double), true});
+    };
+    if (stage_.has_head) append_doubles("losses", microbatch_count_);
+    if (bounds_.trains) append_doubles("gradient squares", parameters_.size());
+  }
+
   const ModelSpec& model_;
   const StageSpec& stage_;
   const StageBounds& bounds_;
+  std::uint64_t microbatch_count_;
   std::uint64_t rows_;
   std::vector<ParameterSpec> parameters_;
   std::vector<TensorSpec> list_;
@@ -229,16 +247,17 @@ std::uint32_t kept_hidden_count(const StageSpec& stage, bool trains) noexcept {
 }
 
 std::vector<TensorSpec> tensors_of(const ModelSpec& model, const StageSpec& stage,
-                                   const StageBounds& bounds, std::uint32_t microbatch_size,
-                                   std::uint32_t optimizer_words) {
-  return ArenaList{model, stage, bounds, microbatch_size}.take(optimizer_words);
+                                   const StageBounds& bounds, std::uint32_t microbatch_count,
+                                   std::uint32_t microbatch_size, std::uint32_t optimizer_words) {
+  return ArenaList{model, stage, bounds, microbatch_count, microbatch_size}.take(optimizer_words);
 }
 
 std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
-                                  const StageBounds& bounds, std::uint32_t microbatch_size,
-                                  std::uint32_t optimizer_words) {
+                                  const StageBounds& bounds, std::uint32_t microbatch_count,
+                                  std::uint32_t microbatch_size, std::uint32_t optimizer_words) {
   std::vector<MemoryItem> items;
-  for (const auto& tensor : tensors_of(model, stage, bounds, microbatch_size, optimizer_words)) {
+  for (const auto& tensor :
+       tensors_of(model, stage, bounds, microbatch_count, microbatch_size, optimizer_words)) {
     if (items.empty() || items.back().name != tensor.holder) items.push_back({tensor.holder, 0});
     items.back().bytes += padded(tensor.size_bytes);
   }

@@ -134,7 +134,8 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
          .spec = spec,
          .bounds = bounds,
          .flops = flops_of(config.model, spec, rows),
-         .memory = memory_of(config.model, spec, bounds, rows, optimizer_words(config.train))});
+         .memory = memory_of(config.model, spec, bounds, plan.training.microbatch_count, rows,
+                             optimizer_words(config.train))});
   }
   return plan;
 }

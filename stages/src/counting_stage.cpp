@@ -161,6 +161,16 @@ public:
   }
 
   [[nodiscard]] std::span<const ParameterView> parameters() override { return {&view_, 1}; }
+  void read_parameter(std::size_t index, std::span<float> values) override {
+    TROUPE_ASSERT(index == 0 && values.size() == parameter_length);
+    stream_->synchronize();
+    std::ranges::copy(view_.values, values.begin());
+  }
+  void write_parameter(std::size_t index, std::span<const float> values) override {
+    TROUPE_ASSERT(index == 0 && values.size() == parameter_length);
+    stream_->synchronize();
+    std::ranges::copy(values, view_.values.begin());
+  }
 
 private:
   /// Enqueues `body`, which returns an `Errc`, between two looks at the clock.

@@ -33,7 +33,7 @@ struct Bucket {
 class ArenaGpt2Stage final : public Gpt2Stage {
 public:
   ArenaGpt2Stage(Device& device, Stream& stream, const StageProps& props,
-                 std::vector<ParameterSpec> specs, ArenaCutter& cutter);
+                 std::vector<ParameterSpec> specs, ArenaCutter& cutter, ArenaCutter& host_cutter);
 
   [[nodiscard]] StageBuffers& buffers() override { return buffers_; }
   void begin_step(const StepInfo& info) override;
@@ -50,12 +50,14 @@ public:
   void add_tied(DeviceDone done) override;
   void measure_gradients(DeviceDone done) override;
   [[nodiscard]] std::span<const double> gradient_squares() const override {
-    return tensors_.gradient_squares.first(owned_count_);
+    return tensors_.host.gradient_squares.first(props_.bounds.trains ? owned_count_ : 0);
   }
   void optimize(const OptimizerStep& step, DeviceDone done) override;
 
   [[nodiscard]] std::span<const ParameterView> parameters() override { return tensors_.parameters; }
-  [[nodiscard]] std::span<const float> logits() override;
+  void read_parameter(std::size_t index, std::span<float> values) override;
+  void write_parameter(std::size_t index, std::span<const float> values) override;
+  void read_logits(std::size_t row, std::span<float> logits) override;
 
 private:
   [[nodiscard]] bool is_tied_alone() const { return !tensors_.head_half.empty(); }
@@ -68,13 +70,16 @@ private:
   [[nodiscard]] float* gradient(std::size_t parameter) const {
     return tensors_.parameters[parameter].gradients.data();
   }
-  [[nodiscard]] const std::int32_t* rows_of(const std::vector<std::int32_t>& tokens,
+  [[nodiscard]] const std::int32_t* rows_of(std::span<const std::int32_t> tokens,
                                             MicrobatchIndex microbatch) const {
     return tokens.data() + std::size_t{microbatch.value()} * rows_;
   }
 
   void make_buckets();
   void initialise();
+  void upload(std::span<const float> values, float* to);
+  void download(const float* from, std::span<float> values);
+  void upload_tokens(const std::vector<std::int32_t>& tokens, std::span<std::int32_t> to);
 
   Slot& take_slot(MicrobatchIndex microbatch);
   Slot& slot_of(MicrobatchIndex microbatch);
@@ -113,7 +118,6 @@ private:
   std::vector<std::uint32_t> free_slots_;
   std::vector<std::optional<std::uint32_t>> slot_of_microbatch_;
   const float* last_logits_ = nullptr;
-  std::vector<double> losses_;
   std::uint32_t weights_next_ = 0;  ///< The microbatch whose weight pass comes next.
   Accumulate accumulate_{};         ///< Of the weight pass being enqueued.
   bool is_last_weights_ = false;    ///< The weight pass being enqueued ends the gradients.
@@ -124,7 +128,8 @@ private:
 // -- construction ---------------------------------------------------------------------------------
 
 ArenaGpt2Stage::ArenaGpt2Stage(Device& device, Stream& stream, const StageProps& props,
-                               std::vector<ParameterSpec> specs, ArenaCutter& cutter)
+                               std::vector<ParameterSpec> specs, ArenaCutter& cutter,
+                               ArenaCutter& host_cutter)
     : props_{props},
       specs_{std::move(specs)},
       stream_{stream},
@@ -133,12 +138,11 @@ ArenaGpt2Stage::ArenaGpt2Stage(Device& device, Stream& stream, const StageProps&
       rows_{props.microbatch_size * props.model.sequence},
       places_{props.model, props.spec},
       buffers_{props.microbatch_count},
-      tensors_{props_, specs_, cutter, buffers_},
+      tensors_{props_, specs_, cutter, host_cutter, buffers_},
       parts_{stream, kernels_, props_, tensors_},
       tied_weight_{props.spec.has_embedding ? places_.token_weight : places_.head_weight},
-      slot_of_microbatch_(props.microbatch_count),
-      losses_(props.spec.has_head ? props.microbatch_count : 0) {
-  TROUPE_ASSERT(cutter.done());
+      slot_of_microbatch_(props.microbatch_count) {
+  TROUPE_ASSERT(cutter.done() && host_cutter.done());
   owned_count_ = static_cast<std::size_t>(
       std::ranges::count_if(specs_, [](const auto& spec) { return spec.owned; }));
   free_slots_.resize(props_.bounds.slots);
@@ -161,15 +165,57 @@ void ArenaGpt2Stage::make_buckets() {
   if (has_tied_bucket()) buckets_.push_back({tied_weight_, tied_weight_ + 1});
 }
 
-/// The arena comes zeroed.
+/// Piece by piece, so that the host needs little memory. The arena comes zeroed.
 void ArenaGpt2Stage::initialise() {
-  for (const auto& parameter : tensors_.parameters) {
-    const auto& spec = *parameter.spec;
-    if (spec.initial == Initial::ones) std::ranges::fill(parameter.values, 1.0F);
-    if (spec.initial == Initial::normal) {
-      InitialNormal{props_.train.seed, spec.name}.fill(parameter.values, spec.deviation);
+  std::vector<float> memory(std::size_t{1} << 18U);
+  for (const auto& [spec, values, gradients] : tensors_.parameters) {
+    if (spec->initial == Initial::zeros) continue;
+    const InitialNormal normal{props_.train.seed, spec->name};
+    for (std::size_t first = 0; first < values.size(); first += memory.size()) {
+      const auto piece = std::span{memory}.first(std::min(memory.size(), values.size() - first));
+      if (spec->initial == Initial::ones) std::ranges::fill(piece, 1.0F);
+      if (spec->initial == Initial::normal) normal.fill(piece, spec->deviation, first);
+      upload(piece, &values[first]);
     }
   }
+}
+
+// -- between host and device ----------------------------------------------------------------------
+
+void ArenaGpt2Stage::upload(std::span<const float> values, float* to) {
+  kernels_.upload(stream_, values.data(), to, values.size_bytes());
+  stream_.synchronize();
+}
+
+void ArenaGpt2Stage::download(const float* from, std::span<float> values) {
+  kernels_.download(stream_, from, values.data(), values.size_bytes());
+  stream_.synchronize();
+}
+
+void ArenaGpt2Stage::read_parameter(std::size_t index, std::span<float> values) {
+  const auto from = tensors_.parameters.at(index).values;
+  TROUPE_ASSERT(values.size() == from.size());
+  download(from.data(), values);
+}
+
+void ArenaGpt2Stage::write_parameter(std::size_t index, std::span<const float> values) {
+  const auto to = tensors_.parameters.at(index).values;
+  TROUPE_ASSERT(values.size() == to.size());
+  upload(values, to.data());
+}
+
+void ArenaGpt2Stage::read_logits(std::size_t row, std::span<float> logits) {
+  TROUPE_ASSERT(last_logits_ != nullptr && row < rows_);
+  TROUPE_ASSERT(logits.size() == props_.model.vocabulary);
+  download(last_logits_ + row * props_.model.vocabulary, logits);
+}
+
+/// The batch outlives the step, and with it the copy.
+void ArenaGpt2Stage::upload_tokens(const std::vector<std::int32_t>& tokens,
+                                   std::span<std::int32_t> to) {
+  const auto count = std::size_t{step_.batch->microbatch_count} * rows_;
+  TROUPE_ASSERT(tokens.size() == count && count <= to.size());
+  kernels_.upload(stream_, tokens.data(), to.data(), count * sizeof(std::int32_t));
 }
 
 // -- slots and buffers ----------------------------------------------------------------------------
@@ -215,8 +261,10 @@ void ArenaGpt2Stage::begin_step(const StepInfo& info) {
   TROUPE_ASSERT(info.kind == StepKind::evaluation || props_.bounds.trains);
   TROUPE_ASSERT(free_slots_.size() == props_.bounds.slots);
   step_ = info;
-  std::ranges::fill(losses_, 0.0);
+  std::ranges::fill(tensors_.host.losses, 0.0);
   weights_next_ = 0;
+  if (props_.spec.has_embedding) upload_tokens(info.batch->tokens, tensors_.tokens);
+  if (props_.spec.has_head) upload_tokens(info.batch->targets, tensors_.targets);
 }
 
 void ArenaGpt2Stage::begin_work() {
@@ -263,13 +311,8 @@ void ArenaGpt2Stage::finish(const Action& action) {
 }
 
 std::span<const double> ArenaGpt2Stage::losses() const {
-  if (losses_.empty() || step_.batch == nullptr) return {};
-  return std::span{losses_}.first(step_.batch->microbatch_count);
-}
-
-std::span<const float> ArenaGpt2Stage::logits() {
-  TROUPE_ASSERT(last_logits_ != nullptr);
-  return {last_logits_, std::size_t{rows_} * props_.model.vocabulary};
+  if (!props_.spec.has_head || step_.batch == nullptr) return {};
+  return tensors_.host.losses.first(step_.batch->microbatch_count);
 }
 
 // -- forward --------------------------------------------------------------------------------------
@@ -278,7 +321,7 @@ void ArenaGpt2Stage::forward(MicrobatchIndex microbatch) {
   const bool trains = step_.kind == StepKind::training;
   auto& slot = take_slot(microbatch);
   if (props_.spec.has_embedding) {
-    parts_.forward_embedding(slot, rows_of(step_.batch->tokens, microbatch));
+    parts_.forward_embedding(slot, rows_of(tensors_.tokens, microbatch));
   } else {
     slot.hidden.front() = floats(buffers_.held(Edge::activation_in, microbatch));
   }
@@ -287,9 +330,10 @@ void ArenaGpt2Stage::forward(MicrobatchIndex microbatch) {
     parts_.forward_layer(slot, layer);
   }
   if (props_.spec.has_head) {
-    parts_.forward_head(slot, rows_of(step_.batch->targets, microbatch),
+    parts_.forward_head(slot, rows_of(tensors_.targets, microbatch),
                         trains ? 1.0F / static_cast<float>(step_.token_count) : 0.0F);
-    stream_.enqueue([from = slot.head.loss, to = &losses_[microbatch.value()]] { *to = *from; });
+    kernels_.download(stream_, slot.head.loss, &tensors_.host.losses[microbatch.value()],
+                      sizeof(double));
   }
   if (!trains) {
     last_logits_ = slot.head.logits;
@@ -343,7 +387,7 @@ void ArenaGpt2Stage::begin_weights(MicrobatchIndex microbatch) {
 
 void ArenaGpt2Stage::end_weights(const Slot& slot, MicrobatchIndex microbatch) {
   if (props_.spec.has_embedding) {
-    parts_.backward_weight_embedding(slot, rows_of(step_.batch->tokens, microbatch), accumulate_);
+    parts_.backward_weight_embedding(slot, rows_of(tensors_.tokens, microbatch), accumulate_);
     bucket_done();
   }
   if (is_last_weights_ && has_tied_bucket()) settle_tied();
@@ -397,6 +441,8 @@ void ArenaGpt2Stage::measure_gradients(DeviceDone done) {
     kernels_.sum_of_squares(stream_, gradient(i), &tensors_.gradient_squares[i],
                             tensors_.parameters[i].gradients.size());
   }
+  kernels_.download(stream_, tensors_.gradient_squares.data(),
+                    tensors_.host.gradient_squares.data(), owned_count_ * sizeof(double));
   end_work(std::move(done));
 }
 
@@ -435,22 +481,30 @@ void ArenaGpt2Stage::optimize(const OptimizerStep& step, DeviceDone done) {
   end_work(std::move(done));
 }
 
+/// The memory that `list` lies in.
+Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, MemorySpace space) {
+  std::size_t size_bytes = 0;
+  for (const auto& tensor : list) size_bytes += padded(tensor.size_bytes);
+  return device.allocate(size_bytes, space);
+}
+
 }  // namespace
 
 Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& stream,
                                                      const StageProps& props) {
-  const auto words = optimizer_words(props.train.optimizer);
-  std::size_t size_bytes = 0;
-  for (const auto& item :
-       memory_of(props.model, props.spec, props.bounds, props.microbatch_size, words)) {
-    size_bytes += item.bytes;
-  }
-  auto arena = device.allocate(size_bytes, device.memory_space());
+  const auto list = tensors_of(props.model, props.spec, props.bounds, props.microbatch_count,
+                               props.microbatch_size, optimizer_words(props.train.optimizer));
+  const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
+  const std::span for_device{list.begin(), host_begin};
+  const std::span for_host{host_begin, list.end()};
+  auto arena = allocate(device, for_device, device.memory_space());
   if (!arena) return arena.error();
-  const auto list = tensors_of(props.model, props.spec, props.bounds, props.microbatch_size, words);
-  ArenaCutter cutter{*arena, list};
+  auto host_arena = allocate(device, for_host, MemorySpace::host_pinned);
+  if (!host_arena) return host_arena.error();
+  ArenaCutter cutter{*arena, for_device};
+  ArenaCutter host_cutter{*host_arena, for_host};
   return std::unique_ptr<Gpt2Stage>{std::make_unique<ArenaGpt2Stage>(
-      device, stream, props, parameters_of(props.model, props.spec), cutter)};
+      device, stream, props, parameters_of(props.model, props.spec), cutter, host_cutter)};
 }
 
 }  // namespace troupe::stages

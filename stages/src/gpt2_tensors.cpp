@@ -82,8 +82,13 @@ std::span<double> ArenaCutter::doubles(std::string_view name) {
   return {reinterpret_cast<double*>(view.data), view.size_bytes / sizeof(double)};
 }
 
+std::span<std::int32_t> ArenaCutter::integers(std::string_view name) {
+  const auto view = buffer(name);
+  return {reinterpret_cast<std::int32_t*>(view.data), view.size_bytes / sizeof(std::int32_t)};
+}
+
 Gpt2Tensors::Gpt2Tensors(const StageProps& props, std::span<const ParameterSpec> specs,
-                         ArenaCutter& cutter, StageBuffers& buffers) {
+                         ArenaCutter& cutter, ArenaCutter& host_cutter, StageBuffers& buffers) {
   cut_parameters(props, specs, cutter);
   if (cutter.at("tied gradients")) {
     if (props.spec.has_embedding && props.spec.has_head) {
@@ -96,6 +101,10 @@ Gpt2Tensors::Gpt2Tensors(const StageProps& props, std::span<const ParameterSpec>
   for (std::uint32_t i = 0; i < props.bounds.slots; ++i) cut_slot(props, i, cutter);
   cut_edges(cutter, props.bounds, buffers);
   if (props.bounds.trains) cut_workspace(props, cutter);
+  if (props.spec.has_embedding) tokens = cutter.integers("tokens");
+  if (props.spec.has_head) targets = cutter.integers("targets");
+  if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
+  if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
 }
 
 void Gpt2Tensors::cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,

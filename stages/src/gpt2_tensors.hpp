@@ -20,6 +20,7 @@ public:
   [[nodiscard]] BufferView buffer(std::string_view name);
   [[nodiscard]] std::span<float> floats(std::string_view name);
   [[nodiscard]] std::span<double> doubles(std::string_view name);
+  [[nodiscard]] std::span<std::int32_t> integers(std::string_view name);
 
   /// The next tensor is one of `holder`.
   [[nodiscard]] bool at(std::string_view holder) const {
@@ -83,17 +84,26 @@ struct Slot {
   HeadTensors head;
 };
 
-/// Everything in the arena of one stage.
+/// Everything in the two arenas of one stage.
 struct Gpt2Tensors {
-  /// Cuts `arena` as `list`, which is `tensors_of(props...)`; gives edge buffers to `buffers`.
+  /// Cuts what `tensors_of(props...)` lists, `host_cutter` what of it is for the host; gives edge
+  /// buffers to `buffers`.
   Gpt2Tensors(const StageProps& props, std::span<const ParameterSpec> specs, ArenaCutter& cutter,
-              StageBuffers& buffers);
+              ArenaCutter& host_cutter, StageBuffers& buffers);
 
   std::vector<ParameterView> parameters;
   std::vector<std::vector<std::span<float>>> optimizer_state;  ///< [words][parameters]
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
   std::span<double> gradient_squares;  ///< [parameters]
+  std::span<std::int32_t> tokens;      ///< [microbatches, rows], where the embedding is.
+  std::span<std::int32_t> targets;     ///< [microbatches, rows], where the head is.
+
+  /// What the host reads of the results.
+  struct {
+    std::span<double> losses;            ///< [microbatches], where the head is.
+    std::span<double> gradient_squares;  ///< [parameters]
+  } host;
 
 private:
   void cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,

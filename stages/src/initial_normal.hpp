@@ -16,8 +16,8 @@ public:
   /// Element `index`.
   [[nodiscard]] float operator()(std::uint64_t index) const noexcept;
 
-  /// Writes `deviation` times each element, from the first on.
-  void fill(std::span<float> values, float deviation) const noexcept;
+  /// Writes `deviation` times each element, from element `first` on, an even number.
+  void fill(std::span<float> values, float deviation, std::uint64_t first = 0) const noexcept;
 
 private:
   /// Elements 2k and 2k + 1: one Box-Muller transform in double of two uniform numbers of 53 bits,

@@ -28,15 +28,20 @@ Order ordered(std::span<const TensorView> tensors) {
   return order;
 }
 
+std::uint64_t size_bytes_of(const TensorView& tensor) {
+  const auto size_bytes = storage::size_bytes_of(tensor.dtype, tensor.shape);
+  TROUPE_ASSERT(size_bytes.has_value());
+  return *size_bytes;
+}
+
 std::string header_of(const Order& order, const Metadata& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header[std::string{metadata_key}] = metadata;
   std::uint64_t offset = 0;
   for (const auto* tensor : order) {
     TROUPE_ASSERT(tensor->name != metadata_key && !header.contains(tensor->name));
-    TROUPE_ASSERT(size_bytes_of(tensor->dtype, tensor->shape) == tensor->bytes.size());
     const auto begin = offset;
-    offset += tensor->bytes.size();
+    offset += size_bytes_of(*tensor);
     header[tensor->name] = {{"dtype", to_string(tensor->dtype)},
                             {"shape", tensor->shape},
                             {"data_offsets", {begin, offset}}};
@@ -67,7 +72,7 @@ std::uint32_t bits_of(DType dtype) noexcept {
 }
 
 Expected<Done> write_safetensors(const std::string& path, std::span<const TensorView> tensors,
-                                 const Metadata& metadata) {
+                                 const Metadata& metadata, const ReadTensor& read) {
   const auto order = ordered(tensors);
   const auto header = header_of(order, metadata);
   auto file = AtomicFile::create(path);
@@ -75,9 +80,17 @@ Expected<Done> write_safetensors(const std::string& path, std::span<const Tensor
   if (auto done = file->write(little_endian(header.size())); !done) return done;
   if (auto done = file->write(std::as_bytes(std::span{header})); !done) return done;
   for (const auto* tensor : order) {
-    if (auto done = file->write(tensor->bytes); !done) return done;
+    const auto bytes = read(static_cast<std::size_t>(tensor - tensors.data()));
+    TROUPE_ASSERT(bytes.size() == size_bytes_of(*tensor));
+    if (auto done = file->write(bytes); !done) return done;
   }
   return file->commit();
+}
+
+Expected<Done> write_safetensors(const std::string& path, std::span<const TensorView> tensors,
+                                 const Metadata& metadata) {
+  return write_safetensors(path, tensors, metadata,
+                           [tensors](std::size_t index) { return tensors[index].bytes; });
 }
 
 }  // namespace troupe::storage

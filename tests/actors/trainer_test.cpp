@@ -261,6 +261,37 @@ TEST(Trainer, AccountsForEveryNanosecondOfEveryActor) {
   }
 }
 
+TEST(Trainer, ReadsItsParametersInModelOrder) {
+  for (const bool tied : {false, true}) {
+    auto config = tiny_config(tied);
+    config.parallel.pipeline = 2;
+    auto trainer = Trainer::make(*make_plan(config), source_of(config));
+    const auto specs = parameters_of(config.model);
+    const auto parameters = (*trainer)->parameters();
+    ASSERT_EQ(parameters.size(), specs.size());
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+      EXPECT_EQ(parameters[i].spec->name, specs[i].name);
+      std::vector<float> values(specs[i].element_count());
+      (*trainer)->read_parameter(i, values);
+      EXPECT_TRUE(std::ranges::equal(values, parameters[i].values)) << specs[i].name;
+    }
+  }
+}
+
+TEST(Trainer, MakesOneGroupOfReplicasForEachPipelineRank) {
+  auto config = tiny_config(false);
+  config.parallel = {.data = 3, .tensor = 1, .pipeline = 2};
+  std::vector<std::uint32_t> sizes;
+  TrainerParts parts;
+  parts.make_group = [&sizes](std::uint32_t size) {
+    sizes.push_back(size);
+    return transport::make_in_process_group(size);
+  };
+  auto trainer = Trainer::make(*make_plan(config), source_of(config), std::move(parts));
+  EXPECT_EQ(sizes, (std::vector<std::uint32_t>{3, 3}));
+  EXPECT_TRUE((*trainer)->train_step().has_value());
+}
+
 TEST(Trainer, ReportsAFailingStageOnceAndByName) {
   /// Fails the third pass it is given, and no other.
   class FailingStage final : public stages::Stage {
@@ -290,6 +321,12 @@ TEST(Trainer, ReportsAFailingStageOnceAndByName) {
       stage_->optimize(step, std::move(done));
     }
     std::span<const stages::ParameterView> parameters() override { return stage_->parameters(); }
+    void read_parameter(std::size_t index, std::span<float> values) override {
+      stage_->read_parameter(index, values);
+    }
+    void write_parameter(std::size_t index, std::span<const float> values) override {
+      stage_->write_parameter(index, values);
+    }
 
   private:
     std::unique_ptr<stages::Stage> stage_;

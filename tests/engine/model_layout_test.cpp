@@ -119,14 +119,17 @@ TEST(Memory, OfATinyStageIsWhatCountingByHandGives) {
   constexpr std::uint64_t slot = 4 * 128 + 320 + 2 * 384 + 5 * 64 + 2 * 128 + 3 * 64 + 128;
   // d_hidden, d_middle, d_norm, one 4 wide; 15 squares of 8 bytes -> 128.
   constexpr std::uint64_t workspace = 3 * 128 + 384 + 128;
-  EXPECT_EQ(memory_of(tiny(true), last, bounds, 2, 2),
+  // Three microbatches of 6 targets of 4 bytes: 72 -> 128. 3 losses and 15 squares, of 8 bytes.
+  EXPECT_EQ(memory_of(tiny(true), last, bounds, 3, 2, 2),
             (std::vector<MemoryItem>{{"parameters", parameters},
                                      {"gradients", parameters},
                                      {"optimizer state", 2 * parameters},
                                      {"tied gradients", 2 * 128},
                                      {"slots", 2 * slot},
                                      {"edge buffers", 4 * 128},
-                                     {"workspace", workspace}}));
+                                     {"workspace", workspace},
+                                     {"tokens", 128},
+                                     {"results", 64 + 128}}));
 }
 
 TEST(Memory, OfAnEvaluatingStageHasOneSetOfActivationsForAllLayers) {
@@ -134,10 +137,10 @@ TEST(Memory, OfAnEvaluatingStageHasOneSetOfActivationsForAllLayers) {
   deep.layers = 20;
   const StageBounds bounds{.trains = false};
   auto stage = whole;
-  const auto of_two = memory_of(deep, stage, bounds, 2, 2);
+  const auto of_two = memory_of(deep, stage, bounds, 1, 2, 2);
   stage.layer_end = 20;
-  const auto of_twenty = memory_of(deep, stage, bounds, 2, 2);
-  ASSERT_EQ(of_two.size(), 2U);
+  const auto of_twenty = memory_of(deep, stage, bounds, 1, 2, 2);
+  ASSERT_EQ(of_two.size(), 4U);
   EXPECT_EQ(of_two[1].name, "slots");
   EXPECT_EQ(of_two[1], of_twenty[1]);
   EXPECT_LT(of_two[0].bytes, of_twenty[0].bytes);
@@ -148,7 +151,7 @@ TEST(Memory, OfASlotGrowsBySixteenHiddenPerLayerAndTokenAndByFourMoreWhenSplit) 
   const ModelSpec model{.layers = 8, .heads = 4, .hidden = 1024, .sequence = 256, .vocabulary = 16};
   const auto slots_of = [&](std::uint32_t layers, bool splits) {
     const StageSpec stage{.layer_begin = 1, .layer_end = 1 + layers};
-    for (const auto& item : memory_of(model, stage, {.splits_backward = splits}, 1, 2)) {
+    for (const auto& item : memory_of(model, stage, {.splits_backward = splits}, 1, 1, 2)) {
       if (item.name == "slots") return item.bytes;
     }
     return std::uint64_t{0};
@@ -169,7 +172,7 @@ TEST(Memory, NamesEachTensorOnce) {
                            .splits_backward = true};
   for (const auto& stage : {whole, first, last}) {
     std::set<std::pair<std::string, std::string>> names;
-    for (const auto& tensor : tensors_of(tiny(true), stage, bounds, 2, 2)) {
+    for (const auto& tensor : tensors_of(tiny(true), stage, bounds, 1, 2, 2)) {
       EXPECT_TRUE(names.emplace(tensor.holder, tensor.name).second)
           << tensor.holder << ": " << tensor.name;
       EXPECT_GT(tensor.size_bytes, 0U);

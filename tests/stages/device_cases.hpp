@@ -21,6 +21,7 @@ struct DeviceCase {
 
 inline const DeviceCase device_cases[]{
     {"inline", []() -> std::unique_ptr<Device> { return std::make_unique<InlineDevice>(); }},
+    {"separate", make_separate_device},
     {"cpu", [] { return make_cpu_device(); }},
 };
 

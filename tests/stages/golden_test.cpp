@@ -54,7 +54,8 @@ TEST_P(Golden, TrainingAgreesWithPyTorch) {
   EXPECT_EQ(parameters.size(), weights.size());
   for (const auto& parameter : parameters) {
     SCOPED_TRACE(parameter.spec->name);
-    expect_weights(parameter.spec->name, parameter.values, weights.at(parameter.spec->name));
+    expect_weights(parameter.spec->name, copy_of(*device, parameter.values),
+                   weights.at(parameter.spec->name));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "troupe/stages/gpt2_stage.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -73,18 +74,15 @@ struct Trace {
   friend bool operator==(const Trace&, const Trace&) = default;
 };
 
-std::vector<float> copy_of(std::span<const float> values) {
-  return {values.begin(), values.end()};
-}
-
-Trace trace_of(StageChain& chain, const ChainProps& props, std::uint32_t step_count) {
+Trace trace_of(Device& device, StageChain& chain, const ChainProps& props,
+               std::uint32_t step_count) {
   Trace trace;
   for (std::uint32_t step = 0; step < step_count; ++step) {
     trace.outcomes.push_back(chain.train(batch_of(props, step)));
   }
   for (const auto& parameter : chain.parameters()) {
-    trace.gradients.push_back(copy_of(parameter.gradients));
-    trace.weights.push_back(copy_of(parameter.values));
+    trace.gradients.push_back(copy_of(device, parameter.gradients));
+    trace.weights.push_back(copy_of(device, parameter.values));
   }
   return trace;
 }
@@ -109,8 +107,8 @@ constexpr StageSpec whole{
 
 std::uint64_t bytes_of(const StageProps& props) {
   std::uint64_t sum = 0;
-  for (const auto& item :
-       memory_of(props.model, props.spec, props.bounds, props.microbatch_size, 2)) {
+  for (const auto& item : memory_of(props.model, props.spec, props.bounds, props.microbatch_count,
+                                    props.microbatch_size, 2)) {
     sum += item.bytes;
   }
   return sum;
@@ -128,7 +126,7 @@ TEST_P(Gpt2StageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrd
   for (const bool tie : {true, false}) {
     const auto serial_props = props_of(tie, {6});
     StageChain serial{*device_, serial_props};
-    const auto expected = trace_of(serial, serial_props, 4);
+    const auto expected = trace_of(*device_, serial, serial_props, 4);
     EXPECT_LT(expected.outcomes[3].loss, expected.outcomes[0].loss);
     for (const auto& cut : std::vector<std::vector<std::uint32_t>>{
              {6}, {3, 3}, {1, 5}, {2, 2, 2}, {1, 1, 1, 1, 1, 1}}) {
@@ -136,7 +134,7 @@ TEST_P(Gpt2StageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrd
            {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
         const auto props = props_of(tie, cut, order);
         StageChain chain{*device_, props};
-        EXPECT_TRUE(trace_of(chain, props, 4) == expected)
+        EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
             << (tie ? "tied, " : "untied, ") << cut.size() << " stages, order "
             << static_cast<int>(order);
       }
@@ -147,12 +145,12 @@ TEST_P(Gpt2StageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrd
 TEST_P(Gpt2StageOn, KeepsBothCopiesOfATiedEmbeddingEqual) {
   const auto props = props_of(true, {2, 2, 2});
   StageChain chain{*device_, props};
-  static_cast<void>(trace_of(chain, props, 3));
+  static_cast<void>(trace_of(*device_, chain, props, 3));
   const auto& first = chain.stage(0).parameters().front();
   const auto& last = chain.stage(2).parameters().back();
   ASSERT_EQ(last.spec->name, "wte.weight");
-  EXPECT_EQ(copy_of(first.values), copy_of(last.values));
-  EXPECT_EQ(copy_of(first.gradients), copy_of(last.gradients));
+  EXPECT_EQ(copy_of(*device_, first.values), copy_of(*device_, last.values));
+  EXPECT_EQ(copy_of(*device_, first.gradients), copy_of(*device_, last.gradients));
 }
 
 TEST_P(Gpt2StageOn, EvaluatesToTheLossOfTrainingAndLeavesItNoTrace) {
@@ -160,8 +158,8 @@ TEST_P(Gpt2StageOn, EvaluatesToTheLossOfTrainingAndLeavesItNoTrace) {
   StageChain chain{*device_, props};
   StageChain undisturbed{*device_, props};
   const auto loss = chain.evaluate(batch_of(props, 0));
-  const auto trace = trace_of(chain, props, 2);
-  EXPECT_EQ(trace, trace_of(undisturbed, props, 2));
+  const auto trace = trace_of(*device_, chain, props, 2);
+  EXPECT_EQ(trace, trace_of(*device_, undisturbed, props, 2));
   EXPECT_EQ(loss, trace.outcomes[0].loss);
 }
 
@@ -194,16 +192,43 @@ TEST_P(Gpt2StageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
   const auto batch = make_batch(props.model, 1, 2, data_seed, 0);
   stage->begin_step({.step = 0, .kind = StepKind::evaluation, .batch = &batch, .token_count = 10});
   run_pass(*stage, *stream, Pass::forward, 0);
-  const auto logits = stage->logits();
-  ASSERT_EQ(logits.size(), 10U * 11U);
   double loss = 0.0;
   for (std::size_t row = 0; row < 10; ++row) {
-    const auto of_row = logits.subspan(row * 11, 11);
+    std::array<float, 11> logits{};
+    stage->read_logits(row, logits);
     double sum = 0.0;
-    for (const auto logit : of_row) sum += std::exp(double{logit});
-    loss += std::log(sum) - of_row[static_cast<std::size_t>(batch.targets[row])];
+    for (const auto logit : logits) sum += std::exp(double{logit});
+    loss += std::log(sum) - logits[static_cast<std::size_t>(batch.targets[row])];
   }
   EXPECT_NEAR(stage->losses()[0], loss, 1e-5);
+}
+
+TEST_P(Gpt2StageOn, StartsFromTheNormalNumbersOfEachParameterAndReadsWhatWasWritten) {
+  auto props = alone(true, whole, 1, false);
+  props.train.seed = 77;
+  props.model.vocabulary = 40'000;  // An embedding that is uploaded in two pieces.
+  const auto stream = device_->make_stream("stage", 1);
+  const auto stage = make_gpt2_stage(*device_, *stream, props).value();
+  for (std::size_t i = 0; i < stage->parameters().size(); ++i) {
+    const auto& spec = *stage->parameters()[i].spec;
+    std::vector<float> values(spec.element_count());
+    stage->read_parameter(i, values);
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      const float expected = spec.initial == Initial::zeros ? 0.0F
+                             : spec.initial == Initial::ones
+                                 ? 1.0F
+                                 : spec.deviation * initial_normal(77, spec.name, k);
+      ASSERT_EQ(values[k], expected) << spec.name << " [" << k << ']';
+    }
+    for (std::size_t k = 0; k < values.size(); ++k) values[k] = static_cast<float>(1000 * i + k);
+    stage->write_parameter(i, values);
+  }
+  for (std::size_t i = 0; i < stage->parameters().size(); ++i) {
+    const auto values = copy_of(*device_, stage->parameters()[i].values);
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      ASSERT_EQ(values[k], static_cast<float>(1000 * i + k));
+    }
+  }
 }
 
 TEST_P(Gpt2StageOn, MayBeGivenPassesAheadOfTheirCompletions) {
@@ -239,8 +264,8 @@ TEST_P(Gpt2StageOn, MayBeGivenPassesAheadOfTheirCompletions) {
     EXPECT_GT(*std::ranges::min_element(expected), 0.0);
   }
   for (std::size_t i = 0; i < ahead->parameters().size(); ++i) {
-    EXPECT_TRUE(
-        std::ranges::equal(ahead->parameters()[i].gradients, in_step->parameters()[i].gradients));
+    EXPECT_EQ(copy_of(*device_, ahead->parameters()[i].gradients),
+              copy_of(*device_, in_step->parameters()[i].gradients));
   }
 }
 
@@ -256,7 +281,7 @@ TEST_P(Gpt2StageOn, ScalesItsGradientsByTheTokensOfAllReplicas) {
     run_pass(*stage, *stream, Pass::forward, 0);
     run_pass(*stage, *stream, Pass::backward, 0);
     for (const auto& parameter : stage->parameters()) {
-      auto& values = gradients.emplace_back(copy_of(parameter.gradients));
+      auto& values = gradients.emplace_back(copy_of(*device_, parameter.gradients));
       // Twice the tokens, half the gradient: exact in binary.
       for (auto& value : values) value *= static_cast<float>(token_count);
     }
@@ -326,11 +351,15 @@ TEST_P(Gpt2StageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFinal) {
     for (const bool splits : {true, false}) {
       const auto stream = device_->make_stream("stage", 1);
       const auto stage = make_gpt2_stage(*device_, *stream, alone(tie, whole, 2, splits)).value();
-      std::vector<std::vector<std::byte>> announced;
+      const auto content_of = [&](std::uint32_t index) {
+        const auto bucket = stage->bucket(index);
+        return copy_of(*device_, {reinterpret_cast<const float*>(bucket.data),
+                                  bucket.size_bytes / sizeof(float)});
+      };
+      std::vector<std::vector<float>> announced;
       stage->on_bucket_ready([&](std::uint32_t index) {
         ASSERT_EQ(index, announced.size());
-        const auto bucket = stage->bucket(index);
-        announced.emplace_back(bucket.data, bucket.data + bucket.size_bytes);
+        announced.push_back(content_of(index));
       });
       const auto batch = make_batch(small(tie), 2, 2, data_seed, 0);
       stage->begin_step(
@@ -343,8 +372,7 @@ TEST_P(Gpt2StageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFinal) {
       }
       ASSERT_EQ(announced.size(), stage->bucket_count());
       for (std::uint32_t b = 0; b < stage->bucket_count(); ++b) {
-        const auto bucket = stage->bucket(b);
-        EXPECT_TRUE(std::equal(announced[b].begin(), announced[b].end(), bucket.data))
+        EXPECT_EQ(announced[b], content_of(b))
             << "bucket " << b << " changed after it was announced";
       }
     }
@@ -361,7 +389,7 @@ TEST_P(Gpt2StageOn, MeasuresTheSquaresOfEachOwnedGradient) {
     for (const auto& parameter : chain.stage(s).parameters()) {
       if (!parameter.spec->owned) continue;
       double sum = 0.0;
-      for (const auto g : parameter.gradients) sum += double{g} * double{g};
+      for (const auto g : copy_of(*device_, parameter.gradients)) sum += double{g} * double{g};
       ASSERT_LT(i, squares.size());
       EXPECT_NEAR(squares[i++], sum, 1e-6 * sum) << parameter.spec->name;
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 #include <vector>
 
@@ -103,7 +104,7 @@ void ReferenceKernels::embedding_forward(Stream& stream, const std::int32_t* tok
                                          const float* token_weight, const float* position_weight,
                                          float* y, std::uint32_t rows, std::uint32_t sequence,
                                          std::uint32_t hidden) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t r = 0; r < rows; ++r) {
       const auto token = static_cast<std::size_t>(tokens[r]);
       for (std::size_t i = 0; i < hidden; ++i) {
@@ -119,7 +120,7 @@ void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* to
                                           float* d_position_weight, std::uint32_t rows,
                                           std::uint32_t sequence, std::uint32_t hidden,
                                           std::uint32_t vocabulary, Accumulate accumulate) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     if (accumulate == Accumulate::overwrite) {
       std::fill_n(d_token_weight, std::size_t{vocabulary} * hidden, 0.0F);
       std::fill_n(d_position_weight, std::size_t{sequence} * hidden, 0.0F);
@@ -137,7 +138,7 @@ void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* to
 void ReferenceKernels::layer_norm_forward(Stream& stream, const float* x, const float* gamma,
                                           const float* beta, float* y, float* mean, float* rstd,
                                           std::uint32_t rows, std::uint32_t hidden) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t r = 0; r < rows; ++r) {
       const float* row = x + r * hidden;
       double sum = 0.0;
@@ -160,7 +161,7 @@ void ReferenceKernels::layer_norm_backward_input(Stream& stream, const float* dy
                                                  const float* rstd, const float* residual,
                                                  float* dx, std::uint32_t rows,
                                                  std::uint32_t hidden) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t r = 0; r < rows; ++r) {
       const std::size_t row = r * hidden;
       const auto normal = [&](std::size_t i) { return (double{x[row + i]} - mean[r]) * rstd[r]; };
@@ -185,7 +186,7 @@ void ReferenceKernels::layer_norm_backward_weight(Stream& stream, const float* d
                                                   const float* mean, const float* rstd,
                                                   float* d_gamma, float* d_beta, std::uint32_t rows,
                                                   std::uint32_t hidden, Accumulate accumulate) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t i = 0; i < hidden; ++i) {
       double gamma_sum = 0.0;
       double beta_sum = 0.0;
@@ -203,7 +204,7 @@ void ReferenceKernels::layer_norm_backward_weight(Stream& stream, const float* d
 void ReferenceKernels::linear_forward(Stream& stream, const float* x, const float* w,
                                       const float* bias, const float* residual, float* y,
                                       const LinearShape& shape) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t r = 0; r < shape.rows; ++r) {
       for (std::size_t o = 0; o < shape.out; ++o) {
         double sum = bias == nullptr ? 0.0 : double{bias[o]};
@@ -219,7 +220,7 @@ void ReferenceKernels::linear_forward(Stream& stream, const float* x, const floa
 
 void ReferenceKernels::linear_backward_input(Stream& stream, const float* dy, const float* w,
                                              float* dx, const LinearShape& shape) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t r = 0; r < shape.rows; ++r) {
       for (std::size_t i = 0; i < shape.in; ++i) {
         double sum = 0.0;
@@ -235,7 +236,7 @@ void ReferenceKernels::linear_backward_input(Stream& stream, const float* dy, co
 void ReferenceKernels::linear_backward_weight(Stream& stream, const float* x, const float* dy,
                                               float* dw, float* d_bias, const LinearShape& shape,
                                               Accumulate accumulate) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t o = 0; o < shape.out; ++o) {
       for (std::size_t i = 0; i < shape.in; ++i) {
         double sum = 0.0;
@@ -253,7 +254,7 @@ void ReferenceKernels::linear_backward_weight(Stream& stream, const float* x, co
 }
 
 void ReferenceKernels::gelu_forward(Stream& stream, const float* x, float* y, std::size_t count) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t i = 0; i < count; ++i) {
       const double v = x[i];
       const double t = std::tanh(gelu_slope * (v + 0.044715 * v * v * v));
@@ -264,7 +265,7 @@ void ReferenceKernels::gelu_forward(Stream& stream, const float* x, float* y, st
 
 void ReferenceKernels::gelu_backward(Stream& stream, const float* x, const float* dy, float* dx,
                                      std::size_t count) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t i = 0; i < count; ++i) {
       const double v = x[i];
       const double t = std::tanh(gelu_slope * (v + 0.044715 * v * v * v));
@@ -276,7 +277,7 @@ void ReferenceKernels::gelu_backward(Stream& stream, const float* x, const float
 
 void ReferenceKernels::attention_forward(Stream& stream, const float* qkv, float* y,
                                          float* log_sum_exp, const AttentionShape& shape) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
         head_forward(qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
@@ -289,7 +290,7 @@ void ReferenceKernels::attention_forward(Stream& stream, const float* qkv, float
 void ReferenceKernels::attention_backward(Stream& stream, const float* dy, const float* qkv,
                                           const float* y, const float* log_sum_exp, float* d_qkv,
                                           const AttentionShape& shape) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
         head_backward(dy, qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence, d_qkv,
@@ -302,7 +303,7 @@ void ReferenceKernels::attention_backward(Stream& stream, const float* dy, const
 void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::int32_t* targets,
                                      double* loss, float gradient_scale, std::uint32_t rows,
                                      std::uint32_t vocabulary) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     double total = 0.0;
     for (std::size_t r = 0; r < rows; ++r) {
       float* row = logits + r * vocabulary;
@@ -321,25 +322,35 @@ void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::i
   });
 }
 
+void ReferenceKernels::upload(Stream& stream, const void* host, void* device,
+                              std::size_t size_bytes) {
+  run(stream, [=] { std::memcpy(device, host, size_bytes); });
+}
+
+void ReferenceKernels::download(Stream& stream, const void* device, void* host,
+                                std::size_t size_bytes) {
+  run(stream, [=] { std::memcpy(host, device, size_bytes); });
+}
+
 void ReferenceKernels::copy(Stream& stream, const float* x, float* y, std::size_t count) {
-  stream.enqueue([=] { std::copy_n(x, count, y); });
+  run(stream, [=] { std::copy_n(x, count, y); });
 }
 
 void ReferenceKernels::add(Stream& stream, const float* a, const float* b, float* y,
                            std::size_t count) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
   });
 }
 
 void ReferenceKernels::sum_of_squares(Stream& stream, const float* x, double* sum,
                                       std::size_t count) {
-  stream.enqueue([=] { *sum = dot(x, x, count); });
+  run(stream, [=] { *sum = dot(x, x, count); });
 }
 
 void ReferenceKernels::adamw(Stream& stream, float* w, const float* g, float* m, float* v,
                              std::size_t count, const AdamWStep& step) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t i = 0; i < count; ++i) {
       const double gradient = double{g[i]} * step.gradient_scale;
       const double decayed = w[i] * (1.0 - double{step.learning_rate} * step.weight_decay);
@@ -354,7 +365,7 @@ void ReferenceKernels::adamw(Stream& stream, float* w, const float* g, float* m,
 
 void ReferenceKernels::sgd(Stream& stream, float* w, const float* g, float* velocity,
                            std::size_t count, const SgdStep& step) {
-  stream.enqueue([=] {
+  run(stream, [=] {
     for (std::size_t i = 0; i < count; ++i) {
       const double gradient = double{g[i]} * step.gradient_scale + double{step.weight_decay} * w[i];
       velocity[i] = static_cast<float>(step.momentum * double{velocity[i]} + gradient);

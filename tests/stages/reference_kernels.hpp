@@ -3,11 +3,17 @@
 
 #include "troupe/stages/kernels.hpp"
 
+#include "separate_memory.hpp"
+
 namespace troupe::stages {
 
-/// Works in host memory, on whatever stream it is given. Slow; correct by reading.
+/// Works on whatever stream it is given, in host memory and in a `SeparateMemory`. Slow; correct by
+/// reading.
 class ReferenceKernels final : public Kernels {
 public:
+  /// @param memory is open while a kernel runs, and outlives the kernels; null for none.
+  explicit ReferenceKernels(SeparateMemory* memory = nullptr) : memory_{memory} {}
+
   void embedding_forward(Stream&, const std::int32_t* tokens, const float* token_weight,
                          const float* position_weight, float* y, std::uint32_t rows,
                          std::uint32_t sequence, std::uint32_t hidden) override;
@@ -45,6 +51,9 @@ public:
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
 
+  void upload(Stream&, const void* host, void* device, std::size_t size_bytes) override;
+  void download(Stream&, const void* device, void* host, std::size_t size_bytes) override;
+
   void copy(Stream&, const float* x, float* y, std::size_t count) override;
   void add(Stream&, const float* a, const float* b, float* y, std::size_t count) override;
   void sum_of_squares(Stream&, const float* x, double* sum, std::size_t count) override;
@@ -52,6 +61,19 @@ public:
              const AdamWStep&) override;
   void sgd(Stream&, float* w, const float* g, float* velocity, std::size_t count,
            const SgdStep&) override;
+
+private:
+  /// Enqueues what a kernel does: unlike other work of a stream it may touch device memory.
+  template <class Work>
+  void run(Stream& stream, Work work) const {
+    stream.enqueue([memory = memory_, work] {
+      if (memory != nullptr) memory->open();
+      work();
+      if (memory != nullptr) memory->close();
+    });
+  }
+
+  SeparateMemory* memory_;
 };
 
 }  // namespace troupe::stages

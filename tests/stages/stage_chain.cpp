@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "troupe/engine/check.hpp"
 #include "troupe/engine/partition.hpp"
 #include "troupe/engine/random.hpp"
+
+#include "inline_device.hpp"
 
 namespace troupe::stages {
 namespace {
@@ -63,16 +64,14 @@ void run_pass(Gpt2Stage& stage, Stream& stream, Pass pass, std::uint32_t microba
   stage.finish(action);
 }
 
-void carry(Stage& from, Edge out, Stage& to, Edge in, MicrobatchIndex microbatch) {
-  auto source = from.buffers().release(out, microbatch);
-  auto target = to.buffers().take_free(in);
-  TROUPE_ASSERT(source.size_bytes() == target.size_bytes());
-  std::memcpy(target.data(), source.data(), source.size_bytes());
-  to.buffers().hold(in, microbatch, std::move(target));
-  from.buffers().give_free(out, std::move(source));
+std::vector<float> copy_of(Device& device, std::span<const float> values) {
+  std::vector<float> copy(values.size());
+  InlineStream stream;
+  device.kernels().download(stream, values.data(), copy.data(), values.size_bytes());
+  return copy;
 }
 
-StageChain::StageChain(Device& device, const ChainProps& props) : props_{props} {
+StageChain::StageChain(Device& device, const ChainProps& props) : device_{device}, props_{props} {
   const auto partition =
       partition_of(props.model, static_cast<std::uint32_t>(props.layers_per_stage.size()),
                    props.layers_per_stage);
@@ -138,6 +137,21 @@ std::vector<ParameterView> StageChain::parameters() {
   return list;
 }
 
+void StageChain::carry(std::size_t from, Edge out, std::size_t to, Edge in,
+                       MicrobatchIndex microbatch) {
+  auto& from_buffers = stages_[from]->buffers();
+  auto& to_buffers = stages_[to]->buffers();
+  auto source = from_buffers.release(out, microbatch);
+  auto target = to_buffers.take_free(in);
+  TROUPE_ASSERT(source.size_bytes() == target.size_bytes());
+  device_.kernels().copy(*streams_[to], reinterpret_cast<const float*>(source.data()),
+                         reinterpret_cast<float*>(target.data()),
+                         source.size_bytes() / sizeof(float));
+  streams_[to]->synchronize();
+  to_buffers.hold(in, microbatch, std::move(target));
+  from_buffers.give_free(out, std::move(source));
+}
+
 void StageChain::begin_step(const Batch& batch, StepKind kind) {
   for (const auto& stage : stages_) {
     stage->begin_step({.step = step_,
@@ -155,8 +169,7 @@ void StageChain::forward(std::uint32_t microbatch) {
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     pass(i, Pass::forward, microbatch);
     if (i + 1 == stages_.size()) break;
-    carry(*stages_[i], Edge::activation_out, *stages_[i + 1], Edge::activation_in,
-          MicrobatchIndex{microbatch});
+    carry(i, Edge::activation_out, i + 1, Edge::activation_in, MicrobatchIndex{microbatch});
   }
 }
 
@@ -164,8 +177,7 @@ void StageChain::backward(Pass which, std::uint32_t microbatch) {
   for (auto i = stages_.size(); i-- > 0;) {
     pass(i, which, microbatch);
     if (i == 0) break;
-    carry(*stages_[i], Edge::gradient_out, *stages_[i - 1], Edge::gradient_in,
-          MicrobatchIndex{microbatch});
+    carry(i, Edge::gradient_out, i - 1, Edge::gradient_in, MicrobatchIndex{microbatch});
   }
 }
 
@@ -176,11 +188,10 @@ void StageChain::weights(std::uint32_t microbatch) {
 void StageChain::exchange_tied() {
   if (!props_.model.tie_embeddings || stages_.size() == 1) return;
   const MicrobatchIndex once{0};
-  auto& first = *stages_.front();
-  auto& last = *stages_.back();
-  carry(first, Edge::tied_out, last, Edge::tied_in, once);
-  carry(last, Edge::tied_out, first, Edge::tied_in, once);
-  for (const auto i : {std::size_t{0}, stages_.size() - 1}) {
+  const auto last = stages_.size() - 1;
+  carry(0, Edge::tied_out, last, Edge::tied_in, once);
+  carry(last, Edge::tied_out, 0, Edge::tied_in, once);
+  for (const auto i : {std::size_t{0}, last}) {
     complete(*streams_[i], [&](DeviceDone done) { stages_[i]->add_tied(std::move(done)); });
     auto& buffers = stages_[i]->buffers();
     buffers.give_free(Edge::tied_in, buffers.release(Edge::tied_in, once));

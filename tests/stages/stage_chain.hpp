@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,8 +45,9 @@ struct StepOutcome {
 /// Enqueues one pass and waits for it; aborts when it does not complete, or completes twice.
 void run_pass(Gpt2Stage& stage, Stream& stream, Pass pass, std::uint32_t microbatch);
 
-/// Moves the content of a held buffer to a free one of a neighbour, as a link does.
-void carry(Stage& from, Edge out, Stage& to, Edge in, MicrobatchIndex microbatch);
+/// Values in the device's memory, read now: whatever writes them has run. Streams that run work at
+/// once serve every device here.
+[[nodiscard]] std::vector<float> copy_of(Device& device, std::span<const float> values);
 
 class StageChain {
 public:
@@ -56,13 +58,15 @@ public:
   /// The mean loss, by forward passes alone.
   [[nodiscard]] double evaluate(const Batch& batch);
 
-  /// The values, or the gradients, of every owned parameter in model order.
+  /// Every owned parameter in model order.
   [[nodiscard]] std::vector<ParameterView> parameters();
 
   [[nodiscard]] std::size_t stage_count() const { return stages_.size(); }
   [[nodiscard]] Gpt2Stage& stage(std::size_t index) { return *stages_.at(index); }
 
 private:
+  /// Moves the content of a held buffer to a free one of a neighbour, as a link does.
+  void carry(std::size_t from, Edge out, std::size_t to, Edge in, MicrobatchIndex microbatch);
   void begin_step(const Batch& batch, StepKind kind);
   void pass(std::size_t stage, Pass pass, std::uint32_t microbatch);
   void forward(std::uint32_t microbatch);
@@ -72,6 +76,7 @@ private:
   [[nodiscard]] double mean_loss(const Batch& batch) const;
   [[nodiscard]] double gradient_norm();
 
+  Device& device_;
   ChainProps props_;
   std::vector<std::unique_ptr<Stream>> streams_;
   std::vector<std::unique_ptr<Gpt2Stage>> stages_;

@@ -112,6 +112,22 @@ TEST(Safetensors, WithTheSameContentAreTheSameBytes) {
   EXPECT_EQ(read_file(folder / "first"), read_file(folder / "second"));
 }
 
+TEST(Safetensors, FetchedOneByOneAreTheSameBytes) {
+  const TemporaryFolder folder;
+  const Sample sample;
+  const auto tensors = sample.tensors();
+  ASSERT_TRUE(write_safetensors(folder / "whole", tensors, sample.metadata));
+  auto without_bytes = tensors;
+  for (auto& tensor : without_bytes) tensor.bytes = {};
+  std::vector<std::byte> memory;
+  const auto read = [&](std::size_t index) {
+    memory.assign(tensors[index].bytes.begin(), tensors[index].bytes.end());
+    return std::span<const std::byte>{memory};
+  };
+  ASSERT_TRUE(write_safetensors(folder / "one by one", without_bytes, sample.metadata, read));
+  EXPECT_EQ(read_file(folder / "one by one"), read_file(folder / "whole"));
+}
+
 TEST(Safetensors, AreReadByAnIndependentReader) {
   if (std::string_view{TROUPE_PYTHON}.empty()) GTEST_SKIP() << "there is no Python here";
   const TemporaryFolder folder;

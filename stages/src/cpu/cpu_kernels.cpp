@@ -1,6 +1,7 @@
 #include "cpu_kernels.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "troupe/engine/check.hpp"
@@ -281,6 +282,14 @@ void CpuKernels::cross_entropy(Stream& to, float* logits, const std::int32_t* ta
     for (std::size_t r = 0; r < rows; ++r) sum += losses[r];
     *loss = sum;
   });
+}
+
+void CpuKernels::upload(Stream& stream, const void* host, void* device, std::size_t size_bytes) {
+  stream.enqueue([=] { std::memcpy(device, host, size_bytes); });
+}
+
+void CpuKernels::download(Stream& stream, const void* device, void* host, std::size_t size_bytes) {
+  stream.enqueue([=] { std::memcpy(host, device, size_bytes); });
 }
 
 void CpuKernels::copy(Stream& stream, const float* x, float* y, std::size_t count) {

@@ -51,6 +51,9 @@ public:
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
 
+  void upload(Stream&, const void* host, void* device, std::size_t size_bytes) override;
+  void download(Stream&, const void* device, void* host, std::size_t size_bytes) override;
+
   void copy(Stream&, const float* x, float* y, std::size_t count) override;
   void add(Stream&, const float* a, const float* b, float* y, std::size_t count) override;
   void sum_of_squares(Stream&, const float* x, double* sum, std::size_t count) override;

@@ -5,9 +5,11 @@
 //   while (...) auto report = (*trainer)->train_step();
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "troupe/actors/loader.hpp"
@@ -29,6 +31,8 @@ struct TrainerParts {
   std::function<std::unique_ptr<stages::Device>()> make_device;  ///< The CPU of this machine.
   StageFactory make_stage;                                       ///< The plan's model family.
   std::function<transport::LinkPair()> make_link;                ///< In-process lanes.
+  /// The members of a group of replicas, in rank order: in process.
+  std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size)> make_group;
 };
 
 /// The whole grid of a plan as actors of this process: one stage actor per pipeline rank and
@@ -54,8 +58,11 @@ public:
   /// Runs one forward-only step on held-out data: batch `index`, counted from 1.
   [[nodiscard]] Expected<StepReport> evaluate_step(std::uint32_t index);
 
-  /// The parameters in model order, each once, from the first replica. Valid until the next step.
+  /// The parameters in model order, each once, from the first replica, in the device's memory
+  /// space. Valid until the next step.
   [[nodiscard]] std::vector<stages::ParameterView> parameters();
+  /// Copies the values of `parameters()[index]` to `values`, as many.
+  void read_parameter(std::size_t index, std::span<float> values);
 
   [[nodiscard]] const Plan& plan() const noexcept;
   /// The device all ranks compute on.

@@ -57,6 +57,7 @@ struct TensorSpec {
   std::string holder;            ///< What it is for: a line of the memory budget.
   std::string name;              ///< Unique within the holder.
   std::uint64_t size_bytes = 0;  ///< What it holds, without padding.
+  bool for_host = false;         ///< In page-locked host memory, where the device writes it.
 };
 
 /// Tensors begin at multiples of this many bytes: a cache line, the widest vector.
@@ -68,12 +69,14 @@ inline constexpr std::uint64_t tensor_alignment_bytes = 64;
          * tensor_alignment_bytes;
 }
 
-/// Every tensor a stage allocates, in the order in which they lie in its arena. With `rows` =
+/// Every tensor a stage allocates, in the order in which they lie in its arena; those for the host,
+/// in an arena of their own, are the last. `microbatch_count` is the most of a step. With `rows` =
 /// microbatch_size * sequence, a slot saves for each layer 16 `[rows, hidden]` and five small
 /// tensors; for a split backward 4 `[rows, hidden]` more per layer and 7 once: the gradients of the
 /// two widest tensors move into the memory of the activations that the layer above no longer needs.
 [[nodiscard]] std::vector<TensorSpec> tensors_of(const ModelSpec& model, const StageSpec& stage,
                                                  const StageBounds& bounds,
+                                                 std::uint32_t microbatch_count,
                                                  std::uint32_t microbatch_size,
                                                  std::uint32_t optimizer_words);
 
@@ -96,10 +99,11 @@ struct MemoryItem {
 
 /// Everything a stage allocates, one named line per holder: parameters, gradients, optimizer state
 /// (`optimizer_words` floats per parameter element: 2 for AdamW, 1 for SGD), tied gradients, slots,
-/// edge buffers, workspace. Each line includes the padding of every tensor in it; a line of no
-/// bytes is left out.
+/// edge buffers, workspace, the tokens of a step, and results for the host. Each line includes the
+/// padding of every tensor in it; a line of no bytes is left out.
 [[nodiscard]] std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
                                                 const StageBounds& bounds,
+                                                std::uint32_t microbatch_count,
                                                 std::uint32_t microbatch_size,
                                                 std::uint32_t optimizer_words);
 

@@ -31,7 +31,8 @@ protected:
 };
 
 /// A first-in, first-out queue of device work. Host code enqueued with `WorkQueue::enqueue` runs in
-/// its turn; on an accelerator that is a host callback.
+/// its turn; on an accelerator that is a host callback, which can neither touch device memory nor
+/// enqueue.
 ///
 /// Thread safety: any thread may enqueue.
 class Stream : public transport::WorkQueue {

@@ -21,18 +21,19 @@ struct StageProps {
   TrainConfig train;  ///< Seed, optimizer and its constants.
 };
 
-/// A stage of GPT-2, with access to its parameters for whoever writes or loads weights.
+/// A stage of GPT-2, with access to its logits.
 class Gpt2Stage : public Stage {
 public:
-  /// The last stage's logits of an evaluation pass of `microbatch` [rows, vocabulary]; valid until
-  /// the next pass is enqueued. For text generation.
-  [[nodiscard]] virtual std::span<const float> logits() = 0;
+  /// Copies `row` of the logits [rows, vocabulary] of the last evaluation pass of a stage with the
+  /// head to `logits` [vocabulary]. Blocks until the stream is empty. For text generation.
+  virtual void read_logits(std::size_t row, std::span<float> logits) = 0;
 };
 
-/// Builds a stage whose work runs on `stream`; everything is allocated here, as one arena of
-/// exactly the bytes that `memory_of` announces. Parameters start from (seed, name, element index)
-/// alone. Device, stream and kernels outlive the stage; the arena, which neighbours may come to
-/// hold buffers of, lives as long as the device.
+/// Builds a stage whose work runs on `stream`; everything is allocated here, as an arena in the
+/// device's memory and a small one in page-locked host memory, of exactly the bytes that
+/// `memory_of` announces. Blocks while initial weights are uploaded. Parameters start from (seed,
+/// name, element index) alone. Device, stream and kernels outlive the stage; the arena, which
+/// neighbours may come to hold buffers of, lives as long as the device.
 /// @returns `out_of_memory` if the device refuses.
 [[nodiscard]] Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& stream,
                                                                    const StageProps& props);

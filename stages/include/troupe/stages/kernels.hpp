@@ -135,6 +135,16 @@ public:
                              float gradient_scale, std::uint32_t rows,
                              std::uint32_t vocabulary) = 0;
 
+  // -- between host and device -------------------------------------------------------------------
+
+  /// Copies `size_bytes` from host memory. The host memory stays as it is until the work has run.
+  /// An accelerator copies asynchronously from `MemorySpace::host_pinned`; from other host memory
+  /// it may block the caller until the stream has come so far.
+  virtual void upload(Stream&, const void* host, void* device, std::size_t size_bytes) = 0;
+  /// Copies `size_bytes` to host memory, which belongs to the work until it has run; asynchronous
+  /// as `upload` is.
+  virtual void download(Stream&, const void* device, void* host, std::size_t size_bytes) = 0;
+
   // -- vectors -----------------------------------------------------------------------------------
 
   virtual void copy(Stream&, const float* x, float* y, std::size_t count) = 0;

@@ -24,7 +24,7 @@ struct DeviceSpan {
 /// `device_failure` if the device failed.
 using DeviceDone = InlineFunction<void(Errc, DeviceSpan)>;
 
-/// The tokens of one step of one replica, in host memory; read by the first and the last stage.
+/// The tokens of one step of one replica, in host memory; the first and the last stage upload them.
 struct Batch {
   std::uint32_t microbatch_count = 0;
   std::uint32_t microbatch_size = 0;  ///< Sequences.
@@ -51,7 +51,8 @@ struct OptimizerStep {
 /// Called from the device's thread when all gradients of a bucket are accumulated for this step.
 using BucketReady = InlineFunction<void(std::uint32_t bucket)>;
 
-/// One parameter in memory; the device's space.
+/// One parameter in the device's memory space: the host may look into it only if that is the
+/// host's.
 struct ParameterView {
   const ParameterSpec* spec = nullptr;
   std::span<float> values;
@@ -97,8 +98,8 @@ public:
   /// Sets what is called, once per bucket and training step, when a bucket is complete.
   virtual void on_bucket_ready(BucketReady ready) = 0;
 
-  /// Mean loss contributions of the step so far, by microbatch: the sum over the microbatch's
-  /// tokens. Filled on the last stage as forward passes finish; empty elsewhere.
+  /// The losses of the step so far, by microbatch: each the sum over the microbatch's tokens.
+  /// Filled on the last stage as forward passes finish; empty elsewhere.
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
 
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which
@@ -115,8 +116,16 @@ public:
   /// Enqueues one optimizer step on every parameter.
   virtual void optimize(const OptimizerStep& step, DeviceDone done) = 0;
 
-  /// In the order of `parameters_of(model, stage)`. Read or write only while the stream is empty.
+  /// In the order of `parameters_of(model, stage)`. Its memory may be used only while the stream is
+  /// empty.
   [[nodiscard]] virtual std::span<const ParameterView> parameters() = 0;
+
+  /// Copies the values of `parameters()[index]` to `values`, as many. Blocks until the stream is
+  /// empty: for saving only.
+  virtual void read_parameter(std::size_t index, std::span<float> values) = 0;
+  /// Replaces the values of `parameters()[index]` by `values`, as many. Blocks until the stream is
+  /// empty: for construction and loading only.
+  virtual void write_parameter(std::size_t index, std::span<const float> values) = 0;
 
 protected:
   Stage() = default;

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -69,6 +70,15 @@ using Metadata = std::map<std::string, std::string>;
 [[nodiscard]] Expected<Done> write_safetensors(const std::string& path,
                                                std::span<const TensorView> tensors,
                                                const Metadata& metadata);
+
+/// Gives the bytes of tensor `index`; they stay valid until the next call.
+using ReadTensor = std::function<std::span<const std::byte>(std::size_t index)>;
+
+/// The same with tensors that are fetched one after the other, each once, so that one of them needs
+/// to be in memory at a time: `bytes` of `tensors` is not looked at.
+[[nodiscard]] Expected<Done> write_safetensors(const std::string& path,
+                                               std::span<const TensorView> tensors,
+                                               const Metadata& metadata, const ReadTensor& read);
 
 /// What a safetensors file says.
 struct SafetensorsContent {
