@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "troupe/engine/config.hpp"
 #include "troupe/engine/draw.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/schedule_text.hpp"
@@ -39,6 +40,7 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
   if (arguments.microbatches != 0 && arguments.microbatches != schedule->microbatch_count) {
     return differs(arguments, "--microbatches", arguments.microbatches, schedule->microbatch_count);
   }
+  if (arguments.split_backward) return split_backward(std::move(*schedule));
   return schedule;
 }
 

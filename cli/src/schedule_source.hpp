@@ -1,18 +1,12 @@
-// cli/src/schedule_source.hpp -- schedules that are named, and schedules that are files.
+// cli/src/schedule_source.hpp -- schedules that are files.
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/schedule.hpp"
 
 namespace troupe::cli {
-
-/// Whether `name` is a path rather than the name of a schedule.
-[[nodiscard]] inline bool is_schedule_file(std::string_view name) {
-  return name.ends_with(".csv");
-}
 
 /// Reads and validates a schedule file. Weight passes out of microbatch order are brought into
 /// order, with a note on stderr.

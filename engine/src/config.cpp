@@ -63,6 +63,8 @@ Expected<Done> check_grid(const Config& config) {
                    + text_of(std::uint64_t{data} * tensor) + ", tensor = 1, pipeline = "
                    + text_of(pipeline));
   }
+  // A file brings its own stages: the plan checks the rest against them.
+  if (is_schedule_file(config.schedule.name)) return Done{};
   const auto stages = pipeline * config.schedule.chunks;
   if (stages > config.model.layers) {
     return invalid("model.layers: " + text_of(config.model.layers)
@@ -122,7 +124,7 @@ Expected<Done> check_run(const Config& config) {
                    + " is above train.learning_rate = " + config::to_text(train.learning_rate)
                    + ", from which the rate falls");
   }
-  if (!config.schedule.name.ends_with(".csv")) {
+  if (!is_schedule_file(config.schedule.name)) {
     auto known = check_name("schedule.name", config.schedule.name, schedule_names());
     if (!known) return invalid(known.error().context + ", or give the path of a .csv file");
   }

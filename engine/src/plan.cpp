@@ -54,7 +54,18 @@ Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
     return differs("microbatches (schedule.microbatches)", config.schedule.microbatches,
                    schedule.microbatch_count);
   }
+  const auto chunks = config.schedule.chunks;
+  if (chunks > 1 && chunks * schedule.rank_count() != schedule.stage_count()) {
+    return differs("virtual stages (schedule.chunks per rank)", chunks * schedule.rank_count(),
+                   schedule.stage_count());
+  }
   return Done{};
+}
+
+bool has_whole_backward(const Schedule& schedule) {
+  const auto is_whole = [](const Action& action) { return action.pass == Pass::backward; };
+  return std::ranges::any_of(schedule.ranks,
+                             [=](const auto& row) { return std::ranges::any_of(row, is_whole); });
 }
 
 }  // namespace
@@ -116,6 +127,9 @@ Expected<Plan> make_plan(const Config& config) {
 Expected<Plan> make_plan(const Config& config, Schedule training) {
   if (auto valid = validate(config); !valid) return valid.error();
   if (auto fits = check_extent(config, training); !fits) return fits.error();
+  if (config.schedule.split_backward && has_whole_backward(training)) {
+    training = split_backward(std::move(training));
+  }
   training = with_weight_passes_in_order(std::move(training));
   if (auto valid = validate(training); !valid) return valid.error();
   auto partition = partition_for(config, training.stage_count());

@@ -313,12 +313,13 @@ TEST_F(Command, RefusesAnOutputFolderItCannotWrite) {
 
 TEST_F(Command, ARunThatDivergesKeepsTheWeightsOfTheStepBefore) {
   const auto outcome = shell(
-      "troupe train run.toml --set train.learning_rate=1e30 --set train.warmup_steps=0 "
-      "--set train.clip_norm=0 --set train.optimizer=sgd");
+      "troupe train run.toml --set train.learning_rate=1000 --set train.warmup_steps=0 "
+      "--set train.clip_norm=0 --set train.optimizer=sgd --set train.steps=50");
   EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
   EXPECT_NE(outcome.output.find("lower train.learning_rate"), std::string::npos) << outcome.output;
   EXPECT_NE(outcome.output.find("the weights before it are in out/weights.safetensors"),
-            std::string::npos) << outcome.output;
+            std::string::npos)
+      << outcome.output;
   EXPECT_TRUE(exists("out/weights.safetensors"));
 }
 

@@ -68,6 +68,29 @@ TEST(Plan, RefusesAScheduleThatNamesAStageItDoesNotHave) {
   EXPECT_EQ(plan.error().code, Errc::invalid_schedule);
 }
 
+TEST(Plan, AScheduleBringsItsOwnStages) {
+  auto config = small_config();
+  config.parallel.pipeline = 1;
+  config.schedule.name = "mine.csv";
+  config.schedule.microbatches = 1;
+  const auto three_stages = [] { return *from_csv("0F0,1F0,2F0,2B0,1B0,0B0\n", "mine.csv"); };
+  auto plan = make_plan(config, three_stages());
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  EXPECT_EQ(plan->stages.size(), 3U);
+  config.schedule.layers_per_stage = {2, 1, 1};
+  EXPECT_TRUE(make_plan(config, three_stages()).has_value());
+  config.schedule.layers_per_stage = {2, 2};
+  EXPECT_FALSE(make_plan(config, three_stages()).has_value());
+  config.schedule.layers_per_stage.clear();
+  config.schedule.chunks = 2;
+  EXPECT_FALSE(make_plan(config, three_stages()).has_value());
+  config.schedule.chunks = 3;
+  config.schedule.split_backward = true;
+  plan = make_plan(config, three_stages());
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  EXPECT_EQ(to_text(plan->training), "rank 0: 0F0 1F0 2F0 2I0 2W0 1I0 1W0 0I0 0W0\n");
+}
+
 TEST(Plan, BringsTheWeightPassesOfAFileIntoOrder) {
   auto config = small_config();
   config.parallel.pipeline = 1;

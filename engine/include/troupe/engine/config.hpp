@@ -13,6 +13,11 @@
 
 namespace troupe {
 
+/// Whether `schedule.name` is the path of a file rather than the name of a schedule.
+[[nodiscard]] constexpr bool is_schedule_file(std::string_view name) noexcept {
+  return name.ends_with(".csv");
+}
+
 struct ScheduleConfig {
   std::string name = "1f1b";          ///< gpipe, 1f1b, interleaved-1f1b, or a path ending in .csv.
   std::uint32_t microbatches = 8;     ///< Per replica and step.

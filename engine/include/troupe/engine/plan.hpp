@@ -45,8 +45,9 @@ struct Plan {
 /// @returns `invalid_config` or `invalid_schedule` with a sentence that says what to change.
 [[nodiscard]] Expected<Plan> make_plan(const Config& config);
 
-/// Decides a run with a given schedule, for example one read from a file. Weight passes out of
-/// microbatch order are brought into order first.
+/// Decides a run with a given schedule, for example one read from a file. It brings its own stages:
+/// `schedule.chunks` must agree if it is not 1. `schedule.split_backward` splits what is whole.
+/// Weight passes out of microbatch order are brought into order first.
 [[nodiscard]] Expected<Plan> make_plan(const Config& config, Schedule training);
 
 /// The buffers and slots of `stage` such that every pass of both schedules finds its buffers and no
