@@ -12,10 +12,6 @@ namespace troupe {
 
 namespace {
 
-std::uint32_t optimizer_words(const TrainConfig& train) {
-  return train.optimizer == OptimizerKind::adamw ? 2 : 1;
-}
-
 bool splits_backward(const Schedule& schedule, StageIndex stage) {
   const auto& program = schedule.ranks[schedule.rank_of_stage[stage.value()].value()];
   return std::ranges::any_of(program, [stage](const Action& action) {
@@ -149,7 +145,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
          .bounds = bounds,
          .flops = flops_of(config.model, spec, rows),
          .memory = memory_of(config.model, spec, bounds, plan.training.microbatch_count, rows,
-                             optimizer_words(config.train))});
+                             optimizer_words(config.train.optimizer))});
   }
   return plan;
 }

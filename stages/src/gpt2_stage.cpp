@@ -16,10 +16,6 @@
 namespace troupe::stages {
 namespace {
 
-std::uint32_t optimizer_words(OptimizerKind kind) {
-  return kind == OptimizerKind::adamw ? 2 : 1;
-}
-
 float* floats(BufferView view) {
   return reinterpret_cast<float*>(view.data);
 }

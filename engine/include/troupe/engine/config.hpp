@@ -31,6 +31,11 @@ struct ScheduleConfig {
 
 enum class OptimizerKind : std::uint8_t { adamw, sgd };
 
+/// Floats that the optimizer keeps per parameter element.
+[[nodiscard]] constexpr std::uint32_t optimizer_words(OptimizerKind kind) noexcept {
+  return kind == OptimizerKind::adamw ? 2 : 1;
+}
+
 struct TrainConfig {
   std::uint32_t steps = 300;
   std::uint64_t seed = 1;
