@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Makes the golden values of tests/stages/golden_test.cpp: trainings of a tiny GPT-2 by PyTorch.
 
+Of each it writes the losses and gradient norms (.json) and every weight afterwards (.safetensors).
+
 Usage: scripts/make_golden.py [folder]     Debian's python3-torch is enough; about ten seconds.
 
 Weights and data do not come from PyTorch's generator but from `initial_normal` (stages/gpt2_stage.hpp)
@@ -166,23 +168,21 @@ def make_optimizer(parameters, train):
                              eps=train["epsilon"])
 
 
-def without_key_bias(name, flat):
-    """A bias of the keys shifts all scores of a query alike, which softmax ignores: its gradient is
-    rounding noise, and AdamW scales noise up to steps that no two programs share."""
-    if not name.endswith("c_attn.bias"):
-        return flat
-    return torch.cat([flat[:MODEL["hidden"]], flat[2 * MODEL["hidden"]:]])
-
-
-def digest(name, value):
-    """Enough of a tensor to know it by: moments, and about 16 elements spread over it."""
-    flat = without_key_bias(name, value.detach().flatten())
-    stride = max(1, len(flat) // 16)
-    return {"sum": flat.double().sum().item(), "squares": flat.double().square().sum().item(),
-            "stride": stride, "elements": [float(f"{x:.9g}") for x in flat[::stride].tolist()]}
+def to_safetensors(tensors):
+    """The bytes of a safetensors file: the header's size, the header in JSON, the elements."""
+    header, elements = {}, b""
+    for name, value in tensors.items():
+        data = value.detach().numpy().astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(value.shape),
+                        "data_offsets": [len(elements), len(elements) + len(data)]}
+        elements += data
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + elements
 
 
 def run(tie, train):
+    """What the training was and what it measured; and the weights after it, by name."""
     parameters = make_parameters(tie)
     optimizer = make_optimizer(parameters, train)
     losses, norms = [], []
@@ -197,8 +197,7 @@ def run(tie, train):
             group["lr"] = learning_rate_at(train, step)
         optimizer.step()
     return {"model": {**MODEL, "tie_embeddings": tie}, "train": {**TRAIN, **train},
-            "losses": losses, "gradient_norms": norms,
-            "weights": {name: digest(name, value) for name, value in parameters.items()}}
+            "losses": losses, "gradient_norms": norms}, parameters
 
 
 def main():
@@ -206,9 +205,10 @@ def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     torch.set_num_threads(1)
     for name, (tie, train) in CASES.items():
-        text = json.dumps(run(tie, train), indent=1)
-        (folder / f"{name}.json").write_text(text + "\n")
-        print(f"{folder / name}.json")
+        measured, weights = run(tie, train)
+        (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
+        (folder / f"{name}.safetensors").write_bytes(to_safetensors(weights))
+        print(folder / name)
 
 
 if __name__ == "__main__":
