@@ -1,14 +1,11 @@
 // What each kernel of the CPU device costs, one thread, at the shapes of a GPT of 384 x 6 heads,
 // 256 tokens and 256 bytes of vocabulary. Names end in the rows of the microbatch.
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include <benchmark/benchmark.h>
-#include <omp.h>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/stages/kernels.hpp"
@@ -93,6 +90,15 @@ void linear_forward(benchmark::State& state) {
   });
 }
 
+void linear_forward_residual(benchmark::State& state) {
+  const auto shape = shape_of(state);
+  auto& b = bench();
+  measure(state, flops_of(shape), 0, [&](auto& kernels, Stream& stream) {
+    kernels.linear_forward(stream, b.tensor(0), b.tensor(1), b.tensor(3), b.tensor(4), b.tensor(2),
+                           shape);
+  });
+}
+
 void linear_backward_input(benchmark::State& state) {
   const auto shape = shape_of(state);
   auto& b = bench();
@@ -131,68 +137,10 @@ void linear_shapes(benchmark::internal::Benchmark* benchmark) {
   benchmark->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 BENCHMARK(linear_forward)->Apply(linear_shapes);
+BENCHMARK(linear_forward_residual)->Apply(linear_shapes);
 BENCHMARK(linear_backward_input)->Apply(linear_shapes);
 BENCHMARK(linear_backward_weight)->Apply(linear_shapes);
 BENCHMARK(linear_backward_weight_add)->Apply(linear_shapes);
-
-/// oneDNN's matmul on the same tensors and strides, on this thread: x w, dy w^T or x^T dy, without
-/// the bias and its gradient, which ours add.
-enum class Product : std::uint8_t { forward, backward_input, backward_weight };
-
-template <Product product>
-void onednn(benchmark::State& state) {
-  using Tag = dnnl::memory::format_tag;
-  const auto shape = shape_of(state);
-  struct Matrix {
-    std::uint32_t rows;
-    std::uint32_t columns;
-    Tag tag;
-    float* values;
-  };
-  auto& b = bench();
-  const auto operands = [&]() -> std::array<Matrix, 3> {
-    const auto [rows, in, out, layout] = shape;
-    const auto weight_tag = layout == WeightLayout::in_out ? Tag::ab : Tag::ba;
-    const auto transposed_tag = layout == WeightLayout::in_out ? Tag::ba : Tag::ab;
-    switch (product) {
-      case Product::forward:
-        return {{{rows, in, Tag::ab, b.tensor(0)},
-                 {in, out, weight_tag, b.tensor(1)},
-                 {rows, out, Tag::ab, b.tensor(2)}}};
-      case Product::backward_input:
-        return {{{rows, out, Tag::ab, b.tensor(0)},
-                 {out, in, transposed_tag, b.tensor(1)},
-                 {rows, in, Tag::ab, b.tensor(2)}}};
-      case Product::backward_weight:
-        return {{{in, rows, Tag::ba, b.tensor(0)},
-                 {rows, out, Tag::ab, b.tensor(2)},
-                 {in, out, weight_tag, b.tensor(1)}}};
-    }
-    return {};
-  }();
-  omp_set_num_threads(1);
-  const dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream{engine};
-  std::vector<dnnl::memory> memories;
-  for (const auto& m : operands) {
-    const dnnl::memory::desc description{{m.rows, m.columns}, dnnl::memory::data_type::f32, m.tag};
-    memories.emplace_back(description, engine, m.values);
-  }
-  const dnnl::matmul matmul{dnnl::matmul::primitive_desc{
-      dnnl::matmul::desc{memories[0].get_desc(), memories[1].get_desc(), memories[2].get_desc()},
-      engine}};
-  for (auto _ : state) {
-    matmul.execute(stream, {{DNNL_ARG_SRC, memories[0]},
-                            {DNNL_ARG_WEIGHTS, memories[1]},
-                            {DNNL_ARG_DST, memories[2]}});
-    stream.wait();
-  }
-  using benchmark::Counter;
-  state.counters["GFLOP/s"] = Counter(flops_of(shape) * 1e-9, Counter::kIsIterationInvariantRate);
-}
-BENCHMARK(onednn<Product::forward>)->Name("onednn_forward")->Apply(linear_shapes);
-BENCHMARK(onednn<Product::backward_input>)->Name("onednn_backward_input")->Apply(linear_shapes);
-BENCHMARK(onednn<Product::backward_weight>)->Name("onednn_backward_weight")->Apply(linear_shapes);
 
 AttentionShape attention_of(const benchmark::State& state) {
   return {static_cast<std::uint32_t>(state.range(0)) / sequence, sequence, heads, hidden / heads};

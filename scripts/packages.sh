@@ -3,7 +3,7 @@
 build_packages=(
   g++ cmake ninja-build ccache
   libcaf-dev            # C++ Actor Framework 0.17
-  libdnnl-dev           # oneDNN: the yardstick of the matrix products
+  libdnnl-dev           # oneDNN: matrix products
   libtomlplusplus-dev   # configuration
   libcli11-dev libfmt-dev nlohmann-json3-dev
 )

@@ -26,7 +26,7 @@ NARROWED = {
 # Where each third party may be included. A prefix of the including file's path decides.
 VENDORS = {
     r"caf/": ("actors/", "tests/actors/", "bench/actors"),
-    r"(dnnl|oneapi)": ("stages/src/cpu/", "bench/kernels_bench"),
+    r"(dnnl|oneapi)": ("stages/src/cpu/", "tests/stages/allocations"),
     r"toml\+\+": ("engine/src/",),
     r"nlohmann/": ("storage/src/", "cli/", "tests/"),
     r"CLI/": ("cli/",),

@@ -3,57 +3,14 @@
 // that the caller takes, whose traces are one block per rank: 32 bytes per pass, reduction and
 // update, less than a page for the programs of this test.
 
-#include <atomic>
-#include <cstdlib>
 #include <iostream>
-#include <new>
 
 #include <gtest/gtest.h>
 #include <malloc.h>
 
 #include "troupe/actors/trainer.hpp"
 
-namespace {
-
-std::atomic<bool> is_counting = false;
-std::atomic<std::uint64_t> large_count = 0;
-std::atomic<std::uint64_t> small_count = 0;
-constexpr std::size_t page_bytes = 4096;
-
-void count(std::size_t size_bytes) {
-  if (!is_counting.load(std::memory_order_relaxed)) return;
-  (size_bytes >= page_bytes ? large_count : small_count).fetch_add(1, std::memory_order_relaxed);
-}
-
-}  // namespace
-
-// The program's own allocation functions, so that every allocation in C++ is seen.
-void* operator new(std::size_t size_bytes) {
-  count(size_bytes);
-  if (auto* memory = std::malloc(size_bytes)) return memory;
-  throw std::bad_alloc{};
-}
-void* operator new(std::size_t size_bytes, std::align_val_t alignment) {
-  count(size_bytes);
-  const auto boundary = static_cast<std::size_t>(alignment);
-  if (auto* memory =
-          std::aligned_alloc(boundary, (size_bytes + boundary - 1) / boundary * boundary)) {
-    return memory;
-  }
-  throw std::bad_alloc{};
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
+#include "../stages/allocations.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -75,15 +32,16 @@ TEST(Memory, TheSteadyStateAllocatesNothingLargeAndDoesNotGrow) {
   for (int step = 0; step < 5; ++step) train_and_evaluate();
   constexpr std::size_t step_count = 20;
   const auto heap_before = mallinfo2().uordblks;
-  is_counting = true;
+  watch_allocations();
   for (std::size_t step = 0; step < step_count; ++step) train_and_evaluate();
-  is_counting = false;
+  const auto allocations = watched_allocations();
   const auto heap_after = mallinfo2().uordblks;
-  EXPECT_EQ(large_count, 0U);
+  EXPECT_EQ(allocations.large_count, 0U);
   EXPECT_LT(heap_after, heap_before + 64 * 1024) << "in " << step_count << " steps";
   const auto action_count = (plan->training.action_count() + plan->evaluation.action_count())
                             * config.parallel.data * step_count;
-  const auto per_action = static_cast<double>(small_count) / static_cast<double>(action_count);
+  const auto per_action =
+      static_cast<double>(allocations.small_count) / static_cast<double>(action_count);
   std::cout << "small allocations per pass, a step's others included: " << per_action << '\n';
   EXPECT_LT(per_action, 1.5 * 3.9)
       << "3.5 to 3.9 were measured: a message per pass, send and receive";

@@ -2,39 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include <gtest/gtest.h>
 
+#include "allocations.hpp"
 #include "device_cases.hpp"
 #include "stage_chain.hpp"
-
-namespace {
-
-/// Counts while it is on, in every thread.
-struct AllocationCount {
-  std::atomic<bool> is_on{false};
-  std::atomic<std::size_t> count{0};
-} allocations;
-
-}  // namespace
-
-void* operator new(std::size_t size_bytes) {
-  if (allocations.is_on) ++allocations.count;
-  if (void* memory = std::malloc(size_bytes)) return memory;
-  throw std::bad_alloc{};
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
 
 namespace troupe::stages {
 namespace {
@@ -398,12 +374,11 @@ TEST_P(Gpt2StageOn, MeasuresTheSquaresOfEachOwnedGradient) {
 }
 
 /// Runs work at once and does not count what the work allocates.
-class UncountedStream final : public Stream {
+class UnwatchedStream final : public Stream {
 public:
   void enqueue(Work work) override {
-    const bool was_on = allocations.is_on.exchange(false);
+    const Unwatched unwatched;
     work();
-    allocations.is_on = was_on;
   }
   void record(Event& /*event*/) override {}
   void wait(Event& /*event*/) override {}
@@ -413,7 +388,7 @@ public:
 TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
   for (const bool splits : {false, true}) {
     InlineDevice device;
-    UncountedStream stream;
+    UnwatchedStream stream;
     const auto stage = make_gpt2_stage(device, stream, alone(true, whole, 2, splits)).value();
     int done_count = 0;
     stage->on_bucket_ready([&done_count](std::uint32_t) { ++done_count; });
@@ -425,8 +400,7 @@ TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
       stage->finish(action);
     };
 
-    allocations.count = 0;
-    allocations.is_on = true;
+    watch_allocations();
     stage->begin_step({.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = 20});
     for (std::uint32_t m = 0; m < 2; ++m) {
       pass(Pass::forward, m);
@@ -435,10 +409,11 @@ TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
     }
     stage->measure_gradients(done);
     stage->optimize({.step = 1, .learning_rate = 1e-3F}, done);
-    allocations.is_on = false;
+    const auto allocations = watched_allocations();
 
     EXPECT_GT(done_count, 6);
-    EXPECT_EQ(allocations.count, 0U);
+    EXPECT_EQ(allocations.small_count, 0U);
+    EXPECT_EQ(allocations.large_count, 0U);
   }
 }
 
@@ -459,11 +434,11 @@ TEST(Gpt2Stage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
     stream->synchronize();
   };
   step(1);
-  allocations.count = 0;
-  allocations.is_on = true;
+  watch_allocations();
   for (std::uint32_t number = 2; number <= 5; ++number) step(number);
-  allocations.is_on = false;
-  EXPECT_EQ(allocations.count, 0U);
+  const auto allocations = watched_allocations();
+  EXPECT_EQ(allocations.small_count, 0U);
+  EXPECT_EQ(allocations.large_count, 0U);
 }
 
 TEST(Gpt2StageDeathTest, RefusesWeightPassesOutOfOrder) {

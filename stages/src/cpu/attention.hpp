@@ -6,7 +6,7 @@
 // used from the second-level cache, and forgotten.
 #pragma once
 
-#include "product.hpp"
+#include "tiles.hpp"
 
 namespace troupe::stages::TROUPE_ISA {
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -12,7 +11,6 @@
 #include "cpu_memory.hpp"
 #include "cpu_stream.hpp"
 #include "isa.hpp"
-#include "onednn_product.hpp"
 
 namespace troupe::stages {
 
@@ -70,12 +68,10 @@ double seconds_of(std::vector<std::unique_ptr<Stream>>& streams, const Enqueue& 
   return static_cast<double>(steady_now_ns() - begin_ns) * 1e-9;
 }
 
-/// Takes the faster of oneDNN's product and our own, so that neither flatters the other.
 double CpuDevice::measure_peak_flops(std::uint32_t stream_count, std::uint32_t thread_count) {
   constexpr std::size_t count = std::size_t{peak_side} * peak_side;
   std::vector<std::unique_ptr<Stream>> streams;
   std::vector<CpuMemory> matrices;
-  std::deque<OnednnProduct> products;
   const auto matrix = [&](std::size_t stream, std::size_t index) {
     return reinterpret_cast<float*>(matrices[stream].data()) + index * count;
   };
@@ -83,15 +79,10 @@ double CpuDevice::measure_peak_flops(std::uint32_t stream_count, std::uint32_t t
     streams.push_back(make_stream("peak", thread_count));
     matrices.emplace_back(3 * count * sizeof(float));
     TROUPE_ASSERT(matrices.back().data() != nullptr);
-    products.emplace_back(peak_side, peak_side, peak_side, matrix(i, 0), matrix(i, 1),
-                          matrix(i, 2));
   }
   const LinearShape shape{peak_side, peak_side, peak_side, WeightLayout::in_out};
   double best_seconds = 1e9;
   for (std::uint32_t round = 0; round < peak_rounds; ++round) {
-    best_seconds = std::min(best_seconds, seconds_of(streams, [&](std::size_t i) {
-                              streams[i]->enqueue([&product = products[i]] { product.run(); });
-                            }));
     best_seconds = std::min(best_seconds, seconds_of(streams, [&](std::size_t i) {
                               kernels_.linear_forward(*streams[i], matrix(i, 0), matrix(i, 1),
                                                       nullptr, nullptr, matrix(i, 2), shape);

@@ -49,21 +49,11 @@ void enqueue_in_parts(Stream& stream, std::size_t count, std::size_t grain, cons
 constexpr std::size_t line_floats = 16;      ///< Of a cache line: threads do not share one.
 constexpr std::size_t grain_floats = 16384;  ///< Less is not worth a thread.
 
-template <class Pointer>
-Pointer advance(Pointer pointer, std::size_t count) {
-  return pointer != nullptr ? pointer + count : nullptr;
-}
-
-/// The columns [begin, end) of a product.
-Product columns_of(const Product& whole, std::size_t begin, std::size_t end) {
-  Product part = whole;
-  part.b.data += whole.b.transposed ? begin * whole.b.stride : begin;
-  part.c = advance(whole.c, begin);
-  part.n = end - begin;
-  part.bias = advance(whole.bias, begin);
-  part.addend = advance(whole.addend, begin);
-  part.b_sums = advance(whole.b_sums, begin);
-  return part;
+void enqueue_product(Stream& to, const Product& product) {
+  to.enqueue([product, &stream = cpu(to)] {
+    auto& products = stream.products();
+    products.run(product, stream.scratch(0, products.scratch_floats(product.shape)));
+  });
 }
 
 /// Of all heads of all sequences, head `index`.
@@ -159,63 +149,49 @@ void CpuKernels::layer_norm_backward_weight(Stream& stream, const float* dy, con
   });
 }
 
-void CpuKernels::product(Stream& to, const Product& whole) {
-  auto& stream = cpu(to);
-  enqueue_in_parts(
-      to, whole.n, isa_.column_multiple, [whole, &stream, &isa = isa_](const Part& part) {
-        const Product product = columns_of(whole, part.begin, part.end);
-        isa.product(product, stream.scratch(part.thread, isa.product_scratch_floats(product)));
-      });
-}
-
 void CpuKernels::linear_forward(Stream& stream, const float* x, const float* w, const float* bias,
                                 const float* residual, float* y, const LinearShape& shape) {
-  const bool transposed = shape.layout == WeightLayout::out_in;
-  product(stream, {.a = {x, shape.in, false},
-                   .b = {w, transposed ? shape.in : shape.out, transposed},
-                   .c = y,
-                   .stride = shape.out,
-                   .m = shape.rows,
-                   .n = shape.out,
-                   .k = shape.in,
+  using Addend = Product::Shape::Addend;
+  enqueue_product(stream,
+                  {.shape = {.m = shape.rows,
+                             .n = shape.out,
+                             .k = shape.in,
+                             .transposed_b = shape.layout == WeightLayout::out_in,
+                             .has_bias = bias != nullptr,
+                             .addend = residual != nullptr ? Addend::elsewhere : Addend::none},
+                   .a = x,
+                   .b = w,
                    .bias = bias,
-                   .addend = residual});
+                   .addend = residual,
+                   .c = y});
 }
 
 void CpuKernels::linear_backward_input(Stream& stream, const float* dy, const float* w, float* dx,
                                        const LinearShape& shape) {
-  const bool transposed = shape.layout == WeightLayout::in_out;
-  product(stream, {.a = {dy, shape.out, false},
-                   .b = {w, transposed ? shape.out : shape.in, transposed},
-                   .c = dx,
-                   .stride = shape.in,
-                   .m = shape.rows,
-                   .n = shape.in,
-                   .k = shape.out});
+  enqueue_product(stream, {.shape = {.m = shape.rows,
+                                     .n = shape.in,
+                                     .k = shape.out,
+                                     .transposed_b = shape.layout == WeightLayout::in_out},
+                           .a = dy,
+                           .b = w,
+                           .c = dx});
 }
 
 void CpuKernels::linear_backward_weight(Stream& stream, const float* x, const float* dy, float* dw,
                                         float* d_bias, const LinearShape& shape,
                                         Accumulate accumulate) {
+  using Addend = Product::Shape::Addend;
   const bool add = accumulate == Accumulate::add;
-  const bool is_out_in = shape.layout == WeightLayout::out_in;
-  MatrixView a{x, shape.in, true};
-  MatrixView b{dy, shape.out, false};
-  if (is_out_in) {
-    a = {dy, shape.out, true};
-    b = {x, shape.in, false};
-  }
-  product(stream, {.a = a,
-                   .b = b,
-                   .c = dw,
-                   .stride = b.stride,
-                   .m = a.stride,
-                   .n = b.stride,
-                   .k = shape.rows,
-                   .addend = add ? dw : nullptr,
-                   .b_sums = is_out_in ? nullptr : d_bias,
-                   .add_b_sums = add});
-  if (!is_out_in || d_bias == nullptr) return;
+  const bool is_in_out = shape.layout == WeightLayout::in_out;
+  enqueue_product(stream, {.shape = {.m = is_in_out ? shape.in : shape.out,
+                                     .n = is_in_out ? shape.out : shape.in,
+                                     .k = shape.rows,
+                                     .transposed_a = true,
+                                     .addend = add ? Addend::in_c : Addend::none},
+                           .a = is_in_out ? x : dy,
+                           .b = is_in_out ? dy : x,
+                           .c = dw});
+  if (d_bias == nullptr) return;
   enqueue_in_parts(stream, shape.out, line_floats, [=, &isa = isa_](const Part& part) {
     isa.column_sums(dy, d_bias, part.begin, part.end, shape.rows, shape.out, add);
   });

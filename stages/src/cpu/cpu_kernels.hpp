@@ -8,8 +8,8 @@
 
 namespace troupe::stages {
 
-/// Works on streams of the CPU device. The arithmetic is the `Isa`'s; how many threads share it
-/// does not change a bit of the result.
+/// Works on streams of the CPU device. Products with weights are oneDNN's, all other arithmetic is
+/// the `Isa`'s.
 class CpuKernels final : public Kernels {
 public:
   explicit CpuKernels(const Isa& isa) : isa_{isa} {}
@@ -61,9 +61,6 @@ public:
              const AdamWStep&) override;
   void sgd(Stream&, float* w, const float* g, float* velocity, std::size_t count,
            const SgdStep&) override;
-
-  /// Enqueues a product as it is.
-  void product(Stream&, const Product&);
 
 private:
   const Isa& isa_;

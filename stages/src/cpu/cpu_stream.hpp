@@ -14,6 +14,7 @@
 #include "troupe/stages/device.hpp"
 
 #include "cpu_memory.hpp"
+#include "onednn_products.hpp"
 
 namespace troupe::stages {
 
@@ -56,6 +57,9 @@ public:
   /// this stream may call it.
   [[nodiscard]] float* scratch(std::uint32_t index, std::size_t count);
 
+  /// For the work that runs now, on the thread that runs it.
+  [[nodiscard]] OnednnProducts& products() noexcept { return products_; }
+
 private:
   /// First in, first out, in memory that is kept: it holds the work of a long step, and doubles in
   /// the rare case that it is full. (Blocking instead would deadlock a stream that enqueues onto
@@ -78,6 +82,7 @@ private:
   std::uint32_t thread_count_;
   std::shared_ptr<EventBoard> board_;
   std::vector<CpuMemory> scratch_;  ///< By thread.
+  OnednnProducts products_;
 
   std::mutex mutex_;
   std::condition_variable work_arrived_;

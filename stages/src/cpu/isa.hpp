@@ -1,4 +1,5 @@
-// stages/src/cpu/isa.hpp -- the arithmetic of the CPU device, compiled once per instruction set.
+// stages/src/cpu/isa.hpp -- the arithmetic of the CPU device but the products with weights,
+// compiled once per instruction set.
 //
 // Every function works on a part of a tensor, on the calling thread, and allocates nothing. How a
 // tensor is cut into parts never changes a bit of the result.
@@ -12,29 +13,6 @@
 #include "troupe/stages/kernels.hpp"
 
 namespace troupe::stages {
-
-/// A matrix in memory: dense rows, or the transpose of one.
-struct MatrixView {
-  const float* data = nullptr;
-  std::size_t stride = 0;   ///< Between rows, or between columns if `transposed`.
-  bool transposed = false;  ///< Element (i, j) is data[j * stride + i].
-};
-
-/// c [m, n] = a [m, k] b [k, n] + bias [n] + addend [m, n].
-struct Product {
-  MatrixView a;
-  MatrixView b;
-  float* c = nullptr;
-  std::size_t stride = 0;  ///< Of c and of addend.
-  std::size_t m = 0;
-  std::size_t n = 0;
-  std::size_t k = 0;
-  const float* bias = nullptr;    ///< Null for none.
-  const float* addend = nullptr;  ///< Null for none; may be `c`.
-  /// [n], receives the sums of b over k; b is not transposed. Null for none.
-  float* b_sums = nullptr;
-  bool add_b_sums = false;  ///< Adds to `b_sums` instead.
-};
 
 /// One head of one sequence: its first query, key and value, whose rows are `qkv_stride` apart.
 /// Rows of y and dy are `y_stride` apart.
@@ -62,11 +40,6 @@ struct AttentionGradients {
 /// elements.
 struct Isa {
   const char* name;
-  std::size_t
-      column_multiple;  ///< Cutting a product's columns at a multiple of this wastes nothing.
-
-  std::size_t (*product_scratch_floats)(const Product&);
-  void (*product)(const Product&, float* scratch);
 
   std::size_t (*attention_scratch_floats)(std::size_t sequence, std::size_t head_size);
   void (*attention_forward)(const AttentionHead&, float* y, float* log_sum_exp, float* scratch);

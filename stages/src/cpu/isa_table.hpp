@@ -3,16 +3,12 @@
 
 #include "attention.hpp"
 #include "elements.hpp"
-#include "product.hpp"
 #include "rows.hpp"
 
 namespace troupe::stages::TROUPE_ISA {
 
 constexpr Isa make_isa(const char* name) {
   return {.name = name,
-          .column_multiple = tile_columns,
-          .product_scratch_floats = &product_scratch_floats,
-          .product = &product,
           .attention_scratch_floats = &attention_scratch_floats,
           .attention_forward = &attention_forward,
           .attention_backward = &attention_backward,

@@ -1,9 +1,9 @@
-// stages/src/cpu/product.hpp -- matrix products, in tiles that live in registers.
+// stages/src/cpu/tiles.hpp -- the small products inside attention, in tiles that live in registers.
 //
 // b is cut into slivers of `tile_columns` columns, copied so that a sliver is read in one stride; a
-// is read where it lies if its rows are dense. The innermost loop adds a column of a times a row of
-// b to a tile of c that never leaves the registers (the scheme of Goto and van de Geijn 2008). Each
-// element of c is a sum over k in one fixed order, whatever the shape and the position of the tile.
+// is read where it lies. The innermost loop adds a column of a times a row of b to a tile of c that
+// never leaves the registers (the scheme of Goto and van de Geijn 2008). Each element of c is a sum
+// over k in one fixed order, whatever the position of the tile.
 #pragma once
 
 #include <algorithm>
@@ -19,12 +19,6 @@ inline constexpr std::size_t tile_rows = TROUPE_VECTOR_BYTES == 64 ? 12 : 6;
 inline constexpr std::size_t tile_vectors = 2;
 inline constexpr std::size_t tile_columns = tile_vectors * width;
 
-// A sliver of b stays in the first-level cache while a block of a passes; both blocks stay in the
-// second level.
-inline constexpr std::size_t block_rows = 192;
-inline constexpr std::size_t block_depth = 384;
-inline constexpr std::size_t block_columns = 384;
-
 /// How far ahead rows are asked for that the processor does not foresee.
 inline constexpr std::size_t rows_ahead = 16;
 
@@ -32,7 +26,7 @@ constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-/// c [rows, columns] = a [rows, depth] sliver [depth, tile_columns] + bias + addend.
+/// c [rows, columns] = a [rows, depth] sliver [depth, tile_columns] + addend.
 struct Tile {
   const float* a = nullptr;
   std::size_t a_stride = 0;
@@ -42,19 +36,16 @@ struct Tile {
   const float* addend = nullptr;  ///< Null for none; laid out as c.
   std::size_t stride = 0;
   std::size_t columns = tile_columns;
-  const float* bias = nullptr;  ///< Null for none.
 };
 
 template <std::size_t rows, bool has_addend>
 inline void store_whole(const Tile& tile, const Vector (&sums)[rows][tile_vectors]) {
 #pragma GCC unroll 2
   for (std::size_t j = 0; j < tile_vectors; ++j) {
-    const Vector bias = tile.bias != nullptr ? load(tile.bias + j * width) : Vector{};
 #pragma GCC unroll 12
     for (std::size_t i = 0; i < rows; ++i) {
       const std::size_t at = i * tile.stride + j * width;
-      const Vector value = sums[i][j] + bias;
-      store(tile.c + at, has_addend ? value + load(tile.addend + at) : value);
+      store(tile.c + at, has_addend ? sums[i][j] + load(tile.addend + at) : sums[i][j]);
     }
   }
 }
@@ -66,9 +57,7 @@ inline void store_part(const Tile& tile, const Vector (&sums)[rows][tile_vectors
   for (std::size_t i = 0; i < rows; ++i) {
     for (std::size_t j = 0; j < tile.columns; ++j) {
       const std::size_t at = i * tile.stride + j;
-      float value = values[i][j] + (tile.bias != nullptr ? tile.bias[j] : 0.0F);
-      if (tile.addend != nullptr) value += tile.addend[at];
-      tile.c[at] = value;
+      tile.c[at] = tile.addend != nullptr ? values[i][j] + tile.addend[at] : values[i][j];
     }
   }
 }
@@ -121,9 +110,8 @@ inline constexpr auto multiply_transposed =
 
 /// Copies [depth, columns] into slivers [columns / tile_columns, depth, tile_columns], padded with
 /// 0. Row after row of a few slivers at a time, so that memory is read in long stretches.
-/// @param sums receives or, with `add_sums`, adds up the columns; null for none.
 inline void pack(const float* from, std::size_t stride, std::size_t depth, std::size_t columns,
-                 float* to, float* sums = nullptr, bool add_sums = false) {
+                 float* to) {
   constexpr std::size_t stretch = 8 * tile_columns;
   for (std::size_t begin = 0; begin < columns; begin += stretch) {
     for (std::size_t p = 0; p < depth; ++p) {
@@ -132,8 +120,6 @@ inline void pack(const float* from, std::size_t stride, std::size_t depth, std::
         __builtin_prefetch(from + (p + rows_ahead) * stride + j);
         const Vector value = load(from + p * stride + j, lanes);
         store(to + (j / tile_columns * depth + p) * tile_columns + j % tile_columns, value);
-        if (sums == nullptr) return;
-        store(sums + j, p > 0 || add_sums ? load(sums + j, lanes) + value : value, lanes);
       });
     }
   }
@@ -159,63 +145,6 @@ inline void pack_transposed(const float* from, std::size_t stride, std::size_t d
       const std::size_t count = std::min(width, depth - p);
       for (std::size_t i = 0; i < count; ++i) store(sliver + (p + i) * tile_columns, square[i]);
     });
-  }
-}
-
-/// The depth is cut into equal blocks.
-inline std::size_t depth_of_block(const Product& product) {
-  const std::size_t blocks =
-      std::max<std::size_t>(1, round_up(product.k, block_depth) / block_depth);
-  return (product.k + blocks - 1) / blocks;
-}
-
-inline std::size_t product_scratch_floats(const Product& product) {
-  const std::size_t columns = round_up(std::min(product.n, block_columns), tile_columns);
-  return depth_of_block(product) * columns;
-}
-
-/// One block of b, already in slivers, against all rows of a.
-inline void multiply_block(const Product& product, const float* slivers, std::size_t p,
-                           std::size_t depth, std::size_t n, std::size_t columns) {
-  const auto& a = product.a;
-  const auto& multiply_rows = a.transposed ? multiply_transposed : multiply_dense;
-  const float* addend = p == 0 ? product.addend : product.c;
-  for (std::size_t m = 0; m < product.m; m += block_rows) {
-    const std::size_t end = std::min(m + block_rows, product.m);
-    for (std::size_t j = 0; j < columns; j += tile_columns) {
-      for (std::size_t i = m; i < end; i += tile_rows) {
-        const std::size_t at = i * product.stride + n + j;
-        multiply_rows[std::min(tile_rows, end - i) - 1](
-            {.a = a.data + (a.transposed ? p * a.stride + i : i * a.stride + p),
-             .a_stride = a.stride,
-             .sliver = slivers + j * depth,
-             .depth = depth,
-             .c = product.c + at,
-             .addend = addend != nullptr ? addend + at : nullptr,
-             .stride = product.stride,
-             .columns = std::min(tile_columns, columns - j),
-             .bias = p == 0 && product.bias != nullptr ? product.bias + n + j : nullptr});
-      }
-    }
-  }
-}
-
-inline void product(const Product& product, float* scratch) {
-  const auto& b = product.b;
-  const std::size_t block = depth_of_block(product);
-  for (std::size_t p = 0; p < product.k; p += block) {
-    const std::size_t depth = std::min(block, product.k - p);
-    for (std::size_t n = 0; n < product.n; n += block_columns) {
-      const std::size_t columns = std::min(block_columns, product.n - n);
-      if (b.transposed) {
-        pack_transposed(b.data + n * b.stride + p, b.stride, depth, columns, scratch);
-      } else {
-        float* sums = product.b_sums != nullptr ? product.b_sums + n : nullptr;
-        pack(b.data + p * b.stride + n, b.stride, depth, columns, scratch, sums,
-             p > 0 || product.add_b_sums);
-      }
-      multiply_block(product, scratch, p, depth, n, columns);
-    }
   }
 }
 
