@@ -25,6 +25,10 @@ namespace troupe {
 
 /// Interleaved 1F1B (Narayanan et al. 2021, figure 4, bottom): `chunk_count` stages per rank,
 /// looped, so that the bubble shrinks by that factor.
+///
+/// Of P ranks and S stages, stage s has at most P floor(n / S) + min(n mod S, P) microbatches in
+/// flight, where n = 2 (S - 1 - s) + 1; and never more than there are. So the first half of the
+/// stages holds P to 2 P of them, the second half at most P, and the last stage one.
 /// @returns `invalid_config` unless there are at least 2 chunks, and the microbatches are a
 /// multiple
 ///          of the ranks; says which counts near by are.
