@@ -50,7 +50,8 @@ void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
   command->footer(
       "Writes into the folder run.output: config.toml (as run), metrics.jsonl (an object per\n"
       "step), weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured\n"
-      "step beside the simulated one). Ctrl-C finishes the step and writes everything.");
+      "step beside the simulated one). What an earlier run left there first moves into the folder\n"
+      "earlier-1, or the next free number. Ctrl-C finishes the step and writes everything.");
   command->callback([&] {
     find_config(arguments);
     chosen = [&arguments] { return train(arguments); };

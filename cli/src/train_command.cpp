@@ -4,6 +4,7 @@
 #include <csignal>
 #include <numeric>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,15 @@ namespace {
 
 using actors::StepReport;
 using actors::Trainer;
+
+// What a run leaves in its folder.
+constexpr std::string_view config_name = "config.toml";
+constexpr std::string_view metrics_name = "metrics.jsonl";
+constexpr std::string_view weights_name = "weights.safetensors";
+constexpr std::string_view trace_name = "trace.json";
+constexpr std::string_view picture_name = "timeline.svg";
+constexpr std::array result_names{config_name, metrics_name, weights_name, trace_name,
+                                  picture_name};
 
 std::atomic<bool> interrupted = false;
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler writes it");
@@ -99,7 +109,7 @@ private:
   /// A run that diverged has not applied the step that did: what was learned before is kept.
   [[nodiscard]] Error give_up(Error error) {
     if (error.code != Errc::diverged) return error;
-    const auto path = folder_->path_of("weights.safetensors");
+    const auto path = folder_->path_of(weights_name);
     auto written = write_weights(path, *trainer_);
     error.context += written ? "; the weights before it are in " + path
                              : "; and the weights are lost: " + written.error().context;
@@ -118,14 +128,17 @@ private:
     }
   }
 
-  /// The first thing that is written, when nothing else can refuse any more.
+  /// The first thing that is written, when nothing else can refuse any more. What an earlier run
+  /// left goes out of the way first: should this run fail, no file of that one stands beside its.
   [[nodiscard]] Expected<Done> open_output() {
     auto folder = storage::OutputFolder::open(plan_.config.run.output);
     if (!folder) return folder.error();
     folder_ = std::move(*folder);
-    if (auto written = folder_->write("config.toml", to_toml(plan_.config)); !written)
-      return written;
-    auto log = storage::MetricLog::create(folder_->path_of("metrics.jsonl"));
+    const auto earlier = folder_->set_aside(result_names);
+    if (!earlier) return earlier.error();
+    if (*earlier) fmt::print("the earlier run in {} is now in {}\n", folder_->path(), **earlier);
+    if (auto written = folder_->write(config_name, to_toml(plan_.config)); !written) return written;
+    auto log = storage::MetricLog::create(folder_->path_of(metrics_name));
     if (!log) return log.error();
     log_ = std::move(*log);
     return Done{};
@@ -254,20 +267,20 @@ private:
   }
 
   [[nodiscard]] Expected<Done> write_results() {
-    const auto weights = folder_->path_of("weights.safetensors");
+    const auto weights = folder_->path_of(weights_name);
     auto written = write_weights(weights, *trainer_);
     if (!written) return written;
     trainer_.reset();  // Its memory is not needed any more, and what follows needs some.
     if (last_) {
-      auto trace = folder_->write("trace.json", to_chrome_trace(plan_, *last_));
+      auto trace = folder_->write(trace_name, to_chrome_trace(plan_, *last_));
       if (!trace) return trace;
-      auto picture = folder_->write("timeline.svg", draw_timeline(plan_, *last_, predicted_));
+      auto picture = folder_->write(picture_name, draw_timeline(plan_, *last_, predicted_));
       if (!picture) return picture;
     }
     if (auto sample = write_sample(weights); !sample) return sample;
     fmt::print("\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nas run    {}\n", weights,
-               folder_->path_of("metrics.jsonl"), folder_->path_of("timeline.svg"),
-               folder_->path_of("trace.json"), folder_->path_of("config.toml"));
+               folder_->path_of(metrics_name), folder_->path_of(picture_name),
+               folder_->path_of(trace_name), folder_->path_of(config_name));
     return Done{};
   }
 

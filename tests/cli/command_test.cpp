@@ -336,6 +336,30 @@ TEST_F(Command, AFullDiskEndsTheRunWithASentenceAndNoPartOfAFile) {
   EXPECT_EQ(file_count, 2U);
 }
 
+TEST_F(Command, ARunThatFailsStandsBesideNoFileOfTheRunBefore) {
+  ASSERT_EQ(shell("troupe train run.toml && cp -r out first").exit_code, 0);
+  const auto failed = shell("ulimit -f 16; troupe train run.toml --set train.seed=2");
+  EXPECT_EQ(failed.exit_code, 2) << failed.output;
+  EXPECT_NE(failed.output.find("the earlier run in out is now in out/earlier-1\n"),
+            std::string::npos)
+      << failed.output;
+  EXPECT_EQ(shell("ls out").output, "config.toml\nearlier-1\nmetrics.jsonl\n");
+  EXPECT_EQ(shell("diff -r first out/earlier-1").output, "") << "nothing of the first is lost";
+  EXPECT_NE(read("out/config.toml"), read("first/config.toml"));
+
+  ASSERT_EQ(shell("cp -r out second && troupe train run.toml").exit_code, 0);
+  EXPECT_EQ(shell("cmp first/weights.safetensors out/weights.safetensors").exit_code, 0);
+  EXPECT_EQ(shell("diff -r first out/earlier-1").output, "");
+  EXPECT_EQ(shell("cmp second/metrics.jsonl out/earlier-2/metrics.jsonl").exit_code, 0);
+  EXPECT_EQ(shell("ls out/earlier-2").output, "config.toml\nmetrics.jsonl\n");
+}
+
+TEST_F(Command, ARefusedRunLeavesTheRunBeforeInItsPlace) {
+  ASSERT_EQ(shell("troupe train run.toml && cp -r out first").exit_code, 0);
+  EXPECT_EQ(shell("troupe train run.toml --set data.text=none.txt").exit_code, 2);
+  EXPECT_EQ(shell("diff -r first out").output, "");
+}
+
 TEST_F(Command, RefusesWeightsThatAreNone) {
   write("w.safetensors", "not a tensor in sight");
   expect_refused("troupe generate w.safetensors --prompt a", "w.safetensors");

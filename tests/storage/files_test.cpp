@@ -1,5 +1,8 @@
+#include <array>
 #include <cmath>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -89,6 +92,46 @@ TEST(OutputFolder, WritesTextFiles) {
   ASSERT_TRUE(output);
   ASSERT_TRUE(output->write("config.toml", "[model]\n"));
   EXPECT_EQ(read_file(folder / "config.toml"), "[model]\n");
+}
+
+TEST(OutputFolder, SetsAsideWhatAnEarlierRunLeft) {
+  constexpr std::array<std::string_view, 3> names{"config.toml", "weights", "trace.json"};
+  const TemporaryFolder folder;
+  const auto output = OutputFolder::open(folder.path()).value();
+  EXPECT_EQ(output.set_aside(names).value(), std::nullopt);
+  EXPECT_TRUE(folder.names().empty());
+
+  write_file(folder / "notes.txt", "mine");
+  write_file(folder / "config.toml", "first");
+  write_file(folder / "weights", "first");
+  EXPECT_EQ(output.set_aside(names).value(), folder / "earlier-1");
+  EXPECT_EQ(output.set_aside(names).value(), std::nullopt) << "nothing is left to move";
+  EXPECT_EQ(read_file(folder / "earlier-1/config.toml"), "first");
+  EXPECT_EQ(read_file(folder / "earlier-1/weights"), "first");
+  EXPECT_FALSE(std::filesystem::exists(folder / "config.toml"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "weights"));
+  EXPECT_EQ(read_file(folder / "notes.txt"), "mine");
+
+  write_file(folder / "weights", "second");
+  write_file(folder / "earlier-2", "a file in the way");
+  EXPECT_EQ(output.set_aside(names).value(), folder / "earlier-3");
+  EXPECT_EQ(read_file(folder / "earlier-3/weights"), "second");
+  EXPECT_EQ(read_file(folder / "earlier-1/weights"), "first") << "never replaced";
+}
+
+TEST(OutputFolder, SaysWhatItCannotSetAside) {
+  constexpr std::array<std::string_view, 1> names{"status"};
+  const TemporaryFolder folder;
+  const auto output = OutputFolder::open(folder / "out").value();
+  std::filesystem::remove(folder / "out");
+  std::filesystem::create_symlink("/proc/self", folder / "out");  // Nobody makes folders there.
+  const auto moved = output.set_aside(names);
+  ASSERT_FALSE(moved);
+  EXPECT_EQ(moved.error().code, Errc::file_failure);
+  EXPECT_TRUE(moved.error().context.starts_with("cannot move the earlier " + folder / "out/status"
+                                                + " to " + folder / "out/earlier-1: "))
+      << moved.error().context;
+  EXPECT_TRUE(moved.error().context.ends_with("; set run.output to another folder"));
 }
 
 TEST(OutputFolder, SaysWhyItCannotBeUsed) {

@@ -1,6 +1,8 @@
 // troupe/storage/output_folder.hpp -- where a run leaves its results.
 #pragma once
 
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +23,14 @@ public:
 
   /// The path of the file `name` in this folder, whether or not it exists.
   [[nodiscard]] std::string path_of(std::string_view name) const;
+
+  /// Moves those of the files `names` that are here into a new folder among them, "earlier-1" or
+  /// the first such number that is free: what an earlier run has left stays together, and nothing
+  /// of it can be taken for this run's. Moves nothing back if it fails halfway.
+  /// @returns that folder's path, or none if none of the files is here; `file_failure` naming the
+  ///          paths and the reason.
+  [[nodiscard]] Expected<std::optional<std::string>> set_aside(
+      std::span<const std::string_view> names) const;
 
   /// Writes the text file `name`, complete or not at all.
   /// @returns `file_failure` naming the path and the reason.
