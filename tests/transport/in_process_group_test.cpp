@@ -1,102 +1,92 @@
-#include <algorithm>
-#include <array>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
-#include <thread>
 
 #include "troupe/transport/in_process.hpp"
 
 #include "collective_conformance.hpp"
+#include "threaded_world.hpp"
 
 namespace troupe::transport {
 
-/// A queue served by a thread of its own.
-class ThreadQueue final : public WorkQueue {
+/// Queues that run their work when the test looks for progress, the last queue first.
+class SteppedWorld {
 public:
-  ~ThreadQueue() override {
-    enqueue({});
-    thread_.join();
+  Members make_group(std::uint32_t size) { return make_in_process_group(size); }
+  WorkQueue& queue(std::uint32_t rank) { return queues_.at(rank); }
+
+  template <class Change>
+  void post(Change change) {
+    change();
   }
 
-  void enqueue(Work work) override {
-    const std::scoped_lock lock{mutex_};
-    queue_.push_back(std::move(work));
-    wake_.notify_one();
-  }
-
-private:
-  void run() {
-    for (;;) {
-      std::unique_lock lock{mutex_};
-      wake_.wait(lock, [this] { return !queue_.empty(); });
-      auto work = std::move(queue_.front());
-      queue_.pop_front();
-      lock.unlock();
-      if (!work) return;
-      work();
+  void progress() {
+    while (step()) {
     }
   }
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Work> queue_;
-  std::thread thread_{[this] { run(); }};
-};
-
-/// Queues that run their work when the test looks for progress, the last queue first.
-struct SteppedWorld {
-  struct SteppedQueue final : WorkQueue {
-    void enqueue(Work work) override { queue.push_back(std::move(work)); }
-    std::deque<Work> queue;
-  };
-
-  auto make_group(std::uint32_t size) { return make_in_process_group(size); }
-  WorkQueue& queue(std::uint32_t rank) { return queues.at(rank); }
-  void count(std::uint32_t& counter) { ++counter; }
 
   template <class Condition>
   void progress_until(Condition condition) {
-    while (!condition()) {
-      const auto busy = std::ranges::find_if(queues.rbegin(), queues.rend(),
-                                             [](const auto& q) { return !q.queue.empty(); });
-      ASSERT_NE(busy, queues.rend()) << "nothing left to run";
-      auto work = std::move(busy->queue.front());
-      busy->queue.pop_front();
-      work();
-    }
+    while (!condition()) ASSERT_TRUE(step()) << "nothing left to run";
   }
 
-  std::array<SteppedQueue, 4> queues;
+private:
+  struct SteppedQueue final : WorkQueue {
+    void enqueue(Work work) override { waiting.push_back(std::move(work)); }
+    std::deque<Work> waiting;
+  };
+
+  bool step() {
+    const auto busy = std::ranges::find_if(queues_.rbegin(), queues_.rend(),
+                                           [](const auto& q) { return !q.waiting.empty(); });
+    if (busy == queues_.rend()) return false;
+    auto work = std::move(busy->waiting.front());
+    busy->waiting.pop_front();
+    work();
+    return true;
+  }
+
+  std::array<SteppedQueue, 5> queues_;
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(Stepped, CollectiveConformance, SteppedWorld);
 
-TEST(InProcessGroup, ReducesBetweenThreadsWithTheSameBitsEveryTime) {
-  constexpr std::uint32_t size = 3;
-  constexpr std::size_t count = 3000;
-  std::vector<float> first;
-  for (int run = 0; run < 20; ++run) {
-    auto members = make_in_process_group(size);
-    std::vector<std::vector<float>> values;
-    for (std::uint32_t r = 0; r < size; ++r) values.push_back(random_floats(count, r));
-    {
-      std::mutex mutex;
-      std::condition_variable all_done;
-      std::uint32_t done_count = 0;
-      std::array<ThreadQueue, size> queues;  // Last: their threads end before what they use.
-      for (std::uint32_t r = 0; r < size; ++r) {
-        members[r]->all_reduce(queues[r], view_of(values[r]), [&](Errc) {
-          const std::scoped_lock lock{mutex};
-          ++done_count;
-          all_done.notify_one();
-        });
+class ThreadedInProcessWorld : public ThreadedWorld {
+public:
+  static Members make_group(std::uint32_t size) { return make_in_process_group(size); }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(Threaded, CollectiveConformance, ThreadedInProcessWorld);
+
+TEST(PartOf, PartsCoverEveryArrayInOrderAtCacheLines) {
+  for (const auto size : group_sizes) {
+    for (std::size_t bytes = 0; bytes < 2000; ++bytes) {
+      std::size_t end = 0;
+      for (std::uint32_t p = 0; p < size; ++p) {
+        const auto part = part_of(bytes, size, p);
+        EXPECT_EQ(part.begin_bytes, end);
+        EXPECT_EQ(part.begin_bytes % 64, 0U);
+        end = part.begin_bytes + part.size_bytes;
       }
-      std::unique_lock lock{mutex};
-      all_done.wait(lock, [&] { return done_count == size; });
+      EXPECT_EQ(end, bytes);
     }
-    if (run == 0) first = values[0];
-    for (std::uint32_t r = 0; r < size; ++r) EXPECT_EQ(values[r], first);
   }
+}
+
+TEST(PartOf, TheLastTakesWhatIsLeft) {
+  EXPECT_EQ(part_of(1000, 3, 0), (Part{0, 320}));
+  EXPECT_EQ(part_of(1000, 3, 1), (Part{320, 320}));
+  EXPECT_EQ(part_of(1000, 3, 2), (Part{640, 360}));
+  EXPECT_EQ(part_of(63, 2, 0), (Part{0, 0}));
+  EXPECT_EQ(part_of(63, 2, 1), (Part{0, 63}));
+}
+
+TEST(InProcessGroupDeathTest, MembersThatDisagreeAboutTheSizeAbort) {
+  const auto disagree = [] {
+    SteppedWorld world;
+    auto members = world.make_group(2);
+    Floats left(4), right(5);
+    members[0]->all_reduce(world.queue(0), view_of(left), [](Errc) {});
+    members[1]->all_reduce(world.queue(1), view_of(right), [](Errc) {});
+    world.progress();
+  };
+  EXPECT_DEATH(disagree(), "size_bytes");
 }
 
 }  // namespace troupe::transport

@@ -13,6 +13,15 @@ TEST(Tag, EveryFieldTellsTransfersApart) {
   EXPECT_NE(base, make_tag(Port::activation, 3, StageIndex{2}, MicrobatchIndex{2}));
 }
 
+TEST(Tag, OperationPartAndSegmentTellACollectivesTransfersApart) {
+  const auto base = make_collective_tag(3, 2, 1);
+  EXPECT_NE(base, make_collective_tag(4, 2, 1));
+  EXPECT_NE(base, make_collective_tag(3, 1, 1));
+  EXPECT_NE(base, make_collective_tag(3, 2, 2));
+  EXPECT_NE(base, make_tag(Port::activation, 3, StageIndex{2}, MicrobatchIndex{1}));
+  EXPECT_EQ(base, make_collective_tag(3 + (std::uint64_t{1} << 40U), 2, 1)) << "wraps";
+}
+
 TEST(Tag, TheLargestFieldsDoNotSpillIntoTheirNeighbours) {
   const MicrobatchIndex last_microbatch{(1U << microbatch_bits) - 1};
   const StageIndex last_stage{(1U << stage_bits) - 1};

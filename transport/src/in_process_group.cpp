@@ -1,9 +1,12 @@
 #include <algorithm>
-#include <array>
 #include <atomic>
+#include <cstring>
 #include <mutex>
 
 #include "troupe/transport/in_process.hpp"
+
+#include "collective_request.hpp"
+#include "rank_order_sum.hpp"
 
 namespace troupe::transport {
 
@@ -13,20 +16,23 @@ namespace {
 ///
 /// Members may run ahead of each other, so several operations can be gathering members at once; the
 /// n-th operation of one member is the n-th of all. An operation gathers, then every member's queue
-/// adds up one part, and whoever finishes the last part completes it for all.
+/// settles one part, and whoever finishes the last part completes it for all.
 class Group : public std::enable_shared_from_this<Group> {
 public:
   explicit Group(std::uint32_t size) : size_{size}, posted_count_(size, 0) {}
 
   [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
 
-  void post(std::uint32_t rank, WorkQueue& queue, BufferView values, CollectiveDone done) {
+  void post(std::uint32_t rank, WorkQueue& queue, CollectiveRequest request, CollectiveDone done) {
     Operation* operation = nullptr;
     {
       const std::scoped_lock lock{mutex_};
       if (!closed_) {
         operation = &operation_of(posted_count_[rank]++);
-        operation->members[rank] = {values, &queue, std::move(done)};
+        auto& member = operation->members[rank];
+        member.request = request;
+        member.queue = &queue;
+        member.done = std::move(done);
       }
     }
     if (operation == nullptr) return done(Errc::cancelled);
@@ -50,16 +56,18 @@ public:
 
 private:
   struct Member {
-    BufferView values;
+    CollectiveRequest request;
     WorkQueue* queue = nullptr;
     CollectiveDone done;
+    std::vector<const float*> sources;  ///< Of the part that the member owns; kept for its memory.
+    std::vector<float*> targets;
   };
   struct Operation {
     std::uint64_t number = 0;
     bool in_use = false;
     std::vector<Member> members;
     std::uint32_t arrived_count = 0;
-    std::atomic<std::uint32_t> reduced_count = 0;
+    std::atomic<std::uint32_t> settled_count = 0;
   };
 
   /// The record of operation `number`: the one that other members opened, or a free or new one.
@@ -76,7 +84,7 @@ private:
     free->in_use = true;
     free->number = number;
     free->arrived_count = 0;
-    free->reduced_count = 0;
+    free->settled_count = 0;
     return *free;
   }
 
@@ -85,38 +93,36 @@ private:
       const std::scoped_lock lock{mutex_};
       if (closed_ || ++operation.arrived_count < size_) return;
     }
-    const auto size_bytes = operation.members[0].values.size_bytes;
-    const auto is_same = [&](const Member& m) { return m.values.size_bytes == size_bytes; };
-    TROUPE_ASSERT(std::ranges::all_of(operation.members, is_same));
-    for (std::uint32_t part = 0; part < size_; ++part) {
-      operation.members[part].queue->enqueue(
-          [self = shared_from_this(), &operation, part] { self->reduce(operation, part); });
+    const auto& first = operation.members[0].request;
+    TROUPE_ASSERT(std::ranges::all_of(operation.members, [&](const Member& member) {
+      return member.request.kind == first.kind && member.request.root == first.root
+             && member.request.array.size_bytes == first.array.size_bytes;
+    }));
+    for (std::uint32_t rank = 0; rank < size_; ++rank) {
+      operation.members[rank].queue->enqueue([self = shared_from_this(), &operation, rank] {
+        self->settle(operation, rank);
+        if (operation.settled_count.fetch_add(1, std::memory_order_acq_rel) + 1 == self->size_)
+          self->complete(operation);
+      });
     }
   }
 
-  /// Adds up part `part` in rank order and writes it to every member.
-  void reduce(Operation& operation, std::uint32_t part) {
-    constexpr std::size_t line = 16;  // Floats of a cache line: no line is written by two threads.
-    constexpr std::size_t block = 1024;  // Floats added up in the first-level cache.
-    const auto count = operation.members[0].values.size_bytes / sizeof(float);
-    const auto bound = [&](std::size_t p) {
-      return p == size_ ? count : count * p / size_ / line * line;
-    };
-    const auto values = [&](std::size_t r) {
-      return reinterpret_cast<float*>(operation.members[r].values.data);
-    };
-    std::array<float, block> sum;
-    for (auto begin = bound(part); begin < bound(part + 1); begin += block) {
-      const auto length = std::min(block, bound(part + 1) - begin);
-      std::copy_n(values(0) + begin, length, sum.begin());
-      for (std::size_t r = 1; r < size_; ++r) {
-        const auto* addend = values(r) + begin;
-        for (std::size_t i = 0; i < length; ++i) sum[i] += addend[i];
-      }
-      for (std::size_t r = 0; r < size_; ++r) std::copy_n(sum.begin(), length, values(r) + begin);
+  /// Brings the part that `owner` owns to what the operation makes of it, on whoever takes it.
+  void settle(Operation& operation, std::uint32_t owner) {
+    auto& [request, queue, done, sources, targets] = operation.members[owner];
+    const auto part = part_of(request.array.size_bytes, size_, owner);
+    if (part.size_bytes == 0) return;
+    const auto copied = request.kind == CollectiveRequest::Kind::broadcast ? request.root : owner;
+    sources.clear();
+    targets.clear();
+    for (std::uint32_t r = 0; r < size_; ++r) {
+      auto* values =
+          reinterpret_cast<float*>(operation.members[r].request.array.data + part.begin_bytes);
+      if (request.adds() || r == copied) sources.push_back(values);
+      if (request.adds() ? r == owner || request.takes(r) : r != copied) targets.push_back(values);
     }
-    if (operation.reduced_count.fetch_add(1, std::memory_order_acq_rel) + 1 == size_)
-      complete(operation);
+    if (request.adds()) return add_in_rank_order(sources, targets, part.size_bytes / sizeof(float));
+    for (auto* target : targets) std::memcpy(target, sources[0], part.size_bytes);
   }
 
   void complete(Operation& operation) {
@@ -132,7 +138,7 @@ private:
   std::vector<std::unique_ptr<Operation>> operations_;  ///< Stable addresses, reused.
 };
 
-class GroupMember final : public Collective {
+class GroupMember final : public RequestedCollective {
 public:
   GroupMember(std::shared_ptr<Group> group, std::uint32_t rank)
       : group_{std::move(group)}, rank_{rank} {}
@@ -140,11 +146,12 @@ public:
 
   [[nodiscard]] std::uint32_t rank() const noexcept override { return rank_; }
   [[nodiscard]] std::uint32_t size() const noexcept override { return group_->size(); }
-
-  void all_reduce(WorkQueue& queue, BufferView values, CollectiveDone done) override {
-    group_->post(rank_, queue, values, std::move(done));
-  }
   void close() override { group_->close(); }
+
+protected:
+  void post(WorkQueue& queue, CollectiveRequest request, CollectiveDone done) override {
+    group_->post(rank_, queue, request, std::move(done));
+  }
 
 private:
   std::shared_ptr<Group> group_;

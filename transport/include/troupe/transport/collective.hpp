@@ -1,8 +1,10 @@
-// troupe/transport/collective.hpp -- reductions within a group of ranks, enqueued on a stream.
+// troupe/transport/collective.hpp -- operations of a group of ranks, enqueued on a stream.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "troupe/engine/check.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/memory.hpp"
@@ -34,10 +36,44 @@ protected:
 /// Called exactly once per collective operation. It must only post a message.
 using CollectiveDone = InlineFunction<void(Errc)>;
 
-/// One rank's membership in a group. Members call the same operations in the same order.
+/// A stretch of an array, in bytes.
+struct Part {
+  std::size_t begin_bytes = 0;
+  std::size_t size_bytes = 0;
+
+  friend constexpr bool operator==(const Part&, const Part&) = default;
+};
+
+/// The part of an array of `array_bytes` that member `index` of `count` owns: equal shares, rounded
+/// down to cache lines, the last one up to the end. Parts may be empty; they cover the array in
+/// order and without gaps, and cut no 32-bit float if the array holds such.
+[[nodiscard]] constexpr Part part_of(std::size_t array_bytes, std::uint32_t count,
+                                     std::uint32_t index) {
+  TROUPE_ASSERT(index < count);
+  constexpr std::size_t line_bytes = 64;  // No line is written by two threads.
+  const auto bound = [&](std::size_t i) {
+    return i == count ? array_bytes : array_bytes * i / count / line_bytes * line_bytes;
+  };
+  return {bound(index), bound(index + 1) - bound(index)};
+}
+
+/// One rank's membership in a group. The n-th operation of one member is the n-th of all: members
+/// call the same operations in the same order, with arrays of the same size, but may run ahead of
+/// each other.
+///
+/// Every operation starts after the work already enqueued on `queue`, and returns at once. The
+/// array is in host memory and belongs to the collective until `done` runs. Operations complete in
+/// any order; with `cancelled` if a member closed first, with `peer_unreachable` if one was lost,
+/// with `message_truncated` if members between processes disagree about the size. After a failure
+/// the array's content is unspecified, and so it is with every later operation of the group, which
+/// completes with an error at once.
+///
+/// Thread safety: every member function may be called from any thread; the order of the calls
+/// decides which operation is the n-th.
 ///
 /// Determinism: a reduction adds the members' values in rank order, `((r0 + r1) + r2) + ...`, for
-/// each element, so the result has the same bits on every member and in every run.
+/// each element, so the result has the same bits on every member, in every run, and whatever
+/// carries the bytes.
 class Collective {
 public:
   virtual ~Collective() = default;
@@ -47,11 +83,24 @@ public:
   [[nodiscard]] virtual std::uint32_t rank() const noexcept = 0;
   [[nodiscard]] virtual std::uint32_t size() const noexcept = 0;
 
-  /// Replaces `values`, an array of 32-bit floats of the same length on every member, by the
-  /// element-wise sum over the members. Starts after the work already enqueued on `queue`; returns
-  /// at once. The bytes belong to the collective until `done` runs. Completes with `cancelled` if
-  /// a member closed first.
+  /// Replaces `values`, 32-bit floats, by the element-wise sum over the members.
   virtual void all_reduce(WorkQueue& queue, BufferView values, CollectiveDone done) = 0;
+
+  /// Replaces this member's part of `values`, 32-bit floats, by the element-wise sum over the
+  /// members' same parts; see `part_of`. Leaves the other parts as they are. An `all_gather` of the
+  /// same array then completes what `all_reduce` does at once, with the same bits.
+  virtual void reduce_scatter(WorkQueue& queue, BufferView values, CollectiveDone done) = 0;
+
+  /// Replaces every part of `bytes` by what the part's owner has there; see `part_of`.
+  virtual void all_gather(WorkQueue& queue, BufferView bytes, CollectiveDone done) = 0;
+
+  /// Replaces `bytes` by those of member `root`, which is the same number on every member.
+  virtual void broadcast(WorkQueue& queue, BufferView bytes, std::uint32_t root,
+                         CollectiveDone done) = 0;
+
+  /// Completes when every member's queue has come to its barrier. No other operation promises
+  /// that: an empty array, for example, may complete without waiting for anyone.
+  virtual void barrier(WorkQueue& queue, CollectiveDone done) = 0;
 
   /// Cancels what is pending, on every member. Idempotent.
   virtual void close() = 0;

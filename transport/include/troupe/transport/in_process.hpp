@@ -20,9 +20,9 @@ using LinkPair = std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>>;
 
 /// Makes a group of `size` members; element r is the member of rank r.
 ///
-/// An all-reduce is shared out: when all members have arrived, member r adds up the r-th part of
-/// the array on its own queue and writes it to every member. Nothing blocks, and no thread is
-/// added.
+/// An operation is shared out: when all members have arrived, member r adds up or copies the r-th
+/// part of the array on its own queue and writes it to every member that takes it. Nothing blocks,
+/// and no thread is added.
 [[nodiscard]] std::vector<std::unique_ptr<Collective>> make_in_process_group(std::uint32_t size);
 
 }  // namespace troupe::transport

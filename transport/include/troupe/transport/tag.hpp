@@ -4,6 +4,8 @@
 //   +------+---------------+---------------+---------------+
 //   | port | step (wraps)  |     stage     |  microbatch   |
 //   +------+---------------+---------------+---------------+
+//
+// Within a collective the fields are (port, operation, part, segment).
 #pragma once
 
 #include <cstdint>
@@ -21,6 +23,7 @@ enum class Port : std::uint8_t {
   activation = 1,     ///< Towards the next virtual stage, which the tag names.
   gradient = 2,       ///< Towards the previous virtual stage, which the tag names.
   tied_gradient = 3,  ///< Between the first and the last virtual stage; the tag names the receiver.
+  collective = 4,     ///< Between two members of a group; see `make_collective_tag`.
 };
 
 inline constexpr std::uint32_t microbatch_bits = 20;
@@ -38,6 +41,14 @@ static_assert(microbatch_bits + stage_bits + step_bits + 4 == 64, "the fields fi
   return Tag{(std::uint64_t{static_cast<std::uint8_t>(port)} << 60U)
              | (wrapped_step << (stage_bits + microbatch_bits))
              | (std::uint64_t{receiver.value()} << microbatch_bits) | microbatch.value()};
+}
+
+/// Names the transfer of a segment of a part of a collective operation's array. A part moves at
+/// most once in each direction between two members. The operation's number wraps, as the step does.
+[[nodiscard]] constexpr Tag make_collective_tag(std::uint64_t operation, std::uint32_t part,
+                                                std::uint32_t segment) {
+  return make_tag(Port::collective, static_cast<std::uint32_t>(operation), StageIndex{part},
+                  MicrobatchIndex{segment});
 }
 
 }  // namespace troupe::transport

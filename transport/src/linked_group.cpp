@@ -1,0 +1,383 @@
+#include "troupe/transport/linked_group.hpp"
+
+#include <algorithm>
+#include <mutex>
+
+#include "collective_request.hpp"
+#include "rank_order_sum.hpp"
+
+namespace troupe::transport {
+
+namespace {
+
+/// Memory in cache lines, so that every segment begins at one.
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
+
+std::byte* bytes_of(std::vector<Line>& lines) {
+  return reinterpret_cast<std::byte*>(lines.data());
+}
+
+/// Carries some segments of one part of an operation's array, one after the other: the lane's
+/// first, the one `segments_in_flight` further on, and so on. In the first round this member gives
+/// the segment to the part's owner, or, being the owner, gets it from the others; in the second it
+/// takes the segment from the owner, or, being the owner, sends it to the others.
+///
+/// A lane with pending transfers is moved by nobody; the last of them hands it back.
+struct Lane {
+  std::uint32_t part = 0;
+  std::uint32_t first_segment = 0;
+  std::vector<std::byte*> staging;  ///< By member: where the owner gets addends. Else empty.
+
+  std::uint32_t segment = 0;
+  bool in_second_round = false;
+  std::uint32_t pending_count = 0;
+
+  std::vector<const float*> sources;  ///< Of an addition; kept for its memory.
+};
+
+/// An operation that has not begun.
+struct Waiting {
+  WorkQueue* queue = nullptr;
+  CollectiveRequest request;
+  CollectiveDone done;
+};
+
+/// An operation under way. Only its queue moves it, and only its queue touches `busy_lane_count`.
+struct Operation {
+  bool in_use = false;
+  std::uint64_t number = 0;
+  WorkQueue* queue = nullptr;
+  CollectiveRequest request;
+  CollectiveDone done;
+
+  std::vector<Lane> lanes;
+  std::vector<Line> tokens;  ///< The array of a barrier: a line for each member.
+  std::size_t busy_lane_count = 0;
+  std::vector<Lane*> ready;   ///< Lanes without pending transfers, not yet moved on.
+  std::vector<Lane*> moving;  ///< Those which the queue is moving on now.
+};
+
+/// A member of a group, kept alive by the work and the transfers that refer to it.
+///
+/// A transfer's completion only counts down; the last one of a lane enqueues `move_on`, which posts
+/// what comes next: links are never called from a completion. A part's owner and the others take
+/// its segments in the same order, and operations too, so the oldest segment that somebody lacks
+/// never waits for a younger one.
+class Member : public std::enable_shared_from_this<Member> {
+public:
+  Member(std::uint32_t rank, std::vector<std::unique_ptr<Link>> links, const LinkedLimits& limits)
+      : rank_{rank},
+        size_{static_cast<std::uint32_t>(links.size())},
+        limits_{limits},
+        links_{std::move(links)},
+        staging_(linked_staging_bytes(size_, limits) / sizeof(Line)),
+        operations_(limits.operations_in_flight) {
+    auto* free_staging = bytes_of(staging_);
+    for (auto& operation : operations_) {
+      operation.tokens.resize(size_);
+      for (std::uint32_t p = 0; p < size_; ++p) {
+        for (std::uint32_t i = 0; i < limits_.segments_in_flight; ++i) {
+          auto& lane = operation.lanes.emplace_back();
+          lane.part = (rank_ + p) % size_;  // Members begin with different ones.
+          lane.first_segment = i;
+          if (lane.part == rank_) free_staging = give_staging(lane, free_staging);
+        }
+      }
+      operation.ready.reserve(operation.lanes.size());
+      operation.moving.reserve(operation.lanes.size());
+    }
+  }
+
+  [[nodiscard]] std::uint32_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
+
+  void post(WorkQueue& queue, CollectiveRequest request, CollectiveDone done) {
+    {
+      const std::scoped_lock lock{mutex_};
+      waiting_.push_back({&queue, request, std::move(done)});
+    }
+    serve_waiting();
+  }
+
+  void close() {
+    (void)is_first_failure(Errc::cancelled);
+    close_links();
+    serve_waiting();
+  }
+
+private:
+  std::byte* give_staging(Lane& lane, std::byte* free_staging) {
+    lane.staging.resize(size_);
+    for (std::uint32_t p = 0; p < size_; ++p) {
+      if (p == rank_) continue;
+      lane.staging[p] = free_staging;
+      free_staging += limits_.segment_bytes;
+    }
+    lane.sources.reserve(size_);
+    return free_staging;
+  }
+
+  // -- beginning and ending operations ------------------------------------------------------------
+
+  /// Begins the operations for which there is a place; after a failure, completes all that wait.
+  void serve_waiting() {
+    for (;;) {
+      Operation* begun = nullptr;
+      CollectiveDone failed;
+      auto failure = Errc::none;
+      {
+        const std::scoped_lock lock{mutex_};
+        failure = failure_;
+        if (waiting_.empty()) return;
+        if (failure != Errc::none) {
+          failed = std::move(waiting_.front().done);
+          waiting_.erase(waiting_.begin());
+        } else {
+          begun = begin_next();
+          if (begun == nullptr) return;
+        }
+      }
+      if (begun != nullptr) enqueue_move(*begun);
+      if (failed) failed(failure);
+    }
+  }
+
+  /// Gives the first that waits a place, if one is free. Operations begin in the same order on all
+  /// members: otherwise two could hold their places for different ones, and wait for each other.
+  Operation* begin_next() {
+    const auto free = std::ranges::find(operations_, false, &Operation::in_use);
+    if (free == operations_.end()) return nullptr;
+    auto& next = waiting_.front();
+    free->in_use = true;
+    free->number = begun_count_++;
+    free->queue = next.queue;
+    free->request = next.request;
+    free->done = std::move(next.done);
+    waiting_.erase(waiting_.begin());
+    if (free->request.kind == CollectiveRequest::Kind::barrier)
+      free->request.array = {bytes_of(free->tokens), size_ * sizeof(Line), MemorySpace::host};
+    for (auto& lane : free->lanes) {
+      lane.segment = lane.first_segment;
+      lane.in_second_round = false;
+      free->ready.push_back(&lane);
+    }
+    free->busy_lane_count = free->lanes.size();
+    return &*free;
+  }
+
+  void finish(Operation& operation, Errc code) {
+    auto done = std::move(operation.done);
+    {
+      const std::scoped_lock lock{mutex_};
+      operation.in_use = false;
+    }
+    done(code);
+    serve_waiting();
+  }
+
+  // -- moving lanes on, on the operation's queue --------------------------------------------------
+
+  void enqueue_move(Operation& operation) {
+    operation.queue->enqueue([self = shared_from_this(), &operation] { self->move_on(operation); });
+  }
+
+  void move_on(Operation& operation) {
+    auto failure = Errc::none;
+    {
+      const std::scoped_lock lock{mutex_};
+      failure = failure_;
+      std::swap(operation.ready, operation.moving);
+    }
+    for (auto* lane : operation.moving) {
+      const bool is_busy = failure == Errc::none && post_next(operation, *lane);
+      if (!is_busy) --operation.busy_lane_count;
+    }
+    operation.moving.clear();
+    if (operation.busy_lane_count == 0) finish(operation, failure);
+  }
+
+  /// Posts the lane's next transfers. Returns false when its segments are through.
+  bool post_next(Operation& operation, Lane& lane) {
+    const auto part = part_of(operation.request.array.size_bytes, size_, lane.part);
+    while (lane.segment * limits_.segment_bytes < part.size_bytes) {
+      const auto bytes = segment_of(operation.request.array, part, lane.segment);
+      const auto tag = make_collective_tag(operation.number, lane.part, lane.segment);
+      if (!std::exchange(lane.in_second_round, true)) {
+        if (post_first_round(operation, lane, tag, bytes)) return true;
+        continue;
+      }
+      if (lane.part == rank_ && operation.request.adds()) add(lane, bytes);
+      lane.in_second_round = false;
+      lane.segment += limits_.segments_in_flight;
+      if (post_second_round(operation, lane, tag, bytes)) return true;
+    }
+    return false;
+  }
+
+  [[nodiscard]] BufferView segment_of(const BufferView& array, const Part& part,
+                                      std::size_t segment) const {
+    const auto begin = segment * limits_.segment_bytes;
+    return {array.data + part.begin_bytes + begin,
+            std::min(limits_.segment_bytes, part.size_bytes - begin), array.space};
+  }
+
+  bool post_first_round(Operation& operation, Lane& lane, Tag tag, const BufferView& bytes) {
+    const auto& request = operation.request;
+    if (lane.part != rank_) {
+      return request.gives(rank_)
+             && send(operation, lane, tag, bytes, [&](std::uint32_t p) { return p == lane.part; });
+    }
+    const auto target = [&](std::uint32_t p) {
+      auto* data = request.adds() ? lane.staging[p] : bytes.data;
+      return BufferView{data, bytes.size_bytes, MemorySpace::host};
+    };
+    const auto gives = [&](std::uint32_t p) { return request.gives(p); };
+    return receive(operation, lane, tag, target, gives);
+  }
+
+  bool post_second_round(Operation& operation, Lane& lane, Tag tag, const BufferView& bytes) {
+    const auto& request = operation.request;
+    if (lane.part == rank_) {
+      const auto takes = [&](std::uint32_t p) { return request.takes(p); };
+      return send(operation, lane, tag, bytes, takes);
+    }
+    const auto target = [&](std::uint32_t) { return bytes; };
+    const auto is_owner = [&](std::uint32_t p) { return p == lane.part; };
+    return request.takes(rank_) && receive(operation, lane, tag, target, is_owner);
+  }
+
+  void add(Lane& lane, const BufferView& own) {
+    auto* const own_values = reinterpret_cast<float*>(own.data);
+    lane.sources.clear();
+    for (std::uint32_t p = 0; p < size_; ++p) {
+      lane.sources.push_back(p == rank_ ? own_values
+                                        : reinterpret_cast<const float*>(lane.staging[p]));
+    }
+    add_in_rank_order(lane.sources, {&own_values, 1}, own.size_bytes / sizeof(float));
+  }
+
+  // -- transfers ----------------------------------------------------------------------------------
+
+  template <class Predicate>
+  bool send(Operation& operation, Lane& lane, Tag tag, const BufferView& source, Predicate wants) {
+    return to_each(lane, wants, [&](std::uint32_t p) {
+      links_[p]->post_send(tag, Buffer{source}, counting_down(operation, lane, source));
+    });
+  }
+
+  template <class Target, class Predicate>
+  bool receive(Operation& operation, Lane& lane, Tag tag, Target target, Predicate wants) {
+    return to_each(lane, wants, [&](std::uint32_t p) {
+      links_[p]->post_receive(tag, Buffer{target(p)}, counting_down(operation, lane, target(p)));
+    });
+  }
+
+  /// Calls `post` for every other member that `wants` is true of. Returns whether there is one.
+  /// Counts first: completions may come before `post` returns.
+  template <class Predicate, class Post>
+  bool to_each(Lane& lane, Predicate wants, Post post) {
+    const auto is_wanted = [&](std::uint32_t p) { return p != rank_ && wants(p); };
+    std::uint32_t count = 0;
+    for (std::uint32_t p = 0; p < size_; ++p) {
+      if (is_wanted(p)) ++count;
+    }
+    lane.pending_count = count;
+    for (std::uint32_t p = 0; p < size_; ++p) {
+      if (is_wanted(p)) post(p);
+    }
+    return count > 0;
+  }
+
+  TransferDone counting_down(Operation& operation, Lane& lane, const BufferView& posted) {
+    return [self = shared_from_this(), &operation, &lane, data = posted.data](Delivery delivery) {
+      // A link that swaps buffers cannot carry a collective.
+      TROUPE_ASSERT(delivery.code != Errc::none || delivery.buffer.data() == data);
+      if (self->is_first_failure(delivery.code)) return self->enqueue_failure(operation, lane);
+      self->count_down(operation, lane);
+    };
+  }
+
+  void count_down(Operation& operation, Lane& lane) {
+    {
+      const std::scoped_lock lock{mutex_};
+      if (--lane.pending_count > 0) return;
+      operation.ready.push_back(&lane);
+      if (operation.ready.size() > 1) return;  // Whoever enqueued the move for the first takes all.
+    }
+    enqueue_move(operation);
+  }
+
+  // -- failure ------------------------------------------------------------------------------------
+
+  [[nodiscard]] bool is_first_failure(Errc code) {
+    if (code == Errc::none) return false;
+    const std::scoped_lock lock{mutex_};
+    if (failure_ != Errc::none) return false;
+    failure_ = code;
+    return true;
+  }
+
+  /// The transfer that failed counts as pending until the links are closed, so that the operation
+  /// and its queue last until then.
+  void enqueue_failure(Operation& operation, Lane& lane) {
+    operation.queue->enqueue([self = shared_from_this(), &operation, &lane] {
+      self->close_links();
+      self->count_down(operation, lane);
+      self->serve_waiting();
+    });
+  }
+
+  void close_links() {
+    for (const auto& link : links_) {
+      if (link) link->close();
+    }
+  }
+
+  const std::uint32_t rank_;
+  const std::uint32_t size_;
+  const LinkedLimits limits_;
+  const std::vector<std::unique_ptr<Link>> links_;  ///< By member.
+  std::vector<Line> staging_;
+
+  std::mutex mutex_;  ///< Guards what follows, and every lane's count and operation's ready lanes.
+  Errc failure_ = Errc::none;
+  std::uint64_t begun_count_ = 0;
+  std::vector<Waiting> waiting_;       ///< First come, first served.
+  std::vector<Operation> operations_;  ///< The places of operations under way.
+};
+
+class LinkedMember final : public RequestedCollective {
+public:
+  explicit LinkedMember(std::shared_ptr<Member> member) : member_{std::move(member)} {}
+  ~LinkedMember() override { member_->close(); }
+
+  [[nodiscard]] std::uint32_t rank() const noexcept override { return member_->rank(); }
+  [[nodiscard]] std::uint32_t size() const noexcept override { return member_->size(); }
+  void close() override { member_->close(); }
+
+protected:
+  void post(WorkQueue& queue, CollectiveRequest request, CollectiveDone done) override {
+    TROUPE_ASSERT(request.array.space != MemorySpace::device);
+    member_->post(queue, request, std::move(done));
+  }
+
+private:
+  std::shared_ptr<Member> member_;
+};
+
+}  // namespace
+
+std::unique_ptr<Collective> make_linked_member(std::uint32_t rank,
+                                               std::vector<std::unique_ptr<Link>> links,
+                                               LinkedLimits limits) {
+  TROUPE_ASSERT(rank < links.size());
+  for (std::size_t p = 0; p < links.size(); ++p)
+    TROUPE_ASSERT((links[p] == nullptr) == (p == rank));
+  TROUPE_ASSERT(limits.segment_bytes > 0 && limits.segment_bytes % sizeof(Line) == 0);
+  TROUPE_ASSERT(limits.segments_in_flight > 0 && limits.operations_in_flight > 0);
+  return std::make_unique<LinkedMember>(std::make_shared<Member>(rank, std::move(links), limits));
+}
+
+}  // namespace troupe::transport
