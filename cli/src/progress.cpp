@@ -5,11 +5,19 @@
 #include <cstdio>
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace troupe::cli {
 
 namespace {
+
+/// The last column stays free: some terminals wrap as soon as it is written to.
+std::size_t columns_of_terminal() {
+  winsize size{};
+  const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+  return known ? size.ws_col - std::size_t{1} : progress_columns_max;
+}
 
 std::string format_duration(double seconds) {
   const auto whole = static_cast<std::int64_t>(std::llround(std::max(0.0, seconds)));
@@ -20,14 +28,21 @@ std::string format_duration(double seconds) {
 
 }  // namespace
 
-std::string format_progress(const ProgressFacts& facts) {
-  return fmt::format(
-      "step {:>{}}/{}  loss {:.4f}  {:.0f} tokens/s  {:.0f}% of light  bubble {:.1f}% (sim "
-      "{:.1f}%)  "
-      "{} left",
-      facts.step, std::to_string(facts.step_count).size(), facts.step_count, facts.loss,
-      facts.tokens_per_second, 100.0 * facts.speed_of_light, 100.0 * facts.bubble_measured,
-      100.0 * facts.bubble_predicted, format_duration(facts.seconds_left));
+std::string format_progress(const ProgressFacts& facts, std::size_t columns_max) {
+  auto speed = fmt::format("  {:.0f} tokens/s", facts.tokens_per_second);
+  auto light = fmt::format("  {:.0f}% of light", 100.0 * facts.speed_of_light);
+  auto bubble = fmt::format("  bubble {:.1f}% (sim {:.1f}%)", 100.0 * facts.bubble_measured,
+                            100.0 * facts.bubble_predicted);
+  const auto line = [&] {
+    return fmt::format("step {:>{}}/{}  loss {:.4f}{}{}{}  {} left", facts.step,
+                       std::to_string(facts.step_count).size(), facts.step_count, facts.loss, speed,
+                       light, bubble, format_duration(facts.seconds_left));
+  };
+  for (auto* part : {&speed, &bubble, &light}) {
+    if (line().size() <= columns_max) break;
+    part->clear();
+  }
+  return line().substr(0, columns_max);
 }
 
 ProgressLine::ProgressLine() : is_terminal_{isatty(STDOUT_FILENO) != 0} {}
@@ -40,12 +55,12 @@ ProgressLine::~ProgressLine() {
 void ProgressLine::show(const ProgressFacts& facts) {
   if (is_terminal_) {
     clear();
-    std::fputs(format_progress(facts).c_str(), stdout);
+    std::fputs(format_progress(facts, columns_of_terminal()).c_str(), stdout);
     is_showing_ = true;
   } else {
     const auto interval = std::max(1U, facts.step_count / 50U);
     if (facts.step != 1 && facts.step % interval != 0 && facts.step != facts.step_count) return;
-    fmt::print("{}\n", format_progress(facts));
+    fmt::print("{}\n", format_progress(facts, progress_columns_max));
   }
   std::fflush(stdout);
 }

@@ -1,6 +1,7 @@
 // cli/src/progress.hpp -- the line that tells how a run is going.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -18,11 +19,15 @@ struct ProgressFacts {
   double seconds_left = 0.0;
 };
 
-/// Formats the facts in one line of at most 100 columns.
-[[nodiscard]] std::string format_progress(const ProgressFacts& facts);
+/// Columns of a line that says everything.
+inline constexpr std::size_t progress_columns_max = 100;
 
-/// Shows lines on stdout. On a terminal each replaces the one before; elsewhere about one in fifty
-/// steps is printed, so that a log stays short.
+/// Formats the facts in one line of at most `columns_max` columns. What does not fit is left out,
+/// first the speed, which the share of light says too, then the bubble, then the share of light.
+[[nodiscard]] std::string format_progress(const ProgressFacts& facts, std::size_t columns_max);
+
+/// Shows lines on stdout. On a terminal each replaces the one before, and is cut to its width;
+/// elsewhere about one in fifty steps is printed, so that a log stays short.
 class ProgressLine {
 public:
   ProgressLine();
