@@ -16,23 +16,30 @@ test_packages=(
   clang-14 libclang-rt-14-dev  # libFuzzer
 )
 
-# need_packages NAME...: installs what is missing, and says so first.
+# need_packages NAME...: installs what is missing, and says so first. Ends the script where it cannot.
 need_packages() {
   local name missing=()
   for name in "$@"; do
     dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
   done
   [ ${#missing[@]} -eq 0 ] && return
-  echo "Installing from Debian: ${missing[*]}"
-  local as_root=()
+  if ! command -v apt-get >/dev/null; then
+    echo "troupe is built with Debian 12's packages, and there is no apt-get here. Missing: ${missing[*]}" >&2
+    exit 2
+  fi
+  # A machine just started may be updating itself: wait for dpkg's lock.
+  local apt_get=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+  local by_hand="apt-get update && apt-get install --no-install-recommends ${missing[*]}"
   if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null; then
-      echo "They need root, and there is no sudo: run as root  apt-get install ${missing[*]}" >&2
+      echo "Packages are missing, and installing them needs root or sudo. As root, run:  $by_hand" >&2
       exit 2
     fi
-    as_root=(sudo)
+    apt_get=(sudo "${apt_get[@]}")
   fi
-  "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  echo "Installing from Debian: ${missing[*]}"
+  if ! { "${apt_get[@]}" update && "${apt_get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null; }; then
+    echo "The packages could not be installed; the reason is above. As root, by hand:  $by_hand" >&2
+    exit 1
+  fi
 }
