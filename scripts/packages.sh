@@ -14,6 +14,7 @@ test_packages=(
   python3               # scripts/tidy.py and an independent reader of safetensors
   clang-format-14
   clang-14 libclang-rt-14-dev  # libFuzzer
+  llvm-14               # names in its findings
 )
 
 # need_packages NAME...: installs what is missing, and says so first. Ends the script where it cannot.

@@ -3,14 +3,15 @@
 # behaviour sanitizers. Exits with 1 after a finding, whose input is then under build/fuzz/<target>;
 # put it into tests/fuzz/corpus/<target> once it is understood.
 #
-# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, libtomlplusplus-dev and
-#                                      nlohmann-json3-dev.
+# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, llvm-14,
+#                                      libtomlplusplus-dev and nlohmann-json3-dev.
 set -eu
 
 seconds=${1:?usage: tests/fuzz/run.sh SECONDS}
 cd "$(dirname "$0")/../.."
 root=$PWD/tests/fuzz
 out=$PWD/build/fuzz
+PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in a finding
 targets="parse_config from_csv parse_safetensors"
 
 sources_of() {
