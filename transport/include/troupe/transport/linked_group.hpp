@@ -13,8 +13,8 @@ namespace troupe::transport {
 
 /// How much a linked member keeps under way. The same on every member.
 struct LinkedLimits {
-  std::size_t segment_bytes = std::size_t{256} << 10U;  ///< Per transfer; a multiple of 64.
-  std::uint32_t segments_in_flight = 4;                 ///< Of each part of an operation's array.
+  std::size_t segment_bytes = std::size_t{1} << 20U;  ///< Per transfer; a multiple of 64.
+  std::uint32_t segments_in_flight = 2;               ///< Of each part of an operation's array.
   std::uint32_t operations_in_flight = 2;  ///< Later ones wait for an earlier one to complete.
 };
 
