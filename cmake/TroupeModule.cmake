@@ -67,5 +67,6 @@ function(troupe_install_package)
   write_basic_package_version_file("${PROJECT_BINARY_DIR}/troupeConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
   install(FILES "${PROJECT_BINARY_DIR}/troupeConfig.cmake" "${PROJECT_BINARY_DIR}/troupeConfigVersion.cmake"
                 "${PROJECT_SOURCE_DIR}/cmake/FindCAF.cmake" "${PROJECT_SOURCE_DIR}/cmake/FindDNNL.cmake"
+                "${PROJECT_SOURCE_DIR}/cmake/FindUCX.cmake"
           DESTINATION "${dir}")
 endfunction()

@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -41,12 +44,32 @@ private:
   std::vector<std::vector<std::byte>> blocks_;
 };
 
-/// Returns a completion that stores its outcome in `slot` and rejects a second call.
-inline TransferDone into(std::optional<Delivery>& slot) {
-  return [&slot](Delivery delivery) {
+/// Where the completions of a test meet its thread, whatever thread they run on.
+class Outcomes {
+public:
+  static void record(std::optional<Delivery>& slot, Delivery delivery) {
+    const std::scoped_lock lock{mutex};
     ASSERT_FALSE(slot.has_value()) << "a completion ran twice";
     slot.emplace(std::move(delivery));
-  };
+    changed.notify_all();
+  }
+
+  /// Waits until `condition` holds, which is looked at after each outcome. Returns false after a
+  /// time that only a hanging test takes.
+  template <class Condition>
+  [[nodiscard]] static bool wait_until(Condition condition) {
+    std::unique_lock lock{mutex};
+    return changed.wait_for(lock, std::chrono::seconds{60}, condition);
+  }
+
+private:
+  static inline std::mutex mutex;
+  static inline std::condition_variable changed;
+};
+
+/// Returns a completion that stores its outcome in `slot` and rejects a second call.
+inline TransferDone into(std::optional<Delivery>& slot) {
+  return [&slot](Delivery delivery) { Outcomes::record(slot, std::move(delivery)); };
 }
 
 template <class World>

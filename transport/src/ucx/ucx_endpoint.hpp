@@ -1,0 +1,52 @@
+// transport/src/ucx/ucx_endpoint.hpp -- a connection to one peer.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include <ucp/api/ucp.h>
+
+#include "troupe/engine/memory.hpp"
+
+#include "ucx/ucx_header.hpp"
+#include "ucx/ucx_listener.hpp"
+
+namespace troupe::transport {
+
+/// Owns a UCX endpoint that notices its peer's death. Belongs to the worker's thread.
+class UcxEndpoint {
+public:
+  /// Runs once at most, from within `progress`: it must only take note.
+  using Failed = std::function<void(ucs_status_t)>;
+
+  /// Begins to connect. Messages may be sent at once; that nobody listens is told by `failed`.
+  static Expected<std::unique_ptr<UcxEndpoint>> connect(UcxWorker& worker,
+                                                        const SocketAddress& peer, Failed failed);
+  static Expected<std::unique_ptr<UcxEndpoint>> accept(UcxWorker& worker, const UcxRequest& request,
+                                                       Failed failed);
+
+  /// Closes by force. Operations in flight complete while the worker progresses; `failed` does not
+  /// run any more.
+  ~UcxEndpoint();
+  UcxEndpoint(const UcxEndpoint&) = delete;
+  UcxEndpoint& operator=(const UcxEndpoint&) = delete;
+
+  /// Sends a message. `header` and the bytes must stay as they are until `completion` runs.
+  void send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion);
+
+  /// What UCX prints about the transports it has chosen.
+  [[nodiscard]] std::string print() const;
+
+private:
+  UcxEndpoint(UcxWorker& worker, Failed failed) : worker_{worker}, failed_{std::move(failed)} {}
+  static Expected<std::unique_ptr<UcxEndpoint>> make(UcxWorker& worker, ucp_ep_params_t params,
+                                                     Failed failed);
+
+  UcxWorker& worker_;
+  Failed failed_;
+  ucp_ep_h handle_ = nullptr;
+};
+
+}  // namespace troupe::transport

@@ -1,0 +1,315 @@
+#include "troupe/transport/ucx_fabric.hpp"
+
+#include <future>
+#include <random>
+#include <thread>
+
+#include <boost/asio/steady_timer.hpp>
+
+#include "ucx/ucx_address.hpp"
+#include "ucx/ucx_context.hpp"
+#include "ucx/ucx_error.hpp"
+#include "ucx/ucx_link.hpp"
+#include "ucx/ucx_listener.hpp"
+#include "ucx/ucx_loop.hpp"
+#include "ucx/ucx_peer.hpp"
+#include "ucx/ucx_print.hpp"
+
+namespace troupe::transport {
+
+namespace {
+
+/// How long a fabric that ends waits for its peers to say goodbye.
+constexpr std::chrono::seconds farewell_max{1};
+
+std::uint64_t draw_number() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32U) | device();
+}
+
+}  // namespace
+
+/// Brings together the peers, their connections and the loop. Members belong to the loop's thread,
+/// except for those that never change and `loop_`, through which everybody else speaks to it.
+class UcxFabric::Impl final : UcxInbox, public std::enable_shared_from_this<UcxFabric::Impl> {
+public:
+  static Expected<std::shared_ptr<Impl>> make(UcxOptions options);
+
+  [[nodiscard]] const std::string& address() const noexcept { return address_; }
+  [[nodiscard]] std::uint64_t number() const noexcept { return shared_->self; }
+  [[nodiscard]] UcxCounters counters() const {
+    return {.garbage = shared_->garbage, .refused = shared_->refused};
+  }
+
+  std::unique_ptr<Link> make_link(const UcxAddress& peer, std::string name, std::uint64_t lane);
+  void give_up(std::uint64_t peer, std::string reason);
+  std::string print_of(std::uint64_t peer);
+  std::string print_context();
+  void shut_down();
+
+private:
+  /// What a lost connection belonged to, and what UCX said. Noted within a callback, dealt with
+  /// outside.
+  struct Failure {
+    std::uint64_t peer = 0;
+    ucs_status_t status = UCS_OK;
+  };
+
+  explicit Impl(UcxOptions options) : options_{std::move(options)} {}
+  Expected<Done> start();
+
+  bool take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) override;
+  bool turn();
+  void accept(const UcxRequest& request);
+  UcxLane& claim(const UcxAddress& address, const std::string& name, std::uint64_t lane);
+  void connect(UcxPeer& peer, const UcxAddress& address);
+  void lose(std::uint64_t number, const std::string& reason);
+  void say_goodbye();
+  /// Whether nobody is left and nothing in flight, so that a fabric that leaves may end.
+  [[nodiscard]] bool has_left();
+  [[nodiscard]] UcxEndpoint::Failed noting_failure_of(std::uint64_t peer);
+  UcxPeer& peer_of(std::uint64_t number);
+
+  /// Runs `ask` on the loop's thread and returns its answer.
+  template <class Ask>
+  auto answer(Ask ask);
+
+  UcxOptions options_;
+  std::string address_;
+  std::unique_ptr<UcxContext> context_;
+  std::unique_ptr<UcxWorker> worker_;
+  std::unique_ptr<UcxShared> shared_;
+  std::unique_ptr<UcxListener> listener_;
+  std::map<std::uint64_t, UcxPeer> peers_;
+  std::map<std::uint64_t, std::string> names_;  ///< Addresses of the peers that links were made to.
+  std::vector<Failure> failures_;
+  bool leaving_ = false;
+  std::unique_ptr<UcxLoop> loop_;
+  std::unique_ptr<boost::asio::steady_timer> farewell_;
+  std::thread thread_;
+};
+
+// -- making
+// -----------------------------------------------------------------------------------------
+
+Expected<std::shared_ptr<UcxFabric::Impl>> UcxFabric::Impl::make(UcxOptions options) {
+  std::shared_ptr<Impl> impl{new Impl{std::move(options)}};
+  if (auto started = impl->start(); !started) return started.error();
+  return impl;
+}
+
+Expected<Done> UcxFabric::Impl::start() {
+  auto where = address_of_interface(options_.network_interface);
+  if (!where) return where.error();
+  release_signals();
+  auto context = UcxContext::make(without_users_own(settings_for(options_, is_loopback(*where))));
+  if (!context) return context.error();
+  context_ = std::make_unique<UcxContext>(std::move(*context));
+  const auto number = draw_number();
+  auto worker = UcxWorker::make(*context_, number);
+  if (!worker) return worker.error();
+  worker_ = std::move(*worker);
+  shared_ = std::make_unique<UcxShared>(*worker_, number);
+  if (auto delivering = worker_->deliver_to(*this); !delivering) return delivering.error();
+  auto listener = UcxListener::make(*worker_, *where);
+  if (!listener) return listener.error();
+  listener_ = std::move(*listener);
+  address_ = to_text({.fabric = number, .socket = listener_->address()});
+  const auto descriptor = worker_->event_descriptor();
+  if (!descriptor) return descriptor.error();
+  loop_ = std::make_unique<UcxLoop>(*worker_, *descriptor, [this] { return turn(); });
+  farewell_ = std::make_unique<boost::asio::steady_timer>(loop_->io());
+  thread_ = std::thread{[this] { loop_->run(); }};
+  return Done{};
+}
+
+// -- from any thread
+// --------------------------------------------------------------------------------
+
+std::unique_ptr<Link> UcxFabric::Impl::make_link(const UcxAddress& peer, std::string name,
+                                                 std::uint64_t lane) {
+  struct Request {
+    UcxAddress peer;
+    std::string name;
+    std::uint64_t lane;
+  };
+  auto link = std::make_unique<UcxLink>(std::shared_ptr<UcxLoop>{shared_from_this(), loop_.get()});
+  auto request = std::make_unique<Request>(Request{peer, std::move(name), lane});
+  loop_->post([this, link = link.get(), request = std::move(request)] {
+    link->attach(claim(request->peer, request->name, request->lane));
+  });
+  return link;
+}
+
+void UcxFabric::Impl::give_up(std::uint64_t peer, std::string reason) {
+  loop_->post([this, peer, reason = std::move(reason)] { lose(peer, reason); });
+}
+
+template <class Ask>
+auto UcxFabric::Impl::answer(Ask ask) {
+  std::promise<decltype(ask())> promise;
+  auto future = promise.get_future();
+  loop_->post([promise = std::move(promise), &ask]() mutable { promise.set_value(ask()); });
+  return future.get();
+}
+
+std::string UcxFabric::Impl::print_of(std::uint64_t peer) {
+  return answer([this, peer] {
+    const auto found = peers_.find(peer);
+    return found == peers_.end() ? std::string{} : found->second.print();
+  });
+}
+
+std::string UcxFabric::Impl::print_context() {
+  return answer([this] { return context_->print(); });
+}
+
+void UcxFabric::Impl::shut_down() {
+  loop_->post([this] { say_goodbye(); });
+  thread_.join();
+  listener_.reset();
+  worker_.reset();
+  context_.reset();
+}
+
+// -- on the loop's thread
+// ---------------------------------------------------------------------------
+
+bool UcxFabric::Impl::take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) {
+  const auto header = read_header(bytes);
+  const auto peer = header ? peers_.find(header->from) : peers_.end();
+  if (peer == peers_.end()) {
+    ++shared_->garbage;
+    return false;
+  }
+  return peer->second.take_in(*header, arrival);
+}
+
+bool UcxFabric::Impl::turn() {
+  const auto requests = listener_->take_requests();
+  for (const auto& request : requests) accept(request);
+  const auto failures = std::exchange(failures_, {});
+  for (const auto& [peer, status] : failures) {
+    lose(peer, "UCX says '" + std::string{ucs_status_string(status)} + "'");
+  }
+  if (leaving_ && has_left()) loop_->stop();
+  return !requests.empty() || !failures.empty();
+}
+
+UcxPeer& UcxFabric::Impl::peer_of(std::uint64_t number) {
+  return peers_.try_emplace(number, *shared_, number).first->second;
+}
+
+UcxEndpoint::Failed UcxFabric::Impl::noting_failure_of(std::uint64_t peer) {
+  return [this, peer](ucs_status_t status) { failures_.push_back({peer, status}); };
+}
+
+void UcxFabric::Impl::accept(const UcxRequest& request) {
+  auto& peer = peer_of(request.from);
+  if (leaving_ || peer.state() != UcxPeer::State::alive) return listener_->reject(request);
+  auto endpoint = UcxEndpoint::accept(*worker_, request, noting_failure_of(request.from));
+  if (!endpoint) return lose(request.from, endpoint.error().context);
+  peer.add(std::move(*endpoint));
+}
+
+UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& name,
+                                std::uint64_t lane) {
+  auto& peer = peer_of(address.fabric);
+  names_.try_emplace(address.fabric, name);
+  auto& claimed = peer.claim(lane);
+  if (!peer.is_connected() && peer.state() == UcxPeer::State::alive) connect(peer, address);
+  return claimed;
+}
+
+void UcxFabric::Impl::connect(UcxPeer& peer, const UcxAddress& address) {
+  auto endpoint = UcxEndpoint::connect(*worker_, address.socket, noting_failure_of(peer.number()));
+  if (!endpoint) return lose(peer.number(), endpoint.error().context);
+  peer.add(std::move(*endpoint));
+}
+
+void UcxFabric::Impl::lose(std::uint64_t number, const std::string& reason) {
+  auto& peer = peer_of(number);
+  const bool was_alive = peer.state() == UcxPeer::State::alive;
+  if (was_alive) peer.end(UcxPeer::State::lost, Errc::peer_unreachable);
+  peer.disconnect();
+  const auto name = names_.find(number);
+  if (!was_alive || leaving_ || name == names_.end() || !options_.on_peer_lost) return;
+  options_.on_peer_lost(name->second,
+                        "the process behind " + name->second + " is lost: " + reason
+                            + "; see whether it still runs, and what it printed last");
+}
+
+void UcxFabric::Impl::say_goodbye() {
+  leaving_ = true;
+  for (auto& [number, peer] : peers_) {
+    if (peer.state() != UcxPeer::State::alive) continue;
+    peer.send_note(UcxMessage::goodbye, 0);
+    peer.end(UcxPeer::State::alive, Errc::cancelled);
+  }
+  farewell_->expires_after(farewell_max);
+  farewell_->async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    loop_->post([this] {
+      for (auto& [number, peer] : peers_) lose(number, "it did not answer a goodbye");
+    });
+  });
+}
+
+bool UcxFabric::Impl::has_left() {
+  for (const auto& [number, peer] : peers_) {
+    if (peer.state() == UcxPeer::State::alive) return false;
+  }
+  for (auto& [number, peer] : peers_) peer.disconnect();
+  return !worker_->is_closing();
+}
+
+// -- the public face
+// --------------------------------------------------------------------------------
+
+Expected<std::unique_ptr<UcxFabric>> UcxFabric::make(UcxOptions options) {
+  auto impl = Impl::make(std::move(options));
+  if (!impl) return impl.error();
+  return std::unique_ptr<UcxFabric>{new UcxFabric{std::move(*impl)}};
+}
+
+UcxFabric::UcxFabric(std::shared_ptr<Impl> impl) : impl_{std::move(impl)} {}
+
+UcxFabric::~UcxFabric() {
+  impl_->shut_down();
+}
+
+const std::string& UcxFabric::address() const noexcept {
+  return impl_->address();
+}
+
+Expected<std::unique_ptr<Link>> UcxFabric::make_link(std::string_view peer, std::uint64_t lane) {
+  const auto address = parse_ucx_address(peer);
+  if (!address) return address.error();
+  if (address->fabric == impl_->number()) {
+    return Error{Errc::invalid_config, "a link from " + std::string{peer}
+                                           + " to itself: both ends of a lane in one process are "
+                                             "what make_in_process_link is for"};
+  }
+  return impl_->make_link(*address, std::string{peer}, lane);
+}
+
+void UcxFabric::give_up(std::string_view peer, std::string reason) {
+  if (const auto address = parse_ucx_address(peer)) {
+    impl_->give_up(address->fabric, std::move(reason));
+  }
+}
+
+UcxCounters UcxFabric::counters() const {
+  return impl_->counters();
+}
+
+std::vector<std::string> UcxFabric::transports_to(std::string_view peer) const {
+  const auto address = parse_ucx_address(peer);
+  return address ? transports_in(impl_->print_of(address->fabric)) : std::vector<std::string>{};
+}
+
+std::vector<std::string> UcxFabric::transports_offered() const {
+  return transports_in(impl_->print_context());
+}
+
+}  // namespace troupe::transport

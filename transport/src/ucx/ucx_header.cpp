@@ -1,0 +1,90 @@
+#include "ucx/ucx_header.hpp"
+
+#include <algorithm>
+#include <string>
+
+namespace troupe::transport {
+
+namespace {
+
+constexpr std::array magic{std::byte{'t'}, std::byte{'r'}};
+constexpr std::size_t version_at = 2;
+constexpr std::size_t kind_at = 3;
+constexpr std::size_t code_at = 4;
+constexpr std::size_t zero_at = 5;
+constexpr std::size_t from_at = 8;
+constexpr std::size_t lane_at = 16;
+constexpr std::size_t tag_at = 24;
+
+void put(UcxHeaderBytes& bytes, std::size_t at, std::uint64_t value) {
+  for (std::size_t i = 0; i < sizeof value; ++i) {
+    bytes[at + i] = static_cast<std::byte>(value >> (8U * i));
+  }
+}
+
+std::uint64_t get(std::span<const std::byte> bytes, std::size_t at) {
+  std::uint64_t value = 0;
+  for (std::size_t i = 0; i < sizeof value; ++i) {
+    value |= std::to_integer<std::uint64_t>(bytes[at + i]) << (8U * i);
+  }
+  return value;
+}
+
+Error malformed(const std::string& what) {
+  return {Errc::invalid_file, "a message between fabrics " + what};
+}
+
+bool fits(UcxMessage kind, Errc code) {
+  if (kind != UcxMessage::settled) return code == Errc::none;
+  return code == Errc::none || code == Errc::message_truncated || code == Errc::cancelled
+         || code == Errc::out_of_memory;
+}
+
+}  // namespace
+
+UcxHeaderBytes write_header(const UcxHeader& header) {
+  UcxHeaderBytes bytes{};
+  std::ranges::copy(magic, bytes.begin());
+  bytes[version_at] = std::byte{ucx_protocol_version};
+  bytes[kind_at] = static_cast<std::byte>(header.kind);
+  bytes[code_at] = static_cast<std::byte>(header.code);
+  put(bytes, from_at, header.from);
+  put(bytes, lane_at, header.lane);
+  put(bytes, tag_at, static_cast<std::uint64_t>(header.tag));
+  return bytes;
+}
+
+Expected<UcxHeader> read_header(std::span<const std::byte> bytes) {
+  if (bytes.size() != ucx_header_bytes) {
+    return malformed("has a header of " + std::to_string(bytes.size()) + " bytes instead of "
+                     + std::to_string(ucx_header_bytes));
+  }
+  const auto at = [bytes](std::size_t i) { return std::to_integer<std::uint8_t>(bytes[i]); };
+  if (!std::ranges::equal(bytes.first(magic.size()), magic)) {
+    return malformed("does not begin with 'tr'");
+  }
+  if (at(version_at) != ucx_protocol_version) {
+    return malformed("has version " + std::to_string(at(version_at)) + ", and this program speaks "
+                     + std::to_string(ucx_protocol_version) + ": run one version everywhere");
+  }
+  const auto kind = static_cast<UcxMessage>(at(kind_at));
+  if (kind < UcxMessage::data || kind > UcxMessage::goodbye) {
+    return malformed("is of the unknown kind " + std::to_string(at(kind_at)));
+  }
+  const auto code = static_cast<Errc>(at(code_at));
+  if (!fits(kind, code)) {
+    return malformed("of kind " + std::to_string(at(kind_at)) + " has the code "
+                     + std::to_string(at(code_at)));
+  }
+  if (std::ranges::any_of(bytes.subspan(zero_at, from_at - zero_at),
+                          [](std::byte byte) { return byte != std::byte{0}; })) {
+    return malformed("has bytes other than zero where nothing belongs");
+  }
+  return UcxHeader{.kind = kind,
+                   .code = code,
+                   .from = get(bytes, from_at),
+                   .lane = get(bytes, lane_at),
+                   .tag = Tag{get(bytes, tag_at)}};
+}
+
+}  // namespace troupe::transport

@@ -1,0 +1,179 @@
+#include "ucx/ucx_lane.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ucx/ucx_error.hpp"
+#include "ucx/ucx_peer.hpp"
+
+namespace troupe::transport {
+
+namespace {
+
+/// Takes the element at `found` out of `elements`, whose order does not matter.
+template <class Elements, class Position>
+auto take(Elements& elements, Position found) {
+  auto element = *found;
+  *found = elements.back();
+  elements.pop_back();
+  return element;
+}
+
+constexpr auto has_tag = [](Tag tag) {
+  return [tag](const auto* posted) { return posted->tag == tag; };
+};
+
+}  // namespace
+
+void UcxSend::completed(ucs_status_t status) {
+  lane->let_go(*this, status);
+}
+
+void UcxReceive::completed(ucs_status_t status) {
+  lane->fetched(*this, status);
+}
+
+void UcxLane::post_send(Tag tag, Buffer source, TransferDone done) {
+  if (ended_ != Errc::none) return done({std::move(source), ended_});
+  TROUPE_ASSERT(std::ranges::none_of(sends_, has_tag(tag)));
+  auto& send = peer_.shared().sends.take();
+  send.lane = this;
+  send.tag = tag;
+  send.header = write_header(
+      {.kind = UcxMessage::data, .from = peer_.shared().self, .lane = number_, .tag = tag});
+  send.buffer = std::move(source);
+  send.done = std::move(done);
+  send.let_go = false;
+  send.verdict.reset();
+  sends_.push_back(&send);
+  peer_.send(send.header, send.buffer.view(), send);
+}
+
+void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done) {
+  if (ended_ != Errc::none) return done({std::move(target), ended_});
+  TROUPE_ASSERT(std::ranges::none_of(receives_, has_tag(tag)));
+  auto& receive = peer_.shared().receives.take();
+  receive.lane = this;
+  receive.tag = tag;
+  receive.buffer = std::move(target);
+  receive.done = std::move(done);
+  const auto found = std::ranges::find(waiting_, tag, &Waiting::tag);
+  if (found == waiting_.end()) return receives_.push_back(&receive);
+  const auto arrival = take(waiting_, found).arrival;
+  if (!deliver(receive, arrival)) peer_.shared().worker.release(arrival);
+}
+
+bool UcxLane::arrive(Tag tag, const UcxArrival& arrival) {
+  if (ended_ != Errc::none) return false;  // The note that the lane is closed is on its way.
+  const auto found = std::ranges::find_if(receives_, has_tag(tag));
+  if (found != receives_.end()) return deliver(*take(receives_, found), arrival);
+  waiting_.push_back({tag, arrival});
+  return true;
+}
+
+bool UcxLane::deliver(UcxReceive& receive, const UcxArrival& arrival) {
+  if (arrival.size_bytes != receive.buffer.size_bytes()) {
+    complete_and_tell(receive, Errc::message_truncated);
+    return false;
+  }
+  if (arrival.rendezvous) {
+    ++fetching_;
+    peer_.shared().worker.fetch(arrival, receive.buffer.view(), receive);
+    return true;
+  }
+  if (arrival.size_bytes != 0) {
+    std::memcpy(receive.buffer.data(), arrival.handle, arrival.size_bytes);
+  }
+  complete_and_tell(receive, Errc::none);
+  return false;
+}
+
+void UcxLane::fetched(UcxReceive& receive, ucs_status_t status) {
+  --fetching_;
+  const auto failure = ended_ != Errc::none ? ended_ : Errc::peer_unreachable;
+  complete_and_tell(receive, status == UCS_OK ? Errc::none : failure);
+  answer_closers();
+}
+
+void UcxLane::complete_and_tell(UcxReceive& receive, Errc code) {
+  const auto tag = receive.tag;
+  complete(receive, code);
+  peer_.send_note(UcxMessage::settled, number_, tag, code);
+}
+
+void UcxLane::complete(UcxReceive& receive, Errc code) {
+  auto done = std::move(receive.done);
+  auto buffer = std::move(receive.buffer);
+  receive.lane->peer_.shared().receives.give_back(receive);
+  done({std::move(buffer), code});
+}
+
+void UcxLane::settle(Tag tag, Errc verdict) {
+  const auto found = std::ranges::find_if(sends_, has_tag(tag));
+  if (found == sends_.end()) return;  // Cancelled in the meantime.
+  auto& send = **found;
+  if (!send.verdict) send.verdict = verdict;
+  complete_if_over(send);
+}
+
+void UcxLane::let_go(UcxSend& send, ucs_status_t status) {
+  send.let_go = true;
+  // Cancelled means that the receiver has refused a rendezvous; its verdict says why.
+  if (status != UCS_OK && status != UCS_ERR_CANCELED && !send.verdict) {
+    send.verdict = to_errc(status);
+  }
+  complete_if_over(send);
+}
+
+void UcxLane::complete_if_over(UcxSend& send) {
+  if (!send.let_go || !send.verdict) return;
+  take(sends_, std::ranges::find(sends_, &send));
+  const auto verdict = *send.verdict;
+  auto done = std::move(send.done);
+  auto buffer = std::move(send.buffer);
+  peer_.shared().sends.give_back(send);
+  done({std::move(buffer), verdict});
+  answer_closers();
+}
+
+void UcxLane::end(Errc code) {
+  if (ended_ != Errc::none) return;
+  ended_ = code;
+  if (!claimed_) count_no_longer_as_unclaimed();
+  for (const auto& [tag, arrival] : std::exchange(waiting_, {})) {
+    peer_.shared().worker.release(arrival);
+  }
+  for (auto* receive : std::exchange(receives_, {})) complete(*receive, code);
+  const auto sends = sends_;
+  for (auto* send : sends) {
+    if (!send->verdict) send->verdict = code;
+    complete_if_over(*send);
+  }
+}
+
+void UcxLane::close(std::promise<void> closed) {
+  if (ended_ == Errc::none) peer_.send_note(UcxMessage::closed, number_);
+  end(Errc::cancelled);
+  closers_.push_back(std::move(closed));
+  answer_closers();
+}
+
+void UcxLane::answer_closers() {
+  if (ended_ == Errc::none || fetching_ != 0 || !sends_.empty()) return;
+  for (auto& closer : std::exchange(closers_, {})) closer.set_value();
+}
+
+void UcxLane::claim() {
+  count_no_longer_as_unclaimed();
+  claimed_ = true;
+}
+
+void UcxLane::count_no_longer_as_unclaimed() {
+  auto& shared = peer_.shared();
+  for (const auto& message : waiting_) {
+    --shared.unclaimed_messages;
+    if (!message.arrival.rendezvous) shared.unclaimed_bytes -= message.arrival.size_bytes;
+  }
+}
+
+}  // namespace troupe::transport

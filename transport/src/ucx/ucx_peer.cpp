@@ -1,0 +1,94 @@
+#include "ucx/ucx_peer.hpp"
+
+#include <algorithm>
+
+namespace troupe::transport {
+
+namespace {
+
+/// Lanes of one peer that it has used and this end has not made.
+constexpr std::uint32_t unclaimed_lanes_max = 4096;
+
+}  // namespace
+
+void UcxNote::completed(ucs_status_t /*status*/) {
+  // A note that could not be sent was for a peer that is lost, as its endpoint says too.
+  pool->give_back(*this);
+}
+
+UcxLane& UcxPeer::claim(std::uint64_t lane) {
+  const auto [found, is_new] = lanes_.try_emplace(lane, *this, lane);
+  auto& claimed = found->second;
+  TROUPE_ASSERT(!claimed.is_claimed());  // A lane number serves a pair of fabrics once.
+  if (!is_new) --unclaimed_lanes_;
+  claimed.claim();
+  if (ended_ != Errc::none) claimed.end(ended_);
+  return claimed;
+}
+
+UcxLane* UcxPeer::lane_of(std::uint64_t number) {
+  if (const auto found = lanes_.find(number); found != lanes_.end()) return &found->second;
+  if (unclaimed_lanes_ == unclaimed_lanes_max) return nullptr;
+  ++unclaimed_lanes_;
+  return &lanes_.try_emplace(number, *this, number).first->second;
+}
+
+bool UcxPeer::take_in(const UcxHeader& header, const UcxArrival& arrival) {
+  if (state_ != State::alive) return false;
+  if (header.kind == UcxMessage::data) return take_in_data(header, arrival);
+  if (header.kind == UcxMessage::goodbye) {
+    send_note(UcxMessage::goodbye, 0);
+    end(State::departed, Errc::cancelled);
+    return false;
+  }
+  auto* lane = lane_of(header.lane);
+  if (lane == nullptr) return false;
+  if (header.kind == UcxMessage::settled) lane->settle(header.tag, header.code);
+  if (header.kind == UcxMessage::closed) lane->end(Errc::cancelled);
+  return false;
+}
+
+bool UcxPeer::take_in_data(const UcxHeader& header, const UcxArrival& arrival) {
+  auto* lane = lane_of(header.lane);
+  if (lane != nullptr && lane->is_claimed()) return lane->arrive(header.tag, arrival);
+  const auto bytes = arrival.rendezvous ? 0 : arrival.size_bytes;
+  if (lane == nullptr || shared_.unclaimed_messages == ucx_unclaimed_messages_max
+      || bytes > ucx_unclaimed_bytes_max - shared_.unclaimed_bytes) {
+    ++shared_.refused;
+    send_note(UcxMessage::settled, header.lane, header.tag, Errc::out_of_memory);
+    return false;
+  }
+  if (!lane->arrive(header.tag, arrival)) return false;
+  ++shared_.unclaimed_messages;
+  shared_.unclaimed_bytes += bytes;
+  return true;
+}
+
+void UcxPeer::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
+  if (endpoints_.empty()) return completion.completed(UCS_ERR_NOT_CONNECTED);
+  endpoints_.front()->send(header, bytes, completion);
+}
+
+void UcxPeer::send_note(UcxMessage kind, std::uint64_t lane, Tag tag, Errc code) {
+  auto& note = shared_.notes.take();
+  note.pool = &shared_.notes;
+  note.header =
+      write_header({.kind = kind, .code = code, .from = shared_.self, .lane = lane, .tag = tag});
+  send(note.header, {}, note);
+}
+
+void UcxPeer::end(State state, Errc code) {
+  if (ended_ == Errc::none) ended_ = code;
+  state_ = state;
+  for (auto& [number, lane] : lanes_) lane.end(code);
+}
+
+bool UcxPeer::has_claimed_lanes() const {
+  return std::ranges::any_of(lanes_, [](const auto& entry) { return entry.second.is_claimed(); });
+}
+
+std::string UcxPeer::print() const {
+  return endpoints_.empty() ? std::string{} : endpoints_.front()->print();
+}
+
+}  // namespace troupe::transport
