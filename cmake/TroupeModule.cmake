@@ -52,6 +52,9 @@ function(troupe_test module name)
   add_executable(${target} ${name}.cpp ${arg_SOURCES})
   target_link_libraries(${target} PRIVATE troupe::${module} troupe_options GTest::gtest GTest::gtest_main ${arg_LINK})
   target_compile_options(${target} PRIVATE -Wno-old-style-cast)
+  if(TROUPE_SANITIZERS MATCHES "thread")
+    target_sources(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests/thread_sanitizer_suppressions.cpp")
+  endif()
   gtest_discover_tests(
     ${target}
     TEST_PREFIX "${module}."
