@@ -134,7 +134,7 @@ TEST(Safetensors, AreReadByAnIndependentReader) {
   const Sample sample;
   ASSERT_TRUE(write_safetensors(folder / "w", sample.tensors(), sample.metadata));
   const std::string command =
-      std::string{TROUPE_PYTHON} + " " + TROUPE_READ_SAFETENSORS + " " + folder / "w";
+      "'" TROUPE_PYTHON "' '" TROUPE_READ_SAFETENSORS "' '" + folder / "w" + "'";
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
 }
 
