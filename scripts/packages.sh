@@ -13,6 +13,7 @@ quickstart_packages=("${build_packages[@]}" bible-kjv)
 test_packages=(
   "${build_packages[@]}"
   libgtest-dev
+  slurm-wlm munge openmpi-bin  # what starts tasks, for the tests of what they are told
   python3               # scripts/tidy.py and an independent reader of safetensors
   clang-format-14
   clang-14 libclang-rt-14-dev  # libFuzzer
