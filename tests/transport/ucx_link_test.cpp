@@ -1,59 +1,30 @@
-#include <cstdlib>
+#include <csignal>
+#include <numeric>
 #include <string>
-#include <utility>
 
-#include "troupe/transport/ucx_fabric.hpp"
+#include <dlfcn.h>
 
-#include "link_conformance.hpp"
+#include "troupe/engine/random.hpp"
+
+#include "ucx/ucx_address.hpp"
+#include "ucx/ucx_endpoint.hpp"
+#include "ucx_world.hpp"
 
 namespace troupe::transport {
-
-std::unique_ptr<UcxFabric> make_fabric(bool shared_memory) {
-  UcxOptions options;
-  options.shared_memory = shared_memory;
-  auto fabric = UcxFabric::make(std::move(options));
-  if (!fabric) ADD_FAILURE() << fabric.error().context;
-  return std::move(fabric.value());
-}
-
-std::unique_ptr<Link> link_to(UcxFabric& from, const UcxFabric& to, std::uint64_t lane) {
-  auto link = from.make_link(to.address(), lane);
-  if (!link) ADD_FAILURE() << link.error().context;
-  return std::move(link.value());
-}
-
-/// Two fabrics of one process, a lane of its own for each link.
-template <bool shared_memory>
-struct UcxWorld {
-  LinkPair make_link() {
-    ++lanes;
-    auto left_end = link_to(*left, *right, lanes);
-    return {std::move(left_end), link_to(*right, *left, lanes)};
-  }
-
-  template <class Condition>
-  void progress_until(Condition condition) {
-    ASSERT_TRUE(Outcomes::wait_until(condition)) << "nothing comes any more";
-  }
-
-  std::uint64_t lanes = 0;
-  std::unique_ptr<UcxFabric> left = make_fabric(shared_memory);
-  std::unique_ptr<UcxFabric> right = make_fabric(shared_memory);
-};
 
 INSTANTIATE_TYPED_TEST_SUITE_P(UcxSharedMemory, LinkConformance, UcxWorld<true>);
 INSTANTIATE_TYPED_TEST_SUITE_P(UcxTcp, LinkConformance, UcxWorld<false>);
 
 template <class World>
-class UcxLink : public testing::Test {
+class UcxLinks : public testing::Test {
 protected:
   TestArena arena_;
   World world_;
 };
 using UcxWorlds = testing::Types<UcxWorld<true>, UcxWorld<false>>;
-TYPED_TEST_SUITE(UcxLink, UcxWorlds);
+TYPED_TEST_SUITE(UcxLinks, UcxWorlds);
 
-TYPED_TEST(UcxLink, CarriesEverySmallSizeAndTheEdgesOfUcxsProtocols) {
+TYPED_TEST(UcxLinks, CarriesEverySmallSizeAndTheEdgesOfUcxsProtocols) {
   std::vector<std::size_t> sizes(400);
   std::iota(sizes.begin(), sizes.end(), 0);
   for (const std::size_t edge : {1024U, 8185U, 8256U, 20553U, 65536U}) {
@@ -69,6 +40,197 @@ TYPED_TEST(UcxLink, CarriesEverySmallSizeAndTheEdgesOfUcxsProtocols) {
     ASSERT_EQ(sent->code, Errc::none) << size;
     ASSERT_EQ(received->code, Errc::none) << size;
     ASSERT_TRUE(TestArena::holds(received->buffer, 1)) << size;
+  }
+}
+
+/// Posts `count` sends of `size` bytes whose tags count from 0.
+void send_all(Link& link, TestArena& arena, std::vector<std::optional<Delivery>>& sent,
+              std::size_t size) {
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    link.post_send(Tag{i}, arena.make(size, static_cast<std::uint8_t>(i)), into(sent[i]));
+  }
+}
+
+bool all_done(const std::vector<std::optional<Delivery>>& slots) {
+  return std::ranges::all_of(slots, [](const auto& slot) { return slot.has_value(); });
+}
+
+TYPED_TEST(UcxLinks, KeepsWhatComesBeforeTheOtherEndIsMade) {
+  auto& [lanes, left, right] = this->world_;
+  for (const std::size_t size : {16U, 1U << 20U}) {
+    std::vector<std::optional<Delivery>> sent(8), received(8);
+    const auto early = link_to(*left, right->address(), ++lanes);
+    send_all(*early, this->arena_, sent, size);
+    // A transfer on another lane, after which the early ones must have come.
+    auto [here, there] = this->world_.make_link();
+    std::optional<Delivery> a, b;
+    here->post_send(Tag{1}, this->arena_.make(8, 1), into(a));
+    there->post_receive(Tag{1}, this->arena_.make(8, 2), into(b));
+    this->world_.progress_until([&] { return a && b; });
+    const auto late = link_to(*right, left->address(), lanes - 1);
+    for (std::size_t i = received.size(); i-- > 0;) {
+      late->post_receive(Tag{i}, this->arena_.make(size, 255), into(received[i]));
+    }
+    this->world_.progress_until([&] { return all_done(sent) && all_done(received); });
+    for (std::size_t i = 0; i < received.size(); ++i) {
+      EXPECT_TRUE(TestArena::holds(received[i]->buffer, static_cast<std::uint8_t>(i))) << i;
+    }
+  }
+}
+
+TYPED_TEST(UcxLinks, RefusesWhatIsTooMuchToKeepForALaneNobodyHasMade) {
+  auto& [lanes, left, right] = this->world_;
+  std::vector<std::optional<Delivery>> sent(ucx_unclaimed_messages_max + 2);
+  const auto link = link_to(*left, right->address(), ++lanes);
+  send_all(*link, this->arena_, sent, 8);
+  const auto refused = [&] {
+    return std::ranges::count_if(
+        sent, [](const auto& slot) { return slot && slot->code == Errc::out_of_memory; });
+  };
+  this->world_.progress_until([&] { return refused() == 2; });
+  EXPECT_EQ(right->counters().refused, 2U);
+  link->close();
+  EXPECT_TRUE(all_done(sent));
+  EXPECT_EQ(refused(), 2);
+}
+
+TYPED_TEST(UcxLinks, ReportsASizeThatDiffersToBothEndsOfALargeTransfer) {
+  auto [left, right] = this->world_.make_link();
+  std::optional<Delivery> sent, received;
+  left->post_send(Tag{3}, this->arena_.make(1U << 20U, 1), into(sent));
+  right->post_receive(Tag{3}, this->arena_.make(1U << 21U, 2), into(received));
+  this->world_.progress_until([&] { return sent && received; });
+  EXPECT_EQ(sent->code, Errc::message_truncated);
+  EXPECT_EQ(received->code, Errc::message_truncated);
+}
+
+TYPED_TEST(UcxLinks, ClosingALaneWithALargeSendThatNobodyFetchesReturns) {
+  auto [left, right] = this->world_.make_link();
+  std::optional<Delivery> sent;
+  left->post_send(Tag{3}, this->arena_.make(1U << 22U, 1), into(sent));
+  left->close();
+  ASSERT_TRUE(sent.has_value());
+  EXPECT_EQ(sent->code, Errc::cancelled);
+}
+
+TYPED_TEST(UcxLinks, AFabricThatEndsCancelsItsPeersOperationsAndIsNotMourned) {
+  int mourned = 0;
+  UcxOptions options;
+  options.shared_memory = std::is_same_v<TypeParam, UcxWorld<true>>;
+  options.on_peer_lost = [&](const std::string&, const std::string&) { ++mourned; };
+  std::optional<Delivery> waiting, mine;
+  std::unique_ptr<Link> link, other_end;
+  {
+    auto fabric = make_fabric(options);
+    auto& left = this->world_.left;
+    link = link_to(*fabric, left->address(), 1);
+    other_end = link_to(*left, fabric->address(), 1);
+    other_end->post_receive(Tag{1}, this->arena_.make(8, 1), into(waiting));
+    link->post_receive(Tag{1}, this->arena_.make(8, 1), into(mine));
+    left.reset();
+    this->world_.progress_until([&] { return waiting && mine; });
+  }
+  EXPECT_EQ(waiting->code, Errc::cancelled);
+  EXPECT_EQ(mine->code, Errc::cancelled);
+  EXPECT_EQ(mourned, 0);
+  std::optional<Delivery> late;
+  link->post_send(Tag{2}, this->arena_.make(8, 1), into(late));
+  ASSERT_TRUE(late.has_value()) << "a link outlives its fabric";
+  EXPECT_EQ(late->code, Errc::cancelled);
+}
+
+TYPED_TEST(UcxLinks, APeerThatIsNotThereIsUnreachable) {
+  const auto address = this->world_.right->address();
+  this->world_.right.reset();
+  const auto link = link_to(*this->world_.left, address, 1);
+  std::optional<Delivery> sent, received;
+  link->post_send(Tag{1}, this->arena_.make(8, 1), into(sent));
+  link->post_receive(Tag{1}, this->arena_.make(8, 1), into(received));
+  this->world_.progress_until([&] { return sent && received; });
+  EXPECT_EQ(sent->code, Errc::peer_unreachable);
+  EXPECT_EQ(received->code, Errc::peer_unreachable);
+}
+
+TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
+  auto [here, there] = this->world_.make_link();
+  UcxOptions options;
+  options.shared_memory = std::is_same_v<TypeParam, UcxWorld<true>>;
+  auto context = UcxContext::make(settings_for(options));
+  ASSERT_TRUE(context);
+  constexpr std::uint64_t stranger = 4711;
+  auto worker = UcxWorker::make(*context, stranger);
+  ASSERT_TRUE(worker);
+  struct Deaf final : UcxInbox {
+    bool take_in(std::span<const std::byte>, const UcxArrival&) override { return false; }
+  } deaf;
+  ASSERT_TRUE((*worker)->deliver_to(deaf));
+  const auto address = parse_ucx_address(this->world_.left->address());
+  auto endpoint = UcxEndpoint::connect(**worker, address->socket, [](ucs_status_t) {});
+  ASSERT_TRUE(endpoint);
+  struct Sent final : UcxCompletion {
+    void completed(ucs_status_t) override { ++count; }
+    std::uint32_t count = 0;
+  } sent;
+  constexpr std::uint64_t seed = 99;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random{seed};
+  std::vector<UcxHeaderBytes> headers;
+  for (int i = 0; i < 64; ++i) {
+    headers.push_back(write_header({.from = stranger, .lane = 1, .tag = Tag{1}}));
+    headers.back()[random.below(8)] ^= std::byte{0x80};
+  }
+  headers.push_back(write_header({.from = stranger + 1}));  // Not one of its peers.
+  (*endpoint)->send(headers.front(), {}, sent);
+  while (this->world_.left->counters().garbage != 1) (*worker)->progress();
+  for (const auto& header : std::span{headers}.subspan(1)) (*endpoint)->send(header, {}, sent);
+  while (sent.count != headers.size() || this->world_.left->counters().garbage != headers.size()) {
+    (*worker)->progress();
+  }
+  std::optional<Delivery> a, b;
+  here->post_send(Tag{1}, this->arena_.make(8, 1), into(a));
+  there->post_receive(Tag{1}, this->arena_.make(8, 2), into(b));
+  this->world_.progress_until([&] { return a && b; });
+  EXPECT_EQ(b->code, Errc::none);
+}
+
+TEST(UcxFabric, ALinkToItselfIsRefused) {
+  auto fabric = make_fabric(/*shared_memory=*/true);
+  const auto link = fabric->make_link(fabric->address(), 1);
+  ASSERT_FALSE(link);
+  EXPECT_EQ(link.error().context, "a link from " + fabric->address()
+                                      + " to itself: both ends of a lane in one process are what "
+                                        "make_in_process_link is for");
+}
+
+TEST(UcxFabric, SaysWhichTransportsItUses) {
+  UcxWorld<true> shared_memory;
+  UcxWorld<false> tcp;
+  const auto a = shared_memory.make_link();
+  const auto b = tcp.make_link();
+  const auto has = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  EXPECT_TRUE(has(shared_memory.left->transports_offered(), "posix/memory"));
+  EXPECT_FALSE(has(tcp.left->transports_offered(), "posix/memory"));
+  EXPECT_TRUE(has(tcp.left->transports_offered(), "tcp/lo"));
+  std::optional<Delivery> sent, received;
+  TestArena arena;
+  b.first->post_send(Tag{1}, arena.make(8, 1), into(sent));
+  b.second->post_receive(Tag{1}, arena.make(8, 2), into(received));
+  tcp.progress_until([&] { return sent && received; });
+  EXPECT_EQ(tcp.left->transports_to(tcp.right->address()), std::vector<std::string>{"tcp/lo"});
+  EXPECT_TRUE(tcp.left->transports_to(shared_memory.left->address()).empty());
+}
+
+TEST(UcxFabric, LeavesSignalsToTheProgram) {
+  const auto fabric = make_fabric(/*shared_memory=*/true);
+  for (const int number : {SIGHUP, SIGSEGV}) {
+    struct sigaction action {};
+    sigaction(number, nullptr, &action);
+    Dl_info where{};
+    const auto* handler = reinterpret_cast<void*>(action.sa_handler);
+    const bool known = handler != nullptr && dladdr(handler, &where) != 0;
+    EXPECT_TRUE(!known || std::string{where.dli_fname}.find("libucs") == std::string::npos);
   }
 }
 

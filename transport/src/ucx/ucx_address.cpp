@@ -143,9 +143,4 @@ Expected<SocketAddress> address_of_interface(const std::string& name) {
                                          + list};
 }
 
-bool is_loopback(const SocketAddress& address) noexcept {
-  if (is_v6(address)) return IN6_IS_ADDR_LOOPBACK(&as_v6(address).sin6_addr) != 0;
-  return (ntohl(as_v4(address).sin_addr.s_addr) >> 24U) == 127;
-}
-
 }  // namespace troupe::transport

@@ -39,6 +39,4 @@ struct UcxAddress {
 /// `invalid_config`, naming the interfaces there are.
 [[nodiscard]] Expected<SocketAddress> address_of_interface(const std::string& name);
 
-[[nodiscard]] bool is_loopback(const SocketAddress& address) noexcept;
-
 }  // namespace troupe::transport

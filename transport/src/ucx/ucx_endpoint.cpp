@@ -56,9 +56,7 @@ UcxEndpoint::~UcxEndpoint() {
 
 void UcxEndpoint::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
   ucp_request_param_t params{};
-  // Without the last flag UCX 1.13 takes a path that fails for some sizes: see docs/gotchas.
-  params.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   params.cb.send = on_sent;
   params.user_data = &completion;
   settle_at_once(ucp_am_send_nbx(handle_, ucx_message_id, header.data(), header.size(), bytes.data,

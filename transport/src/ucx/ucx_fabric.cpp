@@ -1,5 +1,6 @@
 #include "troupe/transport/ucx_fabric.hpp"
 
+#include <algorithm>
 #include <future>
 #include <random>
 #include <thread>
@@ -64,6 +65,7 @@ private:
   UcxLane& claim(const UcxAddress& address, const std::string& name, std::uint64_t lane);
   void connect(UcxPeer& peer, const UcxAddress& address);
   void lose(std::uint64_t number, const std::string& reason);
+  void announce_loss_of(std::uint64_t number, const std::string& reason) const;
   void say_goodbye();
   /// Whether nobody is left and nothing in flight, so that a fabric that leaves may end.
   [[nodiscard]] bool has_left();
@@ -102,7 +104,7 @@ Expected<Done> UcxFabric::Impl::start() {
   auto where = address_of_interface(options_.network_interface);
   if (!where) return where.error();
   release_signals();
-  auto context = UcxContext::make(without_users_own(settings_for(options_, is_loopback(*where))));
+  auto context = UcxContext::make(without_users_own(settings_for(options_)));
   if (!context) return context.error();
   context_ = std::make_unique<UcxContext>(std::move(*context));
   const auto number = draw_number();
@@ -205,8 +207,10 @@ UcxEndpoint::Failed UcxFabric::Impl::noting_failure_of(std::uint64_t peer) {
 }
 
 void UcxFabric::Impl::accept(const UcxRequest& request) {
+  // Who leaves still lets those in whose answer to its goodbye may come this way.
+  if (leaving_ && !peers_.contains(request.from)) return listener_->reject(request);
   auto& peer = peer_of(request.from);
-  if (leaving_ || peer.state() != UcxPeer::State::alive) return listener_->reject(request);
+  if (peer.state() != UcxPeer::State::alive) return listener_->reject(request);
   auto endpoint = UcxEndpoint::accept(*worker_, request, noting_failure_of(request.from));
   if (!endpoint) return lose(request.from, endpoint.error().context);
   peer.add(std::move(*endpoint));
@@ -230,10 +234,16 @@ void UcxFabric::Impl::connect(UcxPeer& peer, const UcxAddress& address) {
 void UcxFabric::Impl::lose(std::uint64_t number, const std::string& reason) {
   auto& peer = peer_of(number);
   const bool was_alive = peer.state() == UcxPeer::State::alive;
-  if (was_alive) peer.end(UcxPeer::State::lost, Errc::peer_unreachable);
+  if (was_alive) {
+    announce_loss_of(number, reason);
+    peer.end(UcxPeer::State::lost, Errc::peer_unreachable);
+  }
   peer.disconnect();
+}
+
+void UcxFabric::Impl::announce_loss_of(std::uint64_t number, const std::string& reason) const {
   const auto name = names_.find(number);
-  if (!was_alive || leaving_ || name == names_.end() || !options_.on_peer_lost) return;
+  if (leaving_ || name == names_.end() || !options_.on_peer_lost) return;
   options_.on_peer_lost(name->second,
                         "the process behind " + name->second + " is lost: " + reason
                             + "; see whether it still runs, and what it printed last");
@@ -259,8 +269,10 @@ bool UcxFabric::Impl::has_left() {
   for (const auto& [number, peer] : peers_) {
     if (peer.state() == UcxPeer::State::alive) return false;
   }
+  // A connection counts as closed before the last operation on it has completed.
   for (auto& [number, peer] : peers_) peer.disconnect();
-  return !worker_->is_closing();
+  return !worker_->is_closing()
+         && std::ranges::all_of(peers_, [](const auto& entry) { return entry.second.is_idle(); });
 }
 
 // -- the public face

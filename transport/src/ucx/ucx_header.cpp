@@ -68,7 +68,7 @@ Expected<UcxHeader> read_header(std::span<const std::byte> bytes) {
                      + std::to_string(ucx_protocol_version) + ": run one version everywhere");
   }
   const auto kind = static_cast<UcxMessage>(at(kind_at));
-  if (kind < UcxMessage::data || kind > UcxMessage::goodbye) {
+  if (kind < UcxMessage::data || kind > UcxMessage::welcome) {
     return malformed("is of the unknown kind " + std::to_string(at(kind_at)));
   }
   const auto code = static_cast<Errc>(at(code_at));

@@ -22,6 +22,8 @@ enum class UcxMessage : std::uint8_t {
   settled = 2,  ///< The receiver has dealt with the transfer `tag`; `code` says how.
   closed = 3,   ///< The sender of this has closed its end of the lane.
   goodbye = 4,  ///< The sender of this is shutting down in good order.
+  hello = 5,    ///< The first message on a connection; asks for a welcome.
+  welcome = 6,  ///< Tells the sender of a hello that its messages arrive.
 };
 
 struct UcxHeader {

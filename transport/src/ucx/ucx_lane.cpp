@@ -147,6 +147,7 @@ void UcxLane::end(Errc code) {
   const auto sends = sends_;
   for (auto* send : sends) {
     if (!send->verdict) send->verdict = code;
+    if (peer_.withdraw(*send)) send->let_go = true;
     complete_if_over(*send);
   }
 }
@@ -159,7 +160,7 @@ void UcxLane::close(std::promise<void> closed) {
 }
 
 void UcxLane::answer_closers() {
-  if (ended_ == Errc::none || fetching_ != 0 || !sends_.empty()) return;
+  if (ended_ == Errc::none || !is_idle()) return;
   for (auto& closer : std::exchange(closers_, {})) closer.set_value();
 }
 

@@ -78,6 +78,8 @@ public:
 
   /// Marks the lane as made by this end.
   void claim();
+  /// Whether UCX works on no buffer of this lane.
+  [[nodiscard]] bool is_idle() const noexcept { return fetching_ == 0 && sends_.empty(); }
   [[nodiscard]] bool is_claimed() const noexcept { return claimed_; }
 
 private:

@@ -33,7 +33,21 @@ UcxLane* UcxPeer::lane_of(std::uint64_t number) {
   return &lanes_.try_emplace(number, *this, number).first->second;
 }
 
+void UcxPeer::add(std::unique_ptr<UcxEndpoint> endpoint) {
+  endpoints_.push_back(std::move(endpoint));
+  if (endpoints_.size() == 1) send_at_once(UcxMessage::hello);
+}
+
 bool UcxPeer::take_in(const UcxHeader& header, const UcxArrival& arrival) {
+  if (endpoints_.empty()) return false;  // It is lost.
+  if (header.kind == UcxMessage::hello) {
+    send_at_once(UcxMessage::welcome);
+    return false;
+  }
+  if (header.kind == UcxMessage::welcome) {
+    send_what_was_held();
+    return false;
+  }
   if (state_ != State::alive) return false;
   if (header.kind == UcxMessage::data) return take_in_data(header, arrival);
   if (header.kind == UcxMessage::goodbye) {
@@ -65,16 +79,48 @@ bool UcxPeer::take_in_data(const UcxHeader& header, const UcxArrival& arrival) {
 }
 
 void UcxPeer::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
-  if (endpoints_.empty()) return completion.completed(UCS_ERR_NOT_CONNECTED);
+  if (endpoints_.empty() && state_ != State::alive) {
+    return completion.completed(UCS_ERR_NOT_CONNECTED);
+  }
+  if (!welcome_) return held_.push_back({&header, bytes, &completion});
   endpoints_.front()->send(header, bytes, completion);
 }
 
-void UcxPeer::send_note(UcxMessage kind, std::uint64_t lane, Tag tag, Errc code) {
+void UcxPeer::send_what_was_held() {
+  welcome_ = true;
+  for (const auto& [header, bytes, completion] : std::exchange(held_, {})) {
+    endpoints_.front()->send(*header, bytes, *completion);
+  }
+}
+
+bool UcxPeer::withdraw(const UcxCompletion& completion) {
+  return std::erase_if(held_, [&](const Held& held) { return held.completion == &completion; })
+         != 0;
+}
+
+void UcxPeer::disconnect() {
+  endpoints_.clear();
+  for (const auto& held : std::exchange(held_, {})) {
+    held.completion->completed(UCS_ERR_NOT_CONNECTED);
+  }
+}
+
+UcxNote& UcxPeer::make_note(const UcxHeader& header) {
   auto& note = shared_.notes.take();
   note.pool = &shared_.notes;
-  note.header =
-      write_header({.kind = kind, .code = code, .from = shared_.self, .lane = lane, .tag = tag});
+  note.header = write_header(header);
+  return note;
+}
+
+void UcxPeer::send_note(UcxMessage kind, std::uint64_t lane, Tag tag, Errc code) {
+  auto& note =
+      make_note({.kind = kind, .code = code, .from = shared_.self, .lane = lane, .tag = tag});
   send(note.header, {}, note);
+}
+
+void UcxPeer::send_at_once(UcxMessage kind) {
+  auto& note = make_note({.kind = kind, .from = shared_.self});
+  endpoints_.front()->send(note.header, {}, note);
 }
 
 void UcxPeer::end(State state, Errc code) {
@@ -83,8 +129,8 @@ void UcxPeer::end(State state, Errc code) {
   for (auto& [number, lane] : lanes_) lane.end(code);
 }
 
-bool UcxPeer::has_claimed_lanes() const {
-  return std::ranges::any_of(lanes_, [](const auto& entry) { return entry.second.is_claimed(); });
+bool UcxPeer::is_idle() const {
+  return std::ranges::all_of(lanes_, [](const auto& entry) { return entry.second.is_idle(); });
 }
 
 std::string UcxPeer::print() const {

@@ -57,7 +57,7 @@ public:
 
   /// Adds a connection. When both ends connect at the same time there are two, and each end sends
   /// all its messages on the one it had first.
-  void add(std::unique_ptr<UcxEndpoint> endpoint) { endpoints_.push_back(std::move(endpoint)); }
+  void add(std::unique_ptr<UcxEndpoint> endpoint);
 
   /// Returns the lane, made for this end.
   UcxLane& claim(std::uint64_t lane);
@@ -65,19 +65,35 @@ public:
   /// Takes in a message of this peer. Returns whether it keeps the arrival.
   bool take_in(const UcxHeader& header, const UcxArrival& arrival);
 
+  /// Sends a message, or holds it until the peer has welcomed this fabric: what UCX 1.13 is given
+  /// while it still connects, it may send by the rules of another transport, and lose.
   void send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion);
+
+  /// Takes a message back that is still held. Returns whether it was; then it does not complete.
+  bool withdraw(const UcxCompletion& completion);
   void send_note(UcxMessage kind, std::uint64_t lane, Tag tag = {}, Errc code = Errc::none);
 
   /// Ends every lane with `code` and remembers why there will be no others.
   void end(State state, Errc code);
 
   /// Closes the connections.
-  void disconnect() { endpoints_.clear(); }
+  void disconnect();
 
-  [[nodiscard]] bool has_claimed_lanes() const;
+  /// Whether UCX works on no buffer for this peer.
+  [[nodiscard]] bool is_idle() const;
   [[nodiscard]] std::string print() const;
 
 private:
+  struct Held {
+    const UcxHeaderBytes* header = nullptr;
+    BufferView bytes;
+    UcxCompletion* completion = nullptr;
+  };
+
+  [[nodiscard]] UcxNote& make_note(const UcxHeader& header);
+  void send_at_once(UcxMessage kind);
+  void send_what_was_held();
+
   /// Returns the lane, made known if need be; null if there are too many that nobody has made.
   UcxLane* lane_of(std::uint64_t number);
   bool take_in_data(const UcxHeader& header, const UcxArrival& arrival);
@@ -87,6 +103,8 @@ private:
   State state_ = State::alive;
   Errc ended_ = Errc::none;
   std::vector<std::unique_ptr<UcxEndpoint>> endpoints_;
+  bool welcome_ = false;  ///< The peer has answered the hello.
+  std::vector<Held> held_;
   std::map<std::uint64_t, UcxLane> lanes_;
   std::uint32_t unclaimed_lanes_ = 0;
 };

@@ -32,7 +32,7 @@ void release(int signal) {
 
 }  // namespace
 
-std::vector<UcxSetting> settings_for(const UcxOptions& options, bool one_machine) {
+std::vector<UcxSetting> settings_for(const UcxOptions& options) {
   std::vector<UcxSetting> settings{
       {"TLS", options.shared_memory ? "posix,tcp,self" : "tcp,self"},
       {"NET_DEVICES", options.network_interface},
@@ -40,7 +40,6 @@ std::vector<UcxSetting> settings_for(const UcxOptions& options, bool one_machine
       {"KEEPALIVE_INTERVAL", std::to_string(options.keepalive.count()) + "ms"},
   };
   if (options.shared_memory) settings.push_back({"MM_ERROR_HANDLING", "y"});
-  if (options.shared_memory && one_machine) settings.push_back({"RNDV_SCHEME", "get_zcopy"});
   return settings;
 }
 

@@ -16,8 +16,11 @@ struct UcxSetting {
   friend bool operator==(const UcxSetting&, const UcxSetting&) = default;
 };
 
-/// Returns the settings that `options` ask for. `one_machine`: whether all peers are on this one.
-[[nodiscard]] std::vector<UcxSetting> settings_for(const UcxOptions& options, bool one_machine);
+/// Returns the settings that `options` ask for.
+///
+/// UCX_RNDV_SCHEME is left alone: get_zcopy is the fastest within a machine and loses receives when
+/// a peer dies (docs/gotchas/ucx-loses-fetches-of-the-dead.md).
+[[nodiscard]] std::vector<UcxSetting> settings_for(const UcxOptions& options);
 
 /// Leaves out of `settings` what the user's environment already sets.
 [[nodiscard]] std::vector<UcxSetting> without_users_own(std::vector<UcxSetting> settings);

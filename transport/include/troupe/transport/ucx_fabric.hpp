@@ -18,8 +18,7 @@ namespace troupe::transport {
 /// How a process joins the others. What the user's own UCX_* environment variables say goes before
 /// what these options imply.
 struct UcxOptions {
-  /// The network interface whose address others connect to. On loopback every peer is on this
-  /// machine, and the settings that are fastest within a machine apply.
+  /// The network interface whose address others connect to, and the only one that is used.
   std::string network_interface = "lo";
 
   /// Whether processes of one machine may exchange messages through shared memory. TCP remains for
