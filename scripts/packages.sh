@@ -4,7 +4,8 @@ build_packages=(
   g++ cmake ninja-build ccache
   libcaf-dev            # C++ Actor Framework 0.17
   libucx-dev            # links between processes
-  libboost-dev          # Asio, headers only: the loop that drives them
+  libboost-dev          # Asio, headers only: the loop that drives them, sockets
+  libssl-dev            # HMAC and random numbers
   libdnnl-dev           # oneDNN: matrix products
   libtomlplusplus-dev   # configuration
   libcli11-dev libfmt-dev nlohmann-json3-dev

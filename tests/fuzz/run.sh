@@ -12,13 +12,14 @@ cd "$(dirname "$0")/../.."
 root=$PWD/tests/fuzz
 out=$PWD/build/fuzz
 PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in a finding
-targets="parse_config from_csv parse_safetensors"
+targets="parse_config from_csv parse_safetensors read_hello"
 
 sources_of() {
   case $1 in
     parse_config) echo engine/src/config*.cpp engine/src/schedule.cpp engine/src/schedule_generators.cpp ;;
     from_csv) echo engine/src/schedule*.cpp ;;
     parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
+    read_hello) echo transport/src/gate/hello.cpp ;;
   esac
 }
 
@@ -26,7 +27,7 @@ build() {
   mkdir -p "$out/$1/found"
   # shellcheck disable=SC2046 # One word per source.
   clang++-14 -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-    -Iengine/include -Istorage/include "tests/fuzz/$1.cpp" \
+    -Iengine/include -Istorage/include -Itransport/include -Itransport/src "tests/fuzz/$1.cpp" \
     engine/src/check.cpp engine/src/error.cpp engine/src/nearest.cpp $(sources_of "$1") -o "$out/$1/fuzz"
 }
 
