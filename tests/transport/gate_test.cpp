@@ -322,7 +322,7 @@ TEST_F(AGate, WithstandsAThousandHalfOpenConnections) {
   // Sixty-four wait at most, and the node that came last was one of them for a while.
   for (auto i = 0; i < 1000 - 63; ++i) {
     const auto end = strangers[static_cast<std::size_t>(i)].end();
-    EXPECT_TRUE(end == "ended" || end == "broken") << i << " " << end;
+    ASSERT_TRUE(end == "ended" || end == "broken") << i << " " << end;
   }
   for (std::size_t i = 1000 - 63; i < 1000; ++i) EXPECT_TRUE(strangers[i].is_silent()) << i;
   EXPECT_EQ(log.wait_for(1),

@@ -1,7 +1,7 @@
 #include "troupe/transport/gate.hpp"
 
+#include <array>
 #include <list>
-#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>

@@ -1,6 +1,8 @@
 #include "gate/socket.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 
 #include <netdb.h>
