@@ -130,6 +130,7 @@ awaitable<Expected<Done>> Tunnel::Impl::reach(Tcp::endpoint address) {
   if (!failure) co_await outer_.async_connect(address, redirect_error(use_awaitable, failure));
   // TCP connects a socket to itself if the system happens to give it the port that nobody is at.
   if (!failure && outer_.local_endpoint(failure) == address) {
+    reset(outer_);
     failure = boost::asio::error::connection_refused;
   }
   if (!failure) co_return Done{};
