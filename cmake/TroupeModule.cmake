@@ -17,10 +17,6 @@ if(TROUPE_SANITIZERS)
                                                   -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZERS})
 endif()
-if(TROUPE_SANITIZERS MATCHES "thread")
-  # Asio has a fence, whose order the sanitizer does not see. Missing it, it reports too much, not too little.
-  target_compile_options(troupe_options INTERFACE -Wno-tsan)
-endif()
 
 # -- troupe_module(<name> HEADERS ... SOURCES ... PUBLIC ... PRIVATE ...) --------------------------
 # Creates troupe_<name> with alias troupe::<name>. Each module has its own include root, so a module
