@@ -376,8 +376,8 @@ private:
     child.error.read(listener_);
     pollfd life{child.life.number(), POLLIN, 0};
     if (::poll(&life, 1, 0) != 1) return;
-    child.signal(
-        SIGKILL);  // What it started. Its number is free for others only once it is reaped.
+    // What it has started. Nobody else has its number before it is reaped.
+    child.signal(SIGKILL);
     child.output.finish(listener_);
     child.error.finish(listener_);
     child.ended = true;
