@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
   constexpr int steps_per_round = 50;
 
   const auto plan = make_plan(config_of(ranks, microbatches));
-  actors::TrainerParts parts;
+  actors::RankParts parts;
   parts.make_stage = make_empty;
   const auto source = [](StepKind, std::uint32_t, std::uint32_t, stages::Batch&) {};
   auto trainer = actors::Trainer::make(*plan, source, std::move(parts));

@@ -36,9 +36,9 @@ void DirectorState::start(std::shared_ptr<const Plan> plan, StepDone done) {
 }
 
 void DirectorState::on(const GroupChosen& message) {
-  loader_ = message.loader;
-  cast_ = message.stages;
-  reported_.resize(cast_.size());
+  loaders_ = message.loaders;
+  stages_ = message.stages;
+  reported_.resize(stages_.size());
 }
 
 void DirectorState::on(const StepWanted& message) {
@@ -50,14 +50,14 @@ void DirectorState::on(const StepWanted& message) {
   report_.step = message.step;
   report_.kind = message.kind;
   report_.begin_ns = stages::steady_now_ns();
-  report_.ranks.resize(cast_.size());
-  caf::anon_send(loader_, message);
+  report_.ranks.resize(stages_.size());
+  for (const auto& loader : loaders_) caf::anon_send(loader, message);
 }
 
 void DirectorState::on(StepReported& message) {
   if (!is_running_) return;
   reported_[message.rank] = std::move(message);
-  if (++reported_count_ < cast_.size()) return;
+  if (++reported_count_ < stages_.size()) return;
   report_.loss = mean_loss();
   if (report_.kind == StepKind::evaluation) return;
   decide_clipping();
@@ -75,7 +75,7 @@ void DirectorState::decide_clipping() {
   }
   const auto clip = plan_->config.train.clip_norm;
   const auto scale = clip > 0.0 ? std::min(1.0, clip / (report_.gradient_norm + 1e-6)) : 1.0;
-  for (const auto& stage : cast_) {
+  for (const auto& stage : stages_) {
     caf::anon_send(
         stage, UpdateStarted{static_cast<float>(report_.learning_rate), static_cast<float>(scale)});
   }
@@ -85,7 +85,7 @@ void DirectorState::on(RankFinished& message) {
   if (!is_running_) return;
   report_.ranks[message.rank] = {coordinate_of(plan_->config.parallel, message.rank),
                                  message.account, std::move(message.trace)};
-  if (++finished_count_ < cast_.size()) return;
+  if (++finished_count_ < stages_.size()) return;
   report_.end_ns = stages::steady_now_ns();
   finish(std::move(report_));
 }

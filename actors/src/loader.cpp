@@ -8,7 +8,7 @@
 namespace troupe::actors {
 
 void LoaderState::start(std::shared_ptr<const Plan> plan, BatchSource source,
-                        std::vector<StageHandle> stages, DirectorHandle director) {
+                        std::vector<PlacedStage> stages, DirectorHandle director) {
   plan_ = std::move(plan);
   source_ = std::move(source);
   stages_ = std::move(stages);
@@ -21,8 +21,11 @@ void LoaderState::start(std::shared_ptr<const Plan> plan, BatchSource source,
                       .targets = {}};
   batch.tokens.resize(std::size_t{batch.microbatch_count} * batch.microbatch_size * batch.sequence);
   batch.targets.resize(batch.tokens.size());
-  current_.batches.assign(config.parallel.data, batch);
-  next_.batches.assign(config.parallel.data, batch);
+  current_.batches.resize(config.parallel.data);
+  for (const auto& stage : stages_) {
+    current_.batches[coordinate_of(config.parallel, stage.rank).replica] = batch;
+  }
+  next_.batches = current_.batches;
 }
 
 void LoaderState::on(const StepWanted& message) {
@@ -35,9 +38,9 @@ void LoaderState::on(const StepWanted& message) {
     caf::anon_send(director_, LoadFailed{current_.failure});
     return;
   }
-  for (std::uint32_t rank = 0; rank < stages_.size(); ++rank) {
-    const auto replica = coordinate_of(plan_->config.parallel, rank).replica;
-    caf::anon_send(stages_[rank],
+  for (const auto& stage : stages_) {
+    const auto replica = coordinate_of(plan_->config.parallel, stage.rank).replica;
+    caf::anon_send(stage.actor,
                    StepStarted{message.step, message.kind, &current_.batches[replica]});
   }
   if (message.kind == StepKind::training) {
@@ -49,7 +52,9 @@ void LoaderState::prepare(Prepared& target, const StepWanted& what) {
   target.what = what;
   target.failure.clear();
   try {
-    for (std::uint32_t r = 0; r < target.batches.size(); ++r) fill(target.batches[r], what, r);
+    for (std::uint32_t r = 0; r < target.batches.size(); ++r) {
+      if (!target.batches[r].tokens.empty()) fill(target.batches[r], what, r);
+    }
   } catch (const std::exception& error) {
     target.failure = error.what();
   }
@@ -74,7 +79,7 @@ void LoaderState::fill(stages::Batch& batch, const StepWanted& what, std::uint32
 LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> self,
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
-                                   const std::vector<StageHandle>& stages,
+                                   const std::vector<PlacedStage>& stages,
                                    const DirectorHandle& director) {
   self->state.start(plan, source, stages, director);
   return {[self](const StepWanted& message) { self->state.on(message); }};

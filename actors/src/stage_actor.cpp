@@ -71,12 +71,12 @@ std::string describe(const auto&) {
   return "an event that cannot fail";
 }
 
-std::vector<MachineStage> machine_stages(const Plan& plan, RankProps& props,
+std::vector<MachineStage> machine_stages(const Plan& plan, LocalRank& local,
                                          const std::vector<StageIndex>& stages) {
   std::vector<MachineStage> result;
-  for (std::size_t local = 0; local < stages.size(); ++local) {
-    const auto& held = props.stages[local];
-    result.push_back({.bounds = plan.stages[stages[local].value()].bounds,
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    const auto& held = local.stages[i];
+    result.push_back({.bounds = plan.stages[stages[i].value()].bounds,
                       .bucket_count = held.stage->bucket_count(),
                       .exchanges_tied = held.tied != nullptr});
   }
@@ -90,26 +90,25 @@ Buffer& StageActorState::Landing::at(Edge edge, MicrobatchIndex microbatch) {
   return places.at(static_cast<std::size_t>(edge) * per_edge + microbatch.value());
 }
 
-void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, RankProps& props,
+void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, LocalRank& local,
                             DirectorHandle director) {
   self_ = std::move(self);
   director_ = std::move(director);
   plan_ = std::move(plan);
-  props_ = &props;
-  const auto rank = props.coordinate.pipeline;
+  local_ = &local;
+  const auto rank = local.coordinate.pipeline;
   const auto stages = plan_->training.stages_of(rank);
-  const auto described = machine_stages(*plan_, props, stages);
+  const auto described = machine_stages(*plan_, local, stages);
   constexpr std::uint32_t enqueued_max = 2;
-  training_.emplace(plan_->training, rank, described, props.replicas != nullptr, enqueued_max);
-  evaluation_.emplace(plan_->evaluation, rank, described, props.replicas != nullptr, enqueued_max);
+  training_.emplace(plan_->training, rank, described, local.replicas != nullptr, enqueued_max);
+  evaluation_.emplace(plan_->evaluation, rank, described, local.replicas != nullptr, enqueued_max);
   local_of_stage_.resize(plan_->training.stage_count());
-  for (std::uint32_t local = 0; local < stages.size(); ++local) {
-    local_of_stage_[stages[local].value()] = local;
+  for (std::uint32_t i = 0; i < stages.size(); ++i) {
+    local_of_stage_[stages[i].value()] = i;
     landings_.emplace_back().places.resize(stages::edge_count * plan_->training.microbatch_count);
-    props.stages[local].stage->on_bucket_ready(
-        [to = self_, stage = stages[local]](std::uint32_t bucket) {
-          caf::anon_send(to, Completed{BucketFilled{stage, bucket}});
-        });
+    local.stages[i].stage->on_bucket_ready([to = self_, stage = stages[i]](std::uint32_t bucket) {
+      caf::anon_send(to, Completed{BucketFilled{stage, bucket}});
+    });
   }
 }
 
@@ -122,7 +121,7 @@ void StageActorState::on(const StepStarted& message) {
   step_ = message.step;
   machine_ = message.kind == StepKind::training ? &*training_ : &*evaluation_;
   trace_.reserve(trace_size_max());
-  for (auto& held : props_->stages) {
+  for (auto& held : local_->stages) {
     held.stage->begin_step({message.step, message.kind, message.batch, plan_->tokens_per_step()});
   }
   advance(Started{});
@@ -269,8 +268,8 @@ void StageActorState::carry_out(const SendGradient& command) {
 }
 
 void StageActorState::carry_out(const ReduceBucket& command) {
-  props_->replicas->all_reduce(
-      *props_->reduce_stream, held(command.stage).stage->bucket(command.bucket),
+  local_->replicas->all_reduce(
+      *local_->reduce_stream, held(command.stage).stage->bucket(command.bucket),
       [to = self_, event = BucketReduced{command.stage, command.bucket},
        begin_ns = stages::steady_now_ns()](Errc code) {
         caf::anon_send(to, Completed{event, code, {begin_ns, stages::steady_now_ns()}});
@@ -303,7 +302,7 @@ void StageActorState::carry_out(const MeasureGradients& command) {
 
 void StageActorState::carry_out(const ReportStep&) {
   StepReported report{.rank = rank(), .losses = {}, .squares = {}};
-  for (auto& held : props_->stages) {
+  for (auto& held : local_->stages) {
     const auto losses = held.stage->losses();
     report.losses.insert(report.losses.end(), losses.begin(), losses.end());
     const auto squares = held.stage->gradient_squares();
@@ -323,7 +322,7 @@ void StageActorState::carry_out(const FinishStep&) {
 // -- look-ups -------------------------------------------------------------------------------------
 
 HeldStage& StageActorState::held(StageIndex stage) {
-  return props_->stages[local_of_stage_[stage.value()]];
+  return local_->stages[local_of_stage_[stage.value()]];
 }
 
 StageActorState::Landing& StageActorState::landing(StageIndex stage) {
@@ -333,22 +332,22 @@ StageActorState::Landing& StageActorState::landing(StageIndex stage) {
 std::size_t StageActorState::trace_size_max() const {
   const bool trains = machine_ == &*training_;
   const auto& schedule = trains ? plan_->training : plan_->evaluation;
-  auto size = schedule.ranks[props_->coordinate.pipeline.value()].size();
+  auto size = schedule.ranks[local_->coordinate.pipeline.value()].size();
   if (!trains) return size;
-  for (const auto& held : props_->stages) {
-    size += 1 + (props_->replicas ? held.stage->bucket_count() : 0);
+  for (const auto& held : local_->stages) {
+    size += 1 + (local_->replicas ? held.stage->bucket_count() : 0);
   }
   return size;
 }
 
 std::uint32_t StageActorState::rank() const {
-  return rank_at(plan_->config.parallel, props_->coordinate);
+  return local_->rank;
 }
 
 StageHandle::behavior_type stage_actor(StageHandle::stateful_pointer<StageActorState> self,
-                                       const std::shared_ptr<const Plan>& plan, RankProps* props,
+                                       const std::shared_ptr<const Plan>& plan, LocalRank* local,
                                        const DirectorHandle& director) {
-  self->state.start(StageHandle{self}, plan, *props, director);
+  self->state.start(StageHandle{self}, plan, *local, director);
   return {
       [self](const StepStarted& message) { self->state.on(message); },
       [self](const Completed& message) { self->state.on(message); },

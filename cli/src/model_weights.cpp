@@ -24,17 +24,17 @@ Error invalid(const std::string& path, const std::string& what) {
 
 Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer) {
   std::vector<storage::TensorView> tensors;
-  const auto parameters = trainer.parameters();
+  const auto parameters = parameters_of(trainer.plan().config.model);
   for (const auto& parameter : parameters) {
-    tensors.push_back({.name = parameter.spec->name,
+    tensors.push_back({.name = parameter.name,
                        .dtype = storage::DType::f32,
-                       .shape = parameter.spec->shape,
+                       .shape = parameter.shape,
                        .bytes = {}});
   }
   std::vector<float> values;
-  const auto read = [&](std::size_t index) {
-    values.resize(parameters[index].values.size());
-    trainer.read_parameter(index, values);
+  const auto read = [&](std::size_t index) -> Expected<std::span<const std::byte>> {
+    values.resize(parameters[index].element_count());
+    if (auto done = trainer.read_parameter(index, values); !done) return done.error();
     return std::as_bytes(std::span{values});
   };
   return storage::write_safetensors(path, tensors,

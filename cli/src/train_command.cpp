@@ -88,7 +88,7 @@ public:
   }
 
   [[nodiscard]] Expected<ExitCode> run() {
-    measure_light();
+    if (auto measured = measure_light(); !measured) return measured.error();
     listen_for_interrupts();
     const auto step_count = plan_.config.train.steps;
     {
@@ -154,16 +154,18 @@ private:
     };
   }
 
-  void measure_light() {
-    const auto streams = concurrent_streams(plan_);
-    const auto threads = plan_.config.run.threads_per_stage;
-    light_flops_ = trainer_->device().measure_peak_flops(streams, threads);
+  [[nodiscard]] Expected<Done> measure_light() {
+    const auto measured = trainer_->measure_peak_flops();
+    if (!measured) return measured.error();
+    light_flops_ = *measured;
+    const auto core_count = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
     fmt::print(
         "{} actors ({} replicas x {} pipeline ranks), {}, {} tokens per step; "
         "light: {:.0f} GFLOP/s on {} core{}\n",
         plan_.config.parallel.rank_count(), plan_.config.parallel.data,
         plan_.config.parallel.pipeline, plan_.training.name, plan_.tokens_per_step(),
-        light_flops_ / 1e9, streams * threads, streams * threads == 1 ? "" : "s");
+        light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
+    return Done{};
   }
 
   [[nodiscard]] Expected<Done> train_step(ProgressLine& progress) {

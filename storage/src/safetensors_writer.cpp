@@ -81,8 +81,9 @@ Expected<Done> write_safetensors(const std::string& path, std::span<const Tensor
   if (auto done = file->write(std::as_bytes(std::span{header})); !done) return done;
   for (const auto* tensor : order) {
     const auto bytes = read(static_cast<std::size_t>(tensor - tensors.data()));
-    TROUPE_ASSERT(bytes.size() == size_bytes_of(*tensor));
-    if (auto done = file->write(bytes); !done) return done;
+    if (!bytes) return bytes.error();
+    TROUPE_ASSERT(bytes->size() == size_bytes_of(*tensor));
+    if (auto done = file->write(*bytes); !done) return done;
   }
   return file->commit();
 }

@@ -50,6 +50,20 @@ private:
   std::deque<Work> queue_;
 };
 
+/// A device of such streams, which it shows to the test.
+class SteppedDevice final : public stages::InlineDevice {
+public:
+  explicit SteppedDevice(std::vector<SteppedStream*>& streams) : streams_{streams} {}
+  std::unique_ptr<stages::Stream> make_stream(std::string_view, std::uint32_t) override {
+    auto stream = std::make_unique<SteppedStream>();
+    streams_.push_back(stream.get());
+    return stream;
+  }
+
+private:
+  std::vector<SteppedStream*>& streams_;
+};
+
 Config config_of(const std::string& schedule, std::uint32_t replicas, std::uint32_t ranks,
                  std::uint32_t microbatches, std::uint32_t chunks, bool split, bool tied) {
   Config config;
@@ -83,38 +97,42 @@ public:
       : Rehearsal{make_plan(config).value(), seed} {}
   Rehearsal(const Plan& plan, std::uint64_t seed)
       : plan_{std::make_shared<const Plan>(plan)}, random_{seed}, network_{seed} {
-    const auto& extent = plan.config.parallel;
-    ranks_.resize(extent.rank_count());
-    for (std::uint32_t rank = 0; rank < ranks_.size(); ++rank) build_rank(rank);
-    for (std::uint32_t r = 0; r < extent.data; ++r) connect(r);
+    RankParts parts;
+    parts.make_device = [this] { return std::make_unique<SteppedDevice>(streams_); };
+    parts.make_stage = [](const Plan& of, const StagePlan& stage, stages::Device& device,
+                          stages::Stream& stream) {
+      return stages::make_counting_stage(device, stream,
+                                         {.stage = stage.stage,
+                                          .stage_count = of.training.stage_count(),
+                                          .bounds = stage.bounds,
+                                          .microbatch_count = of.training.microbatch_count,
+                                          .tie_ends = of.config.model.tie_embeddings});
+    };
+    parts.make_link = [this] { return network_.make_link(); };
+    ranks_ = LocalRanks::make(plan_, LocalRanks::all_of(plan), std::move(parts)).value();
     const auto done = std::make_shared<StepDone>(
         [this](Expected<StepReport> outcome) { outcomes_.push_back(std::move(outcome)); });
     director_ = system_.spawn(director, plan_, done);
-    for (auto& rank : ranks_) cast_.push_back(system_.spawn(stage_actor, plan_, &rank, director_));
+    std::vector<PlacedStage> placed;
+    for (auto& rank : ranks_->ranks()) {
+      stages_.push_back(system_.spawn(stage_actor, plan_, &rank, director_));
+      placed.push_back({rank.rank, stages_.back()});
+    }
     const BatchSource source = [](StepKind, std::uint32_t step, std::uint32_t replica,
                                   stages::Batch& batch) {
       for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
         batch.tokens[i] = static_cast<std::int32_t>((50 * replica + 10 * step + i) % 256);
       }
     };
-    loader_ = system_.spawn(loader, plan_, source, cast_, director_);
-    caf::anon_send(director_, GroupChosen{loader_, cast_});
+    loader_ = system_.spawn(loader, plan_, source, placed, director_);
+    caf::anon_send(director_, GroupChosen{{loader_}, stages_});
   }
 
   ~Rehearsal() {
-    for (auto& rank : ranks_) {
-      if (rank.replicas) rank.replicas->close();
-      for (auto& held : rank.stages) {
-        held.stage->on_bucket_ready({});
-        for (auto* lane : {&held.previous, &held.next, &held.tied}) {
-          if (*lane) (*lane)->close();
-        }
-      }
-      rank.stream->synchronize();
-      if (rank.reduce_stream) rank.reduce_stream->synchronize();
-    }
+    ranks_->close_lanes();
+    ranks_->empty_streams();
     coordinator().run();
-    for (const auto& actor : cast_) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
+    for (const auto& actor : stages_) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
     caf::anon_send_exit(director_, caf::exit_reason::user_shutdown);
     caf::anon_send_exit(loader_, caf::exit_reason::user_shutdown);
     coordinator().run();
@@ -154,14 +172,9 @@ public:
     return outcome;
   }
 
-  void close_a_link() { ranks_[0].stages[0].next->close(); }
+  void close_a_link() { ranks_->ranks()[0].stages[0].next->close(); }
   const Plan& plan() const { return *plan_; }
-  HeldStage& held(std::uint32_t replica, StageIndex stage) {
-    const auto at = plan_->training.rank_of_stage[stage.value()];
-    auto& rank = ranks_[rank_at(plan_->config.parallel, {replica, 0, at})];
-    const auto stages = plan_->training.stages_of(at);
-    return rank.stages[static_cast<std::size_t>(std::ranges::find(stages, stage) - stages.begin())];
-  }
+  HeldStage& held(std::uint32_t replica, StageIndex stage) { return *ranks_->find(replica, stage); }
 
 private:
   struct SystemConfig : caf::actor_system_config {
@@ -170,49 +183,6 @@ private:
 
   caf::scheduler::test_coordinator& coordinator() {
     return dynamic_cast<caf::scheduler::test_coordinator&>(system_.scheduler());
-  }
-
-  void build_rank(std::uint32_t index) {
-    auto& rank = ranks_[index];
-    rank.coordinate = coordinate_of(plan_->config.parallel, index);
-    rank.stream = make_stream();
-    for (const auto stage : plan_->training.stages_of(rank.coordinate.pipeline)) {
-      const stages::CountingProps props{.stage = stage,
-                                        .stage_count = plan_->training.stage_count(),
-                                        .bounds = plan_->stages[stage.value()].bounds,
-                                        .microbatch_count = plan_->training.microbatch_count,
-                                        .tie_ends = plan_->config.model.tie_embeddings};
-      auto made = stages::make_counting_stage(device_, *rank.stream, props);
-      rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr});
-    }
-  }
-
-  void connect(std::uint32_t replica) {
-    const auto count = plan_->training.stage_count();
-    for (std::uint32_t v = 0; v + 1 < count; ++v) {
-      std::tie(held(replica, StageIndex{v}).next, held(replica, StageIndex{v + 1}).previous) =
-          network_.make_link();
-    }
-    if (plan_->config.model.tie_embeddings && count > 1) {
-      std::tie(held(replica, StageIndex{0}).tied, held(replica, StageIndex{count - 1}).tied) =
-          network_.make_link();
-    }
-    const auto& extent = plan_->config.parallel;
-    if (extent.data == 1 || replica > 0) return;
-    for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
-      auto members = transport::make_in_process_group(extent.data);
-      for (std::uint32_t r = 0; r < extent.data; ++r) {
-        auto& rank = ranks_[rank_at(extent, {r, 0, RankIndex{p}})];
-        rank.replicas = std::move(members[r]);
-        rank.reduce_stream = make_stream();
-      }
-    }
-  }
-
-  std::unique_ptr<stages::Stream> make_stream() {
-    auto stream = std::make_unique<SteppedStream>();
-    streams_.push_back(stream.get());
-    return stream;
   }
 
   /// Lets one thing happen: a message, a transfer, or a piece of device work. Tries the kinds in a
@@ -234,14 +204,13 @@ private:
 
   std::shared_ptr<const Plan> plan_;
   Random random_;
-  stages::InlineDevice device_;
   transport::SeededNetwork network_;
   std::vector<SteppedStream*> streams_;
-  std::vector<RankProps> ranks_;
+  std::unique_ptr<LocalRanks> ranks_;
   std::vector<Expected<StepReport>> outcomes_;
   SystemConfig system_config_;
   caf::actor_system system_{system_config_};
-  std::vector<StageHandle> cast_;
+  std::vector<StageHandle> stages_;
   DirectorHandle director_;
   LoaderHandle loader_;
 };

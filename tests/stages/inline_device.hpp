@@ -24,7 +24,7 @@ public:
 };
 
 /// Not thread-safe: one thread drives it and all its streams.
-class InlineDevice final : public Device {
+class InlineDevice : public Device {
 public:
   /// @param size_bytes_max what `allocate` grants in sum before it reports `out_of_memory`.
   /// @param space it computes in: `device` is memory that nothing but its kernels can touch.

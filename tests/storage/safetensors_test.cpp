@@ -120,12 +120,26 @@ TEST(Safetensors, FetchedOneByOneAreTheSameBytes) {
   auto without_bytes = tensors;
   for (auto& tensor : without_bytes) tensor.bytes = {};
   std::vector<std::byte> memory;
-  const auto read = [&](std::size_t index) {
+  const auto read = [&](std::size_t index) -> Expected<std::span<const std::byte>> {
     memory.assign(tensors[index].bytes.begin(), tensors[index].bytes.end());
     return std::span<const std::byte>{memory};
   };
   ASSERT_TRUE(write_safetensors(folder / "one by one", without_bytes, sample.metadata, read));
   EXPECT_EQ(read_file(folder / "one by one"), read_file(folder / "whole"));
+}
+
+TEST(Safetensors, LeavesNothingBehindWhenATensorCannotBeRead) {
+  const TemporaryFolder folder;
+  const Sample sample;
+  const auto tensors = sample.tensors();
+  const auto read = [&](std::size_t index) -> Expected<std::span<const std::byte>> {
+    if (index == 0) return Error{Errc::peer_unreachable, "the node is gone"};
+    return tensors[index].bytes;
+  };
+  const auto written = write_safetensors(folder / "w", tensors, {}, read);
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().context, "the node is gone");
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
 TEST(Safetensors, AreReadByAnIndependentReader) {

@@ -1,4 +1,5 @@
 #include <array>
+#include <cstring>
 #include <mutex>
 
 #include "troupe/transport/in_process.hpp"
@@ -12,6 +13,8 @@ namespace {
 /// What the two ends share. Completions run outside the lock.
 class Lane {
 public:
+  explicit Lane(HandOver hand_over) : is_copying_{hand_over == HandOver::copy} {}
+
   void post_send(std::size_t side, PendingTransfer send) {
     if (auto receive = match(directions_[side].sends, directions_[side].receives, send)) {
       hand_over(std::move(send), std::move(*receive));
@@ -59,17 +62,22 @@ private:
     return counterpart;
   }
 
-  /// Hands the message over: the receiver gets the sender's buffer and the sender the receiver's.
-  static void hand_over(PendingTransfer send, PendingTransfer receive) {
+  void hand_over(PendingTransfer send, PendingTransfer receive) const {
     if (send.buffer.size_bytes() != receive.buffer.size_bytes()) {
       complete(std::move(send), Errc::message_truncated);
       complete(std::move(receive), Errc::message_truncated);
       return;
     }
-    receive.done({std::move(send.buffer), Errc::none});
-    send.done({std::move(receive.buffer), Errc::none});
+    if (is_copying_) {
+      std::memcpy(receive.buffer.data(), send.buffer.data(), send.buffer.size_bytes());
+    } else {
+      std::swap(receive.buffer, send.buffer);
+    }
+    receive.done({std::move(receive.buffer), Errc::none});
+    send.done({std::move(send.buffer), Errc::none});
   }
 
+  const bool is_copying_;
   std::mutex mutex_;
   bool closed_ = false;
   std::array<Direction, 2> directions_;  ///< By the side that sends.
@@ -96,8 +104,8 @@ private:
 
 }  // namespace
 
-LinkPair make_in_process_link() {
-  const auto lane = std::make_shared<Lane>();
+LinkPair make_in_process_link(HandOver hand_over) {
+  const auto lane = std::make_shared<Lane>(hand_over);
   return {std::make_unique<InProcessLink>(lane, 0), std::make_unique<InProcessLink>(lane, 1)};
 }
 

@@ -35,8 +35,8 @@ private:
 
   std::shared_ptr<const Plan> plan_;
   StepDone done_;
-  LoaderHandle loader_;
-  std::vector<StageHandle> cast_;       ///< By rank of the grid.
+  std::vector<LoaderHandle> loaders_;
+  std::vector<StageHandle> stages_;     ///< By rank of the grid.
   std::vector<StepReported> reported_;  ///< By rank of the grid.
   std::size_t reported_count_ = 0;
   std::size_t finished_count_ = 0;

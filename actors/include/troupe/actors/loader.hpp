@@ -19,20 +19,21 @@ namespace troupe::actors {
 using BatchSource =
     std::function<void(StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch&)>;
 
-/// Keeps two batches per replica: the one that the current step reads, and the next training
-/// step's, filled while the current step runs.
+/// Opens each step for the ranks of its process. Keeps two batches for each replica that has a rank
+/// here: the one that the current step reads, and the next training step's, filled while the
+/// current step runs.
 class LoaderState {
 public:
   static inline const char* name = "troupe.loader";  // Read by CAF's logger.
 
-  void start(std::shared_ptr<const Plan> plan, BatchSource source, std::vector<StageHandle> stages,
+  void start(std::shared_ptr<const Plan> plan, BatchSource source, std::vector<PlacedStage> stages,
              DirectorHandle director);
   void on(const StepWanted& message);
 
 private:
   struct Prepared {
     StepWanted what{0, StepKind::training};  ///< Step 0 does not exist: nothing is prepared.
-    std::vector<stages::Batch> batches;      ///< By replica.
+    std::vector<stages::Batch> batches;      ///< By replica; empty if it has no rank here.
     std::string failure;                     ///< Why there are none; empty if all is well.
   };
 
@@ -41,7 +42,7 @@ private:
 
   std::shared_ptr<const Plan> plan_;
   BatchSource source_;
-  std::vector<StageHandle> stages_;  ///< By rank of the grid.
+  std::vector<PlacedStage> stages_;
   DirectorHandle director_;
   Prepared current_;
   Prepared next_;
@@ -50,7 +51,7 @@ private:
 LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> self,
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
-                                   const std::vector<StageHandle>& stages,
+                                   const std::vector<PlacedStage>& stages,
                                    const DirectorHandle& director);
 
 }  // namespace troupe::actors

@@ -77,10 +77,16 @@ using StageHandle = caf::typed_actor<caf::reacts_to<StepStarted>, caf::reacts_to
                                      caf::reacts_to<UpdateStarted>>;
 using LoaderHandle = caf::typed_actor<caf::reacts_to<StepWanted>>;
 
+/// A stage actor and the rank of the grid that it performs.
+struct PlacedStage {
+  std::uint32_t rank = 0;
+  StageHandle actor;
+};
+
 /// From the trainer, once and before any step: who is led.
 struct GroupChosen {
-  LoaderHandle loader;
-  std::vector<StageHandle> stages;  ///< By rank of the grid.
+  std::vector<LoaderHandle> loaders;  ///< One per process.
+  std::vector<StageHandle> stages;    ///< By rank of the grid.
 };
 
 using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts_to<StepWanted>,

@@ -5,41 +5,19 @@
 #include <optional>
 #include <vector>
 
+#include "troupe/actors/local_ranks.hpp"
 #include "troupe/actors/messages.hpp"
-#include "troupe/engine/grid.hpp"
 #include "troupe/engine/plan.hpp"
-#include "troupe/stages/device.hpp"
-#include "troupe/transport/collective.hpp"
-#include "troupe/transport/link.hpp"
 
 namespace troupe::actors {
 
-/// One virtual stage and its lanes; a null lane leads nowhere.
-struct HeldStage {
-  std::unique_ptr<stages::Stage> stage;
-  std::unique_ptr<transport::Link> previous;
-  std::unique_ptr<transport::Link> next;
-  std::unique_ptr<transport::Link> tied;  ///< To the stage with the other half of the embeddings.
-};
-
-/// Everything one rank works with. Owned by the trainer, which closes lanes and empties streams
-/// before it lets go of an actor; used by the actor alone while a step runs.
-struct RankProps {
-  Coordinate coordinate;
-  std::vector<HeldStage> stages;           ///< In ascending order of virtual stage.
-  std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
-  /// Additions of all-reduces; null without replicas.
-  std::unique_ptr<stages::Stream> reduce_stream;
-  std::unique_ptr<transport::Collective> replicas;  ///< Same rank in all replicas; null without.
-};
-
 /// State of the stage actor: two `StageMachine`s that decide (training and evaluation), and the
-/// props that carry out.
+/// rank's streams, stages and lanes that carry out.
 class StageActorState {
 public:
   static inline const char* name = "troupe.stage";  // Read by CAF's logger.
 
-  void start(StageHandle self, std::shared_ptr<const Plan> plan, RankProps& props,
+  void start(StageHandle self, std::shared_ptr<const Plan> plan, LocalRank& local,
              DirectorHandle director);
   void on(const StepStarted& message);
   void on(const Completed& message);
@@ -103,12 +81,12 @@ private:
   StageHandle self_;
   DirectorHandle director_;
   std::shared_ptr<const Plan> plan_;
-  RankProps* props_ = nullptr;
+  LocalRank* local_ = nullptr;
   std::optional<StageMachine> training_;
   std::optional<StageMachine> evaluation_;
   StageMachine* machine_ = nullptr;  ///< The one of the current step.
   std::optional<TimeKeeper> keeper_;
-  std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `props_->stages`.
+  std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `local_->stages`.
   std::vector<Landing> landings_;              ///< By held stage.
   std::vector<TraceEntry> trace_;  ///< Allocated once per step, whole; the report takes it along.
   StageMachine::Commands commands_;
@@ -119,7 +97,7 @@ private:
 
 /// The behavior to spawn.
 StageHandle::behavior_type stage_actor(StageHandle::stateful_pointer<StageActorState> self,
-                                       const std::shared_ptr<const Plan>& plan, RankProps* props,
+                                       const std::shared_ptr<const Plan>& plan, LocalRank* local,
                                        const DirectorHandle& director);
 
 }  // namespace troupe::actors

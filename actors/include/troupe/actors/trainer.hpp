@@ -7,33 +7,16 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "troupe/actors/loader.hpp"
+#include "troupe/actors/local_ranks.hpp"
 #include "troupe/actors/step_report.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/plan.hpp"
-#include "troupe/stages/device.hpp"
-#include "troupe/stages/stage.hpp"
-#include "troupe/transport/in_process.hpp"
 
 namespace troupe::actors {
-
-/// Builds one virtual stage of one replica; everything it enqueues goes to `stream`.
-using StageFactory = std::function<Expected<std::unique_ptr<stages::Stage>>(
-    const Plan& plan, const StagePlan& stage, stages::Device& device, stages::Stream& stream)>;
-
-/// The parts of a run that can be replaced. Every default is the real thing.
-struct TrainerParts {
-  std::function<std::unique_ptr<stages::Device>()> make_device;  ///< The CPU of this machine.
-  StageFactory make_stage;                                       ///< The plan's model family.
-  std::function<transport::LinkPair()> make_link;                ///< In-process lanes.
-  /// The members of a group of replicas, in rank order: in process.
-  std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size)> make_group;
-};
 
 /// The whole grid of a plan as actors of this process: one stage actor per pipeline rank and
 /// replica, each with its own stream, a director and a loader.
@@ -43,8 +26,9 @@ class Trainer {
 public:
   /// Allocates everything the plan announced and starts the actors.
   /// @returns `out_of_memory` if the device refuses, or what a part of `parts` returned.
-  [[nodiscard]] static Expected<std::unique_ptr<Trainer>> make(const Plan& plan, BatchSource source,
-                                                               TrainerParts parts = {});
+  [[nodiscard]] static Expected<std::unique_ptr<Trainer>> make(const Plan& plan,
+                                                               const BatchSource& source,
+                                                               RankParts parts = {});
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -58,18 +42,18 @@ public:
   /// Runs one forward-only step on held-out data: batch `index`, counted from 1.
   [[nodiscard]] Expected<StepReport> evaluate_step(std::uint32_t index);
 
-  /// The parameters in model order, each once, from the first replica, in the device's memory
-  /// space. Valid until the next step.
-  [[nodiscard]] std::vector<stages::ParameterView> parameters();
-  /// Copies the values of `parameters()[index]` to `values`, as many.
-  void read_parameter(std::size_t index, std::span<float> values);
+  /// Copies the values of a parameter, from the first replica, to `values`: the `index`-th of
+  /// `parameters_of(plan().config.model)`, as many as it has.
+  [[nodiscard]] Expected<Done> read_parameter(std::size_t index, std::span<float> values);
+
+  /// Matrix-product peak of the cores that the ranks use, all at work at once, in FLOP/s; measured
+  /// now, in about a tenth of a second.
+  [[nodiscard]] Expected<double> measure_peak_flops();
 
   [[nodiscard]] const Plan& plan() const noexcept;
-  /// The device all ranks compute on.
-  [[nodiscard]] stages::Device& device() noexcept;
+  class Impl;
 
 private:
-  class Impl;
   explicit Trainer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

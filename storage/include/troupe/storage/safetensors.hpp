@@ -72,10 +72,11 @@ using Metadata = std::map<std::string, std::string>;
                                                const Metadata& metadata);
 
 /// Gives the bytes of tensor `index`; they stay valid until the next call.
-using ReadTensor = std::function<std::span<const std::byte>(std::size_t index)>;
+using ReadTensor = std::function<Expected<std::span<const std::byte>>(std::size_t index)>;
 
 /// The same with tensors that are fetched one after the other, each once, so that one of them needs
-/// to be in memory at a time: `bytes` of `tensors` is not looked at.
+/// to be in memory at a time: `bytes` of `tensors` is not looked at. Returns also what `read` fails
+/// with, and leaves nothing behind then.
 [[nodiscard]] Expected<Done> write_safetensors(const std::string& path,
                                                std::span<const TensorView> tensors,
                                                const Metadata& metadata, const ReadTensor& read);

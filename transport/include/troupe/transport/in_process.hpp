@@ -14,9 +14,15 @@ namespace troupe::transport {
 /// The two ends of something.
 using LinkPair = std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>>;
 
-/// Makes a lane whose transfers copy nothing: the end that posts second swaps the two buffers and
-/// runs both completions, on its own thread.
-[[nodiscard]] LinkPair make_in_process_link();
+/// What happens to the buffers of a transfer within a process.
+enum class HandOver : std::uint8_t {
+  swap,  ///< Nothing is copied: each end gets the other's buffer.
+  copy,  ///< Each end gets its own buffer back, as between processes.
+};
+
+/// Makes a lane. The end that posts second moves the message and runs both completions, on its own
+/// thread.
+[[nodiscard]] LinkPair make_in_process_link(HandOver hand_over = HandOver::swap);
 
 /// Makes a group of `size` members; element r is the member of rank r.
 ///

@@ -1,0 +1,105 @@
+// troupe/actors/local_ranks.hpp -- the ranks of a grid that this process performs, built and wired.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/lanes.hpp"
+#include "troupe/engine/plan.hpp"
+#include "troupe/stages/device.hpp"
+#include "troupe/stages/stage.hpp"
+#include "troupe/transport/collective.hpp"
+#include "troupe/transport/in_process.hpp"
+
+namespace troupe::actors {
+
+/// Builds one virtual stage of one replica; everything it enqueues goes to `stream`.
+using StageFactory = std::function<Expected<std::unique_ptr<stages::Stage>>(
+    const Plan& plan, const StagePlan& stage, stages::Device& device, stages::Stream& stream)>;
+
+/// What ranks are made of. Every default is the real thing.
+struct RankParts {
+  std::function<std::unique_ptr<stages::Device>()> make_device;  ///< The CPU of this machine.
+  StageFactory make_stage;                                       ///< The plan's model family.
+  /// A lane whose ends are both here: in-process.
+  std::function<transport::LinkPair()> make_link;
+  /// The members of a group of replicas that are all here, in rank order: in process.
+  std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size)> make_group;
+  /// This end of the lane `number` to `rank` of the grid, which another process performs. There is
+  /// no default: a process that performs all ranks needs none.
+  std::function<Expected<std::unique_ptr<transport::Link>>(std::uint64_t number,
+                                                           std::uint32_t rank)>
+      connect;
+};
+
+/// One virtual stage and its lanes; a null lane leads nowhere.
+struct HeldStage {
+  std::unique_ptr<stages::Stage> stage;
+  std::unique_ptr<transport::Link> previous;
+  std::unique_ptr<transport::Link> next;
+  std::unique_ptr<transport::Link> tied;  ///< To the stage with the other half of the embeddings.
+};
+
+/// Everything one rank works with; a stage actor uses it while a step runs.
+struct LocalRank {
+  std::uint32_t rank = 0;  ///< Of the grid.
+  Coordinate coordinate;
+  std::vector<HeldStage> stages;           ///< In ascending order of virtual stage.
+  std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
+  /// Additions of all-reduces; null without replicas.
+  std::unique_ptr<stages::Stream> reduce_stream;
+  std::unique_ptr<transport::Collective> replicas;  ///< Same rank in all replicas; null without.
+};
+
+/// The ranks that this process performs: all of the grid, or some.
+///
+/// Thread safety: none, but `close_lanes` may be called while actors use the ranks.
+class LocalRanks {
+public:
+  /// Allocates everything the plan announced for `ranks`, in ascending order, and wires it.
+  /// @returns `out_of_memory` if the device refuses, or what a part of `parts` returned.
+  [[nodiscard]] static Expected<std::unique_ptr<LocalRanks>> make(std::shared_ptr<const Plan> plan,
+                                                                  std::vector<std::uint32_t> ranks,
+                                                                  RankParts parts = {});
+
+  /// Every rank of the plan.
+  [[nodiscard]] static std::vector<std::uint32_t> all_of(const Plan& plan);
+
+  /// Closes the lanes and empties the streams; the actors are gone by then.
+  ~LocalRanks();
+  LocalRanks(const LocalRanks&) = delete;
+  LocalRanks& operator=(const LocalRanks&) = delete;
+
+  [[nodiscard]] std::span<LocalRank> ranks() noexcept { return ranks_; }
+  /// Null if the stage is held elsewhere.
+  [[nodiscard]] HeldStage* find(std::uint32_t replica, StageIndex stage);
+  [[nodiscard]] stages::Device& device() noexcept { return *device_; }
+
+  /// Completes everything that waits for a neighbour or a replica as cancelled. Idempotent.
+  void close_lanes();
+  /// Waits for device work that is still enqueued, and drops what would be posted to the actors.
+  void empty_streams();
+
+private:
+  LocalRanks(std::shared_ptr<const Plan> plan, RankParts parts);
+
+  [[nodiscard]] Expected<Done> build(LocalRank& rank);
+  [[nodiscard]] Expected<Done> wire(std::uint64_t number, const StageLane& lane);
+  [[nodiscard]] Expected<Done> join_replicas(RankIndex pipeline);
+  /// Of `members`, which are some of the replicas of a pipeline rank.
+  [[nodiscard]] Expected<Done> join_others(std::span<LocalRank*> members);
+  [[nodiscard]] LocalRank* find(std::uint32_t rank);
+  [[nodiscard]] std::uint32_t rank_holding(std::uint32_t replica, StageIndex stage) const;
+
+  std::shared_ptr<const Plan> plan_;
+  RankParts parts_;
+  std::unique_ptr<stages::Device> device_;
+  std::vector<LocalRank> ranks_;  ///< Ascending.
+};
+
+}  // namespace troupe::actors

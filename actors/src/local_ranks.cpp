@@ -1,0 +1,188 @@
+#include "troupe/actors/local_ranks.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "troupe/stages/cpu_device.hpp"
+#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/transport/linked_group.hpp"
+
+namespace troupe::actors {
+
+namespace {
+
+Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, const StagePlan& stage,
+                                                          stages::Device& device,
+                                                          stages::Stream& stream) {
+  auto made = stages::make_gpt2_stage(device, stream,
+                                      {.model = plan.config.model,
+                                       .spec = stage.spec,
+                                       .bounds = stage.bounds,
+                                       .microbatch_count = plan.config.schedule.microbatches,
+                                       .microbatch_size = plan.config.schedule.microbatch_size,
+                                       .train = plan.config.train});
+  if (!made) return made.error();
+  return std::unique_ptr<stages::Stage>{std::move(*made)};
+}
+
+RankParts with_defaults(RankParts parts) {
+  if (!parts.make_device) parts.make_device = stages::make_cpu_device;
+  if (!parts.make_stage) parts.make_stage = make_model_stage;
+  if (!parts.make_link) parts.make_link = [] { return transport::make_in_process_link(); };
+  if (!parts.make_group) parts.make_group = transport::make_in_process_group;
+  return parts;
+}
+
+std::string stream_name(const Coordinate& at) {
+  return "p" + std::to_string(at.pipeline.value()) + "d" + std::to_string(at.replica);
+}
+
+}  // namespace
+
+LocalRanks::LocalRanks(std::shared_ptr<const Plan> plan, RankParts parts)
+    : plan_{std::move(plan)},
+      parts_{with_defaults(std::move(parts))},
+      device_{parts_.make_device()} {}
+
+LocalRanks::~LocalRanks() {
+  close_lanes();
+  empty_streams();
+}
+
+std::vector<std::uint32_t> LocalRanks::all_of(const Plan& plan) {
+  std::vector<std::uint32_t> ranks(plan.config.parallel.rank_count());
+  std::iota(ranks.begin(), ranks.end(), 0U);
+  return ranks;
+}
+
+Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Plan> plan,
+                                                       std::vector<std::uint32_t> ranks,
+                                                       RankParts parts) {
+  std::unique_ptr<LocalRanks> made{new LocalRanks{plan, std::move(parts)}};
+  made->ranks_.resize(ranks.size());
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    made->ranks_[i].rank = ranks[i];
+    if (auto built = made->build(made->ranks_[i]); !built) return built.error();
+  }
+  const auto lanes = lanes_of(*plan);
+  for (std::uint64_t number = 0; number < lanes.size(); ++number) {
+    if (auto wired = made->wire(number, lanes[number]); !wired) return wired.error();
+  }
+  const auto& extent = plan->config.parallel;
+  for (std::uint32_t p = 0; p < extent.pipeline && extent.data > 1; ++p) {
+    if (auto joined = made->join_replicas(RankIndex{p}); !joined) return joined.error();
+  }
+  return made;
+}
+
+Expected<Done> LocalRanks::build(LocalRank& rank) {
+  rank.coordinate = coordinate_of(plan_->config.parallel, rank.rank);
+  rank.stream =
+      device_->make_stream(stream_name(rank.coordinate), plan_->config.run.threads_per_stage);
+  for (const auto stage : plan_->training.stages_of(rank.coordinate.pipeline)) {
+    auto made = parts_.make_stage(*plan_, plan_->stages[stage.value()], *device_, *rank.stream);
+    if (!made) return made.error();
+    rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr});
+  }
+  return Done{};
+}
+
+/// Neighbours on one rank get a lane like all others.
+Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
+  auto* lower = find(lane.replica, lane.lower);
+  auto* upper = find(lane.replica, lane.upper);
+  const bool is_tied = lane.kind == StageLane::Kind::tied;
+  const auto low_end = is_tied ? &HeldStage::tied : &HeldStage::next;
+  const auto high_end = is_tied ? &HeldStage::tied : &HeldStage::previous;
+  if (lower != nullptr && upper != nullptr) {
+    std::tie(lower->*low_end, upper->*high_end) = parts_.make_link();
+  } else if (lower != nullptr) {
+    auto link = parts_.connect(number, rank_holding(lane.replica, lane.upper));
+    if (!link) return link.error();
+    lower->*low_end = std::move(*link);
+  } else if (upper != nullptr) {
+    auto link = parts_.connect(number, rank_holding(lane.replica, lane.lower));
+    if (!link) return link.error();
+    upper->*high_end = std::move(*link);
+  }
+  return Done{};
+}
+
+Expected<Done> LocalRanks::join_replicas(RankIndex pipeline) {
+  const auto& extent = plan_->config.parallel;
+  std::vector<LocalRank*> members;
+  for (std::uint32_t r = 0; r < extent.data; ++r) {
+    auto* member = find(rank_at(extent, {r, 0, pipeline}));
+    if (member == nullptr) continue;
+    member->reduce_stream = device_->make_stream(stream_name(member->coordinate) + "r", 1);
+    members.push_back(member);
+  }
+  if (members.size() < extent.data) return join_others(members);
+  auto group = parts_.make_group(extent.data);
+  for (std::size_t r = 0; r < members.size(); ++r) members[r]->replicas = std::move(group[r]);
+  return Done{};
+}
+
+Expected<Done> LocalRanks::join_others(std::span<LocalRank*> members) {
+  const auto& extent = plan_->config.parallel;
+  std::vector<std::vector<std::unique_ptr<transport::Link>>> links(members.size());
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const auto& here = members[i]->coordinate;
+    links[i].resize(extent.data);
+    for (std::uint32_t r = 0; r < extent.data; ++r) {
+      const auto rank = rank_at(extent, {r, 0, here.pipeline});
+      if (r == here.replica || find(rank) != nullptr) continue;
+      auto link = parts_.connect(replica_lane(*plan_, here.pipeline, here.replica, r), rank);
+      if (!link) return link.error();
+      links[i][r] = std::move(*link);
+    }
+    for (std::size_t j = 0; j < i; ++j) {
+      std::tie(links[i][members[j]->coordinate.replica], links[j][here.replica]) =
+          transport::make_in_process_link(transport::HandOver::copy);
+    }
+  }
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    members[i]->replicas =
+        transport::make_linked_member(members[i]->coordinate.replica, std::move(links[i]));
+  }
+  return Done{};
+}
+
+void LocalRanks::close_lanes() {
+  for (auto& rank : ranks_) {
+    if (rank.replicas) rank.replicas->close();
+    for (auto& held : rank.stages) {
+      for (auto* lane : {&held.previous, &held.next, &held.tied}) {
+        if (*lane) (*lane)->close();
+      }
+    }
+  }
+}
+
+void LocalRanks::empty_streams() {
+  for (auto& rank : ranks_) {
+    if (rank.stream) rank.stream->synchronize();
+    if (rank.reduce_stream) rank.reduce_stream->synchronize();
+    for (auto& held : rank.stages) held.stage->on_bucket_ready({});
+  }
+}
+
+LocalRank* LocalRanks::find(std::uint32_t rank) {
+  const auto found = std::ranges::lower_bound(ranks_, rank, {}, &LocalRank::rank);
+  return found != ranks_.end() && found->rank == rank ? &*found : nullptr;
+}
+
+HeldStage* LocalRanks::find(std::uint32_t replica, StageIndex stage) {
+  auto* rank = find(rank_holding(replica, stage));
+  if (rank == nullptr) return nullptr;
+  const auto stages = plan_->training.stages_of(rank->coordinate.pipeline);
+  return &rank->stages[static_cast<std::size_t>(std::ranges::find(stages, stage) - stages.begin())];
+}
+
+std::uint32_t LocalRanks::rank_holding(std::uint32_t replica, StageIndex stage) const {
+  const auto pipeline = plan_->training.rank_of_stage[stage.value()];
+  return rank_at(plan_->config.parallel, {replica, 0, pipeline});
+}
+
+}  // namespace troupe::actors
