@@ -1,6 +1,7 @@
 #include "troupe/actors/director.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -28,9 +29,28 @@ std::string reason_of(Errc code) {
   }
 }
 
+std::string describe(const GridExtent& extent, const RankFailed& failed) {
+  const auto at = coordinate_of(extent, failed.rank);
+  return "pipeline rank " + std::to_string(at.pipeline.value()) + " of replica "
+         + std::to_string(at.replica) + " failed at " + failed.operation + ": "
+         + reason_of(failed.code);
+}
+
+/// From the clock of the rank's process to the director's.
+void shift(RankReport& rank, std::int64_t lead_ns) {
+  rank.account.begin_ns -= lead_ns;
+  rank.account.end_ns -= lead_ns;
+  for (auto& entry : rank.trace) {
+    entry.begin_ns -= lead_ns;
+    entry.end_ns -= lead_ns;
+  }
+}
+
 }  // namespace
 
-void DirectorState::start(std::shared_ptr<const Plan> plan, StepDone done) {
+void DirectorState::start(DirectorHandle::pointer self, std::shared_ptr<const Plan> plan,
+                          StepDone done) {
+  self_ = self;
   plan_ = std::move(plan);
   done_ = std::move(done);
 }
@@ -38,12 +58,14 @@ void DirectorState::start(std::shared_ptr<const Plan> plan, StepDone done) {
 void DirectorState::on(const GroupChosen& message) {
   loaders_ = message.loaders;
   stages_ = message.stages;
+  clock_lead_ns_ = message.clock_lead_ns;
   reported_.resize(stages_.size());
 }
 
 void DirectorState::on(const StepWanted& message) {
   TROUPE_ASSERT(!is_running_);
   is_running_ = true;
+  if (failure_) return finish(*failure_);
   reported_count_ = 0;
   finished_count_ = 0;
   report_ = {};
@@ -83,26 +105,47 @@ void DirectorState::decide_clipping() {
 
 void DirectorState::on(RankFinished& message) {
   if (!is_running_) return;
-  report_.ranks[message.rank] = {coordinate_of(plan_->config.parallel, message.rank),
-                                 message.account, std::move(message.trace)};
+  auto& rank = report_.ranks[message.rank];
+  rank = {coordinate_of(plan_->config.parallel, message.rank), message.account,
+          std::move(message.trace)};
+  if (!clock_lead_ns_.empty()) shift(rank, clock_lead_ns_[message.rank]);
   if (++finished_count_ < stages_.size()) return;
   report_.end_ns = stages::steady_now_ns();
   finish(std::move(report_));
 }
 
+/// A process that dies makes its neighbours fail. The door soon knows better what happened.
 void DirectorState::on(const RankFailed& message) {
-  if (!is_running_) return;  // The first failure has been told; the others follow from it.
-  const auto at = coordinate_of(plan_->config.parallel, message.rank);
-  finish(Error{message.code, "step " + std::to_string(report_.step) + ": pipeline rank "
-                                 + std::to_string(at.pipeline.value()) + " of replica "
-                                 + std::to_string(at.replica) + " failed at " + message.operation
-                                 + ": " + reason_of(message.code)});
+  if (!is_running_ || unexplained_) return;  // The others follow from the first.
+  unexplained_ = message;
+  if (is_alone()) return on(CauseAwaited{});
+  constexpr std::chrono::seconds patience{1};
+  self_->delayed_send(self_, patience, CauseAwaited{});
+}
+
+void DirectorState::on(const CauseAwaited& /*message*/) {
+  if (!is_running_) return;
+  give_up(unexplained_->code, "step " + std::to_string(report_.step) + ": "
+                                  + describe(plan_->config.parallel, *unexplained_));
+}
+
+void DirectorState::on(const NodeLost& message) {
+  auto sentence = message.sentence;
+  if (is_running_) sentence += ", in step " + std::to_string(report_.step);
+  if (unexplained_) sentence += "; " + describe(plan_->config.parallel, *unexplained_);
+  give_up(Errc::peer_unreachable, sentence);
 }
 
 void DirectorState::on(const LoadFailed& message) {
   if (!is_running_) return;
   finish(
       Error{Errc::invalid_batch, "step " + std::to_string(report_.step) + ": " + message.reason});
+}
+
+void DirectorState::give_up(Errc code, const std::string& sentence) {
+  if (failure_) return;
+  failure_ = Error{code, sentence};
+  if (is_running_) finish(*failure_);
 }
 
 void DirectorState::finish(Expected<StepReport> outcome) {
@@ -136,7 +179,7 @@ double DirectorState::global_norm() const {
 DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<DirectorState> self,
                                        const std::shared_ptr<const Plan>& plan,
                                        const std::shared_ptr<StepDone>& done) {
-  self->state.start(plan, std::move(*done));
+  self->state.start(self, plan, std::move(*done));
   return {
       [self](const GroupChosen& message) { self->state.on(message); },
       [self](const StepWanted& message) { self->state.on(message); },
@@ -144,6 +187,8 @@ DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<Director
       [self](RankFinished& message) { self->state.on(message); },
       [self](const RankFailed& message) { self->state.on(message); },
       [self](const LoadFailed& message) { self->state.on(message); },
+      [self](const NodeLost& message) { self->state.on(message); },
+      [self](const CauseAwaited& message) { self->state.on(message); },
   };
 }
 

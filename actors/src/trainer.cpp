@@ -49,8 +49,9 @@ public:
 
   Expected<double> measure_peak_flops() override {
     const auto rank_count = static_cast<std::uint32_t>(ranks_->ranks().size());
-    return ranks_->device().measure_peak_flops(concurrent_streams(*plan_, rank_count, 1),
-                                               plan_->config.run.threads_per_stage);
+    return ranks_->device().measure_peak_flops(
+        concurrent_streams(*plan_, rank_count, std::thread::hardware_concurrency()),
+        plan_->config.run.threads_per_stage);
   }
 
 private:
@@ -75,9 +76,8 @@ ParameterPlace place_of_parameter(const Plan& plan, std::size_t index) {
 }
 
 std::uint32_t concurrent_streams(const Plan& plan, std::uint32_t rank_count,
-                                 std::uint32_t process_count) {
-  const auto cores = std::thread::hardware_concurrency() / process_count;
-  return std::clamp(cores / plan.config.run.threads_per_stage, 1U, rank_count);
+                                 std::uint32_t core_count) {
+  return std::clamp(core_count / plan.config.run.threads_per_stage, 1U, rank_count);
 }
 
 Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}

@@ -19,7 +19,7 @@ public:
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  [[nodiscard]] Expected<StepReport> run(const StepWanted& what) {
+  [[nodiscard]] virtual Expected<StepReport> run(const StepWanted& what) {
     promise_.emplace();
     auto outcome = promise_->get_future();
     caf::anon_send(director_, what);
@@ -59,9 +59,8 @@ struct ParameterPlace {
 /// The place of the `index`-th of `parameters_of(plan.config.model)`.
 [[nodiscard]] ParameterPlace place_of_parameter(const Plan& plan, std::size_t index);
 
-/// How many streams of one process can compute at once: as many as it has ranks, if there are
-/// cores, of which it shares those of its machine with `process_count` processes.
+/// How many streams of a process can compute at once: as many as it has ranks, if it has cores.
 [[nodiscard]] std::uint32_t concurrent_streams(const Plan& plan, std::uint32_t rank_count,
-                                               std::uint32_t process_count);
+                                               std::uint32_t core_count);
 
 }  // namespace troupe::actors

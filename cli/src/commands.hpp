@@ -9,6 +9,7 @@
 #include "troupe/engine/expected.hpp"
 
 #include "exit_code.hpp"
+#include "performers.hpp"
 
 namespace troupe::cli {
 
@@ -16,6 +17,16 @@ namespace troupe::cli {
 struct RunArguments {
   std::string config_path;
   std::vector<std::string> overrides;  ///< key=value
+  PerformerArguments performers{};     ///< Of `troupe train`.
+};
+
+struct NodeArguments {
+  std::string join;            ///< HOST:PORT of the director.
+  std::string secret_path;     ///< Or:
+  int secret_descriptor = -1;  ///< An inherited pipe to read the secret from; -1: none.
+  std::string network_interface = "lo";
+  bool shared_memory = true;
+  double heartbeat_seconds = 5.0;
 };
 
 struct ScheduleArguments {
@@ -38,6 +49,7 @@ struct GenerateArguments {
 
 // Each runs a command to its end, printing to stdout.
 [[nodiscard]] Expected<ExitCode> train(const RunArguments& arguments);
+[[nodiscard]] Expected<ExitCode> node(const NodeArguments& arguments);
 [[nodiscard]] Expected<ExitCode> plan(const RunArguments& arguments);
 [[nodiscard]] Expected<ExitCode> schedule(const ScheduleArguments& arguments);
 [[nodiscard]] Expected<ExitCode> generate(const GenerateArguments& arguments);

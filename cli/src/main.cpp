@@ -44,6 +44,21 @@ void find_config(RunArguments& arguments) {
 /// The command that was asked for, ready to run.
 using Command = std::function<Expected<ExitCode>()>;
 
+void add_network_options(CLI::App& command, std::string& network_interface, bool& shared_memory,
+                         double& heartbeat_seconds) {
+  command
+      .add_option("--interface", network_interface,
+                  "The network interface that activations and gradients travel over")
+      ->capture_default_str();
+  command.add_flag("!--no-shared-memory", shared_memory,
+                   "Use TCP also between processes of one machine");
+  command
+      .add_option("--heartbeat", heartbeat_seconds,
+                  "Seconds of silence after which a process counts as lost; the same everywhere")
+      ->check(CLI::Range(0.2, 3600.0))
+      ->capture_default_str();
+}
+
 void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand("train", "Train the model of a configuration");
   add_run_options(*command, arguments);
@@ -52,9 +67,43 @@ void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
       "step), weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured\n"
       "step beside the simulated one). What an earlier run left there first moves into the folder\n"
       "earlier-1, or the next free number. Ctrl-C finishes the step and writes everything.");
+  auto& performers = arguments.performers;
+  command->add_option("--processes", performers.process_count,
+                      "Spread the ranks over so many processes of this machine");
+  command->add_option(
+      "--nodes", performers.node_count,
+      "Wait for so many nodes, which `troupe node` starts, and spread the ranks over "
+      "them");
+  command->add_option("--listen", performers.listen, "Where nodes join, HOST:PORT");
+  command->add_option("--secret", performers.secret_path,
+                      "A file that only who may join can read, the same on every node");
+  add_network_options(*command, performers.network_interface, performers.shared_memory,
+                      performers.heartbeat_seconds);
   command->callback([&] {
     find_config(arguments);
     chosen = [&arguments] { return train(arguments); };
+  });
+}
+
+void add_node(CLI::App& app, NodeArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand("node", "Offer this machine to the director of a run");
+  command->add_option("--join", arguments.join, "Where the director listens, HOST:PORT")
+      ->required();
+  auto* secret = command->add_option("--secret", arguments.secret_path,
+                                     "The file that the director has as well");
+  auto* descriptor = command->add_option("--secret-fd", arguments.secret_descriptor,
+                                         "An open file descriptor to read it from instead");
+  secret->excludes(descriptor);
+  add_network_options(*command, arguments.network_interface, arguments.shared_memory,
+                      arguments.heartbeat_seconds);
+  command->footer(
+      "Performs the ranks that the director gives it, until the run is over. Reads the corpus\n"
+      "itself, under the path that the director names.");
+  command->callback([&] {
+    if (arguments.secret_path.empty() && arguments.secret_descriptor < 0) {
+      throw CLI::RequiredError("--secret");
+    }
+    chosen = [&arguments] { return node(arguments); };
   });
 }
 
@@ -114,10 +163,12 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", TROUPE_VERSION);
 
   RunArguments run_arguments;
+  NodeArguments node_arguments;
   ScheduleArguments schedule_arguments;
   GenerateArguments generate_arguments;
   Command chosen;
   add_train(app, run_arguments, chosen);
+  add_node(app, node_arguments, chosen);
   add_plan(app, run_arguments, chosen);
   add_schedule(app, schedule_arguments, chosen);
   add_generate(app, generate_arguments, chosen);

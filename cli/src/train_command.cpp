@@ -13,13 +13,13 @@
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/measured_costs.hpp"
 #include "troupe/stages/cpu_device.hpp"
-#include "troupe/storage/corpus.hpp"
 #include "troupe/storage/metrics.hpp"
 #include "troupe/storage/output_folder.hpp"
-#include "troupe/storage/sampler.hpp"
 
 #include "commands.hpp"
+#include "corpus_batches.hpp"
 #include "model_weights.hpp"
+#include "performers.hpp"
 #include "progress.hpp"
 #include "run_inputs.hpp"
 #include "step_pictures.hpp"
@@ -76,11 +76,16 @@ public:
   [[nodiscard]] static Expected<std::unique_ptr<TrainingRun>> make(const RunArguments& arguments) {
     auto plan = load_plan(arguments);
     if (!plan) return plan.error();
-    if (auto fits = check_memory(*plan); !fits) return fits.error();
-    auto corpus = storage::Corpus::open(plan->config.data, plan->config.model.sequence);
-    if (!corpus) return corpus.error();
-    auto run = std::unique_ptr<TrainingRun>{new TrainingRun{std::move(*corpus), *plan}};
-    auto trainer = Trainer::make(*plan, run->batch_source());
+    if (arguments.performers.node_count == 0) {
+      if (auto fits = check_memory(*plan); !fits) return fits.error();
+    }
+    auto batches = CorpusBatches::open(*plan);
+    if (!batches) return batches.error();
+    auto performers = Performers::make(arguments.performers, *plan);
+    if (!performers) return performers.error();
+    auto run = std::unique_ptr<TrainingRun>{
+        new TrainingRun{*plan, std::move(*batches), std::move(*performers)}};
+    auto trainer = run->performers_->make_trainer(*plan, run->batches_);
     if (!trainer) return trainer.error();
     run->trainer_ = std::move(*trainer);
     if (auto opened = run->open_output(); !opened) return opened.error();
@@ -116,17 +121,12 @@ private:
     return error;
   }
 
-  TrainingRun(storage::Corpus corpus, const Plan& plan)
+  TrainingRun(const Plan& plan, std::shared_ptr<const CorpusBatches> batches,
+              std::unique_ptr<Performers> performers)
       : plan_{plan},
-        corpus_{std::move(corpus)},
-        costs_{plan.training.stage_count()},
-        training_sampler_{corpus_.training(), storage::batch_shape_of(plan.config),
-                          plan.config.train.seed} {
-    if (corpus_.validation().token_count() > 0 && plan.config.train.validation_interval > 0) {
-      validation_sampler_.emplace(corpus_.validation(), storage::batch_shape_of(plan.config),
-                                  plan.config.train.validation_batches);
-    }
-  }
+        batches_{std::move(batches)},
+        performers_{std::move(performers)},
+        costs_{plan.training.stage_count()} {}
 
   /// The first thing that is written, when nothing else can refuse any more. What an earlier run
   /// left goes out of the way first: should this run fail, no file of that one stands beside its.
@@ -142,16 +142,6 @@ private:
     if (!log) return log.error();
     log_ = std::move(*log);
     return Done{};
-  }
-
-  actors::BatchSource batch_source() {
-    return [this](StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) {
-      if (kind == StepKind::training) {
-        training_sampler_.fill(step, replica, batch.tokens, batch.targets);
-      } else {
-        validation_sampler_->fill(step, replica, batch.tokens, batch.targets);
-      }
-    };
   }
 
   [[nodiscard]] Expected<Done> measure_light() {
@@ -175,7 +165,7 @@ private:
     std::optional<double> validation_loss;
     const auto& train = plan_.config.train;
     const bool is_last = report->step == train.steps || interrupted;
-    if (validation_sampler_ && (is_last || report->step % train.validation_interval == 0)) {
+    if (batches_->validates() && (is_last || report->step % train.validation_interval == 0)) {
       auto loss = validate_model();
       if (!loss) return loss.error();
       validation_loss = *loss;
@@ -302,8 +292,9 @@ private:
 
     constexpr std::uint32_t prompt_length = 32;
     constexpr std::uint32_t sample_length = 320;
-    const auto text = corpus_.validation().token_count() > prompt_length ? corpus_.validation()
-                                                                         : corpus_.training();
+    const auto& corpus = batches_->corpus();
+    const auto text =
+        corpus.validation().token_count() > prompt_length ? corpus.validation() : corpus.training();
     std::vector<std::int32_t> tokens(std::min<std::uint64_t>(prompt_length, text.token_count()));
     text.copy(0, tokens);
     std::string prompt;
@@ -314,12 +305,11 @@ private:
   }
 
   Plan plan_;
-  storage::Corpus corpus_;
+  std::shared_ptr<const CorpusBatches> batches_;
+  std::unique_ptr<Performers> performers_;
   std::optional<storage::OutputFolder> folder_;
   std::optional<storage::MetricLog> log_;
   MeasuredCosts costs_;
-  storage::TrainingSampler training_sampler_;
-  std::optional<storage::ValidationSampler> validation_sampler_;
   double light_flops_ = 1.0;
   Timeline predicted_;
   double training_seconds_ = 0.0;

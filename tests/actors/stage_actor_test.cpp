@@ -342,7 +342,8 @@ TEST(Director, StopsWhenTheLossIsNotANumber) {
       std::make_shared<const Plan>(make_plan(config_of("1f1b", 1, 1, 1, 1, false, false)).value());
   std::vector<Expected<StepReport>> outcomes;
   DirectorState state;
-  state.start(plan, [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
+  state.start(nullptr, plan,
+              [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
   state.on(GroupChosen{{}, {StageHandle{}}});
   state.on(StepWanted{7, StepKind::training});
   StepReported reported{.rank = 0, .losses = {std::nan("")}, .squares = {{1.0}}};
@@ -357,7 +358,8 @@ TEST(Director, TellsTheFirstFailureAlone) {
       std::make_shared<const Plan>(make_plan(config_of("1f1b", 1, 2, 2, 1, false, false)).value());
   std::vector<Expected<StepReport>> outcomes;
   DirectorState state;
-  state.start(plan, [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
+  state.start(nullptr, plan,
+              [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
   state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}});
   state.on(StepWanted{1, StepKind::training});
   state.on(RankFailed{1, Errc::device_failure, "the pass 1F0"});

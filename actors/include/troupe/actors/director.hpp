@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "troupe/actors/messages.hpp"
@@ -19,20 +21,26 @@ class DirectorState {
 public:
   static inline const char* name = "troupe.director";  // Read by CAF's logger.
 
-  void start(std::shared_ptr<const Plan> plan, StepDone done);
+  void start(DirectorHandle::pointer self, std::shared_ptr<const Plan> plan, StepDone done);
   void on(const GroupChosen& message);
   void on(const StepWanted& message);
   void on(StepReported& message);
   void on(RankFinished& message);
   void on(const RankFailed& message);
   void on(const LoadFailed& message);
+  void on(const NodeLost& message);
+  void on(const CauseAwaited& message);
 
 private:
   void decide_clipping();
   [[nodiscard]] double mean_loss() const;
   [[nodiscard]] double global_norm() const;
   void finish(Expected<StepReport> outcome);
+  /// Ends the step, and every later one, with `sentence`.
+  void give_up(Errc code, const std::string& sentence);
+  [[nodiscard]] bool is_alone() const { return loaders_.size() <= 1; }
 
+  DirectorHandle::pointer self_ = nullptr;
   std::shared_ptr<const Plan> plan_;
   StepDone done_;
   std::vector<LoaderHandle> loaders_;
@@ -42,6 +50,10 @@ private:
   std::size_t finished_count_ = 0;
   bool is_running_ = false;
   StepReport report_;
+  std::vector<std::int64_t> clock_lead_ns_;  ///< By rank of the grid; empty if all are one.
+  /// What a rank of another process said first: perhaps for the same cause that the door will name.
+  std::optional<RankFailed> unexplained_;
+  std::optional<Error> failure_;  ///< Of the run: there are no more steps.
 };
 
 /// The behavior to spawn. An actor begins when its turn comes, hence the shared `done`: it is moved

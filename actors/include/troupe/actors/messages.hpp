@@ -1,7 +1,8 @@
 // troupe/actors/messages.hpp -- every message an actor of this system may receive.
 //
 // Messages carry facts and indices, never tensors: the bytes of an activation travel through a
-// `transport::Link` from device buffer to device buffer.
+// `transport::Link` from device buffer to device buffer. A message with an `inspect` may travel
+// between processes; the others are shared within one.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +16,30 @@
 #include "troupe/engine/stage_machine.hpp"
 #include "troupe/stages/stage.hpp"
 
+namespace troupe {
+
+template <class Inspector, class Tag>
+typename Inspector::result_type inspect(Inspector& f, Index<Tag>& x) {
+  auto value = x.value();
+  const auto load = [&]() -> caf::error {
+    x = Index<Tag>{value};
+    return caf::none;
+  };
+  return f(value, caf::meta::load_callback(load));
+}
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, Action& x) {
+  return f(x.stage, x.pass, x.microbatch);
+}
+
+}  // namespace troupe
+
 namespace troupe::actors {
 
 // -- to a stage actor -----------------------------------------------------------------------------
 
-/// From the loader: begin a step. `batch` outlives the step.
+/// From the loader of its process: begin a step. `batch` outlives the step.
 struct StepStarted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
@@ -38,6 +58,10 @@ struct UpdateStarted {
   float learning_rate = 0.0F;
   float gradient_scale = 1.0F;
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, UpdateStarted& x) {
+  return f(x.learning_rate, x.gradient_scale);
+}
 
 // -- to the director ------------------------------------------------------------------------------
 
@@ -46,6 +70,10 @@ struct StepWanted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, StepWanted& x) {
+  return f(x.step, x.kind);
+}
 
 /// From a stage actor: the gradients are final, or, in an evaluation step, the losses are there.
 struct StepReported {
@@ -53,6 +81,10 @@ struct StepReported {
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
   std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, StepReported& x) {
+  return f(x.rank, x.losses, x.squares);
+}
 
 /// From a stage actor: the step is over on this rank.
 struct RankFinished {
@@ -60,6 +92,10 @@ struct RankFinished {
   TimeAccount account;
   std::vector<TraceEntry> trace;
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, RankFinished& x) {
+  return f(x.rank, x.account.ns, x.account.begin_ns, x.account.end_ns, x.trace);
+}
 
 /// From a stage actor: an operation failed and the step cannot complete.
 struct RankFailed {
@@ -67,11 +103,27 @@ struct RankFailed {
   Errc code = Errc::internal;
   std::string operation;  ///< What failed, for a person.
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, RankFailed& x) {
+  return f(x.rank, x.code, x.operation);
+}
 
 /// From the loader: the batches of a step could not be made.
 struct LoadFailed {
   std::string reason;  ///< A sentence.
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, LoadFailed& x) {
+  return f(x.reason);
+}
+
+/// From the door: a process that performs ranks is gone, or cut off.
+struct NodeLost {
+  std::string sentence;
+};
+
+/// From itself: the cause of a failure had time to show.
+struct CauseAwaited {};
 
 using StageHandle = caf::typed_actor<caf::reacts_to<StepStarted>, caf::reacts_to<Completed>,
                                      caf::reacts_to<UpdateStarted>>;
@@ -87,21 +139,20 @@ struct PlacedStage {
 struct GroupChosen {
   std::vector<LoaderHandle> loaders;  ///< One per process.
   std::vector<StageHandle> stages;    ///< By rank of the grid.
+  /// By rank of the grid: what its process's clock shows less what the director's shows. Empty if
+  /// all are one.
+  std::vector<std::int64_t> clock_lead_ns{};
 };
 
 using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts_to<StepWanted>,
                                         caf::reacts_to<StepReported>, caf::reacts_to<RankFinished>,
-                                        caf::reacts_to<RankFailed>, caf::reacts_to<LoadFailed>>;
+                                        caf::reacts_to<RankFailed>, caf::reacts_to<LoadFailed>,
+                                        caf::reacts_to<NodeLost>, caf::reacts_to<CauseAwaited>>;
 
 }  // namespace troupe::actors
 
-// Within one process messages are shared, not serialized.
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepStarted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Completed)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::UpdateStarted)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepWanted)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepReported)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RankFinished)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RankFailed)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LoadFailed)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodeLost)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::CauseAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::GroupChosen)

@@ -18,6 +18,10 @@ struct TraceEntry {
   std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
   std::int64_t end_ns = 0;
 };
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, TraceEntry& x) {
+  return f(x.kind, x.action, x.begin_ns, x.end_ns);
+}
 
 /// How a step went on one rank of the grid.
 struct RankReport {

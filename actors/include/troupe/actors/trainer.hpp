@@ -1,4 +1,4 @@
-// troupe/actors/trainer.hpp -- a run in this process: the composition root of an embedder.
+// troupe/actors/trainer.hpp -- a run, led by this process: the composition root of an embedder.
 //
 //   auto plan = troupe::make_plan(config);
 //   auto trainer = troupe::actors::Trainer::make(*plan, source);
@@ -18,8 +18,10 @@
 
 namespace troupe::actors {
 
-/// The whole grid of a plan as actors of this process: one stage actor per pipeline rank and
-/// replica, each with its own stream, a director and a loader.
+class Cluster;
+
+/// The whole grid of a plan as actors: one stage actor per pipeline rank and replica, each with its
+/// own stream, a director, and a loader in each process.
 ///
 /// Thread safety: none; one thread owns a trainer, and its members block until the step is over.
 class Trainer {
@@ -29,6 +31,11 @@ public:
   [[nodiscard]] static Expected<std::unique_ptr<Trainer>> make(const Plan& plan,
                                                                const BatchSource& source,
                                                                RankParts parts = {});
+  /// Waits for the nodes of `cluster`, which outlives the trainer, and gives them all ranks: blocks
+  /// of neighbouring ranks, as equal as can be. Blocks until they are ready.
+  /// @returns what a node refused, or why it was lost; the nodes have been told then.
+  [[nodiscard]] static Expected<std::unique_ptr<Trainer>> make_on(Cluster& cluster,
+                                                                  const Plan& plan);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;

@@ -33,7 +33,7 @@ struct GateOptions {
   /// Told of each refusal in one sentence: from where, what was found, what to do. The same
   /// sentence comes once an hour at most, and 64 different ones. Runs on the gate's thread: post a
   /// message and return.
-  std::function<void(const std::string& sentence)> on_refused;
+  std::function<void(const std::string& sentence)> on_refused{};
 };
 
 /// Listens, examines and carries on one thread of its own, named `gate`.

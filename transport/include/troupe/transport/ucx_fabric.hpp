@@ -30,7 +30,7 @@ struct UcxOptions {
 
   /// Called once for each peer that was lost and to which a link had been made, with its address
   /// and one sentence. Runs on the fabric's thread: post a message and return.
-  std::function<void(const std::string& peer, const std::string& sentence)> on_peer_lost;
+  std::function<void(const std::string& peer, const std::string& sentence)> on_peer_lost{};
 };
 
 /// What a fabric has seen since it was made.

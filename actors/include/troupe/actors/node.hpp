@@ -1,0 +1,50 @@
+// troupe/actors/node.hpp -- a process that performs ranks for a director in another process.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "troupe/actors/loader.hpp"
+#include "troupe/actors/local_ranks.hpp"
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/plan.hpp"
+
+namespace troupe::actors {
+
+/// How processes watch over each other. The same on both sides.
+struct Heartbeat {
+  std::chrono::milliseconds interval{500};
+  /// Silence after which a process counts as lost.
+  std::chrono::milliseconds timeout{5000};
+};
+
+struct NodeOptions {
+  std::string director_host = "127.0.0.1";
+  std::uint16_t director_port = 0;
+  /// Shared by all processes of the run; who does not know it is not let in.
+  std::string secret;
+  /// Where other processes' links reach this one; see `transport::UcxOptions`.
+  std::string network_interface = "lo";
+  bool shared_memory = true;
+  Heartbeat heartbeat{};
+  /// How long to try to reach a director that is not there yet.
+  std::chrono::milliseconds patience{60000};
+  /// Called once, from another thread, when the run has ended, before what it used is taken down:
+  /// the place to say why, and to limit how long the rest may take.
+  std::function<void(const Expected<Done>& outcome)> on_ended{};
+};
+
+/// Makes the batches of the ranks of this process, for a plan that came from the director.
+using SourceFactory = std::function<Expected<BatchSource>(const Plan&)>;
+
+/// Joins the director, performs the ranks that it gives, and returns when the run is over. Blocks.
+/// `parts.connect` is not looked at.
+/// @returns Done if the run ended in order; otherwise why it ended: `peer_unreachable` if the
+///          director cannot be reached, does not let this process in, or is lost.
+[[nodiscard]] Expected<Done> perform_as_node(const NodeOptions& options,
+                                             const SourceFactory& make_source,
+                                             RankParts parts = {});
+
+}  // namespace troupe::actors

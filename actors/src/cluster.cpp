@@ -1,0 +1,93 @@
+#include "troupe/actors/cluster.hpp"
+
+#include <utility>
+
+#include <caf/io/all.hpp>
+
+#include "cluster_impl.hpp"
+
+namespace troupe::actors {
+
+Cluster::Impl::Impl(const ClusterOptions& options)
+    : options_{options}, settings_{options.heartbeat}, door_{system_.spawn(actors::door)} {}
+
+Cluster::Impl::~Impl() {
+  close();
+  caf::anon_send_exit(door_, caf::exit_reason::user_shutdown);
+  door_ = nullptr;
+}
+
+/// The gate stays open until the nodes have heard: what they hear comes through it.
+void Cluster::Impl::close() {
+  end(Errc::none, {});
+  constexpr std::chrono::seconds patience{2};
+  (void)ask<Departed>(system_, door_, DepartureAwaited{}, patience);
+}
+
+Expected<Done> Cluster::Impl::open() {
+  auto fabric = transport::UcxFabric::make(
+      {.network_interface = options_.network_interface, .shared_memory = options_.shared_memory});
+  if (!fabric) return fabric.error();
+  fabric_ = std::move(*fabric);
+  const auto inner_port =
+      system_.middleman().publish(caf::actor_cast<DoorHandle>(door_), 0, "127.0.0.1");
+  if (!inner_port) {
+    return Error{Errc::internal,
+                 "CAF cannot listen on 127.0.0.1: " + system_.render(inner_port.error())};
+  }
+  auto gate = transport::Gate::open({.listen_host = options_.listen_host,
+                                     .port = options_.listen_port,
+                                     .inner_port = *inner_port,
+                                     .secret = options_.secret,
+                                     .version = TROUPE_VERSION,
+                                     .on_refused = options_.on_refused});
+  if (!gate) return gate.error();
+  gate_ = std::move(*gate);
+  return Done{};
+}
+
+Expected<NodesHere> Cluster::Impl::gather() {
+  auto here = ask<NodesHere>(system_, door_, NodesWanted{options_.node_count}, options_.patience);
+  if (!here) {
+    return Error{Errc::peer_unreachable, "not all of the " + std::to_string(options_.node_count)
+                                             + " nodes joined in "
+                                             + std::to_string(options_.patience.count() / 1000)
+                                             + " s: start the others, or ask for fewer"};
+  }
+  if (!here->failure.empty()) return Error{Errc::peer_unreachable, here->failure};
+  return here;
+}
+
+Error Cluster::Impl::explain(Error fallback) {
+  constexpr std::chrono::seconds patience{1};
+  const auto loss = ask<NodesHere>(system_, door_, NodesWanted{UINT32_MAX}, patience);
+  return loss ? Error{Errc::peer_unreachable, loss->failure} : std::move(fallback);
+}
+
+void Cluster::Impl::end(Errc code, const std::string& sentence) {
+  if (std::exchange(has_ended_, true)) return;
+  caf::anon_send(door_, RunEnded{code, sentence});
+}
+
+Cluster::Cluster(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
+Cluster::~Cluster() = default;
+
+Expected<std::unique_ptr<Cluster>> Cluster::listen(const ClusterOptions& options) {
+  auto impl = std::make_unique<Impl>(options);
+  if (auto opened = impl->open(); !opened) return opened.error();
+  return std::unique_ptr<Cluster>{new Cluster{std::move(impl)}};
+}
+
+void Cluster::close() {
+  impl_->close();
+}
+
+std::uint16_t Cluster::port() const noexcept {
+  return impl_->port();
+}
+
+void Cluster::tell_process_ended(std::uint32_t process, const std::string& what) {
+  caf::anon_send(impl_->door(), ProcessEnded{process, what});
+}
+
+}  // namespace troupe::actors

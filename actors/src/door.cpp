@@ -1,0 +1,155 @@
+#include "door.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace troupe::actors {
+
+void DoorState::start(WatchedDoorHandle::pointer self) {
+  self_ = self;
+  self_->set_down_handler([this](const caf::down_msg& message) { on_down(message); });
+}
+
+JoinAnswered DoorState::on(const JoinAsked& message) {
+  if (!ranks_of_node_.empty() || is_over_) {
+    return {"the run has begun without this node: every node is in", 0};
+  }
+  const auto is_it = [&](const Member& member) {
+    return member.facts.host == message.facts.host && member.facts.process == message.facts.process;
+  };
+  if (std::ranges::any_of(members_, is_it)) {
+    return {"process " + std::to_string(message.facts.process) + " on " + message.facts.host
+                + " has joined already",
+            0};
+  }
+  if (wanted_count_ != 0 && members_.size() == wanted_count_) {
+    return {"the " + std::to_string(wanted_count_) + " nodes that the director waits for are in",
+            0};
+  }
+  self_->monitor(message.node);
+  members_.push_back({message.facts, message.node, false, {}, {}});
+  answer_if_complete();
+  return {{}, static_cast<std::uint32_t>(members_.size() - 1)};
+}
+
+caf::result<NodesHere> DoorState::on(const NodesWanted& message) {
+  wanted_count_ = message.count;
+  wanted_ = self_->make_response_promise<NodesHere>();
+  answer_if_complete();
+  return wanted_;
+}
+
+void DoorState::answer_if_complete() {
+  if (!wanted_.pending()) return;
+  NodesHere here{loss_, {}, {}};
+  for (const auto& member : members_) {
+    here.facts.push_back(member.facts);
+    here.nodes.push_back(member.node);
+  }
+  if (loss_.empty() && members_.size() < wanted_count_) return;
+  wanted_.deliver(std::move(here));
+}
+
+void DoorState::on(const RunBegun& message) {
+  director_ = message.director;
+  ranks_of_node_ = message.ranks_of_node;
+  if (!loss_.empty()) caf::anon_send(director_, NodeLost{loss_});
+}
+
+void DoorState::on(const RunEnded& message) {
+  is_over_ = true;
+  for (const auto& member : members_) caf::anon_send(member.node, message);
+}
+
+caf::result<Departed> DoorState::on(const DepartureAwaited& /*message*/) {
+  departed_ = self_->make_response_promise<Departed>();
+  answer_if_empty();
+  return departed_;
+}
+
+void DoorState::answer_if_empty() {
+  if (departed_.pending() && std::ranges::all_of(members_, &Member::is_gone)) {
+    departed_.deliver(Departed{});
+  }
+}
+
+void DoorState::on(const PeerGone& message) {
+  if (is_over_ || message.peer >= members_.size() || message.node >= members_.size()) return;
+  auto& member = members_[message.peer];
+  if (!member.complaint.empty()) return;
+  member.complaint =
+      describe(message.node) + " cannot reach " + describe(message.peer) + ": " + message.sentence;
+  if (!member.is_gone) wait_for_evidence(message.peer);
+}
+
+void DoorState::on_down(const caf::down_msg& message) {
+  for (std::uint32_t node = 0; node < members_.size(); ++node) {
+    auto& member = members_[node];
+    if (member.node.address() != message.source || member.is_gone) continue;
+    member.is_gone = true;
+    if (member.evidence.empty()) {
+      member.evidence = message.reason == caf::exit_reason::remote_link_unreachable
+                            ? "its connection to the director broke off, or it stopped answering"
+                            : "it left the run";
+    }
+    if (!is_over_) wait_for_evidence(node);
+  }
+  answer_if_empty();
+}
+
+void DoorState::on(const ProcessEnded& message) {
+  for (std::uint32_t node = 0; node < members_.size(); ++node) {
+    if (members_[node].facts.process != message.process) continue;
+    members_[node].is_gone = true;
+    members_[node].evidence = "it " + message.what;
+    if (!is_over_) wait_for_evidence(node);
+    return;
+  }
+  if (!is_over_) {
+    tell("process " + std::to_string(message.process) + " " + message.what
+         + " before it joined as a node");
+  }
+}
+
+void DoorState::wait_for_evidence(std::uint32_t node) {
+  constexpr std::chrono::milliseconds patience{300};
+  self_->delayed_send(self_, patience, EvidenceAwaited{node});
+}
+
+void DoorState::on(const EvidenceAwaited& message) {
+  if (is_over_) return;
+  const auto& member = members_[message.node];
+  tell(member.is_gone ? describe(message.node) + " is lost: " + member.evidence : member.complaint);
+}
+
+void DoorState::tell(const std::string& sentence) {
+  if (!loss_.empty()) return;
+  loss_ = sentence;
+  if (director_) caf::anon_send(director_, NodeLost{sentence});
+  answer_if_complete();
+}
+
+std::string DoorState::describe(std::uint32_t node) const {
+  const auto& facts = members_[node].facts;
+  auto sentence = "node " + std::to_string(node) + " (process " + std::to_string(facts.process)
+                  + " on " + facts.host;
+  if (node < ranks_of_node_.size()) sentence += ", " + ranks_of_node_[node];
+  return sentence + ")";
+}
+
+WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self) {
+  self->state.start(self);
+  return {
+      [self](const JoinAsked& message) { return self->state.on(message); },
+      [self](const PeerGone& message) { self->state.on(message); },
+      [self](const NodesWanted& message) { return self->state.on(message); },
+      [self](const RunBegun& message) { self->state.on(message); },
+      [self](const RunEnded& message) { self->state.on(message); },
+      [self](const ProcessEnded& message) { self->state.on(message); },
+      [self](const EvidenceAwaited& message) { self->state.on(message); },
+      [self](const DepartureAwaited& message) { return self->state.on(message); },
+  };
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,101 @@
+// actors/src/door.hpp -- the actor that lets nodes in and notices when one is gone.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "troupe/actors/node_messages.hpp"
+
+namespace troupe::actors {
+
+/// From the cluster: tell me when so many nodes are in.
+struct NodesWanted {
+  std::uint32_t count = 0;
+};
+struct NodesHere {
+  std::string failure;  ///< A sentence, if one was lost meanwhile.
+  std::vector<NodeFacts> facts;
+  std::vector<NodeHandle> nodes;  ///< As `facts`.
+};
+
+/// From the cluster: these ranks are theirs from now on, and this director is to hear of losses.
+struct RunBegun {
+  DirectorHandle director;
+  std::vector<std::string> ranks_of_node;  ///< For a person, for example "pipeline rank 1".
+};
+
+/// From who started a node's process: what became of it.
+struct ProcessEnded {
+  std::uint32_t process = 0;
+  std::string what;  ///< For example "was killed by signal 9 (Killed)".
+};
+
+/// From itself: the operating system had time to say what became of a process.
+struct EvidenceAwaited {
+  std::uint32_t node = 0;
+};
+
+/// From the cluster: tell me when every node has left.
+struct DepartureAwaited {};
+struct Departed {};
+
+using WatchedDoorHandle =
+    DoorHandle::extend<caf::replies_to<NodesWanted>::with<NodesHere>, caf::reacts_to<RunBegun>,
+                       caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
+                       caf::reacts_to<EvidenceAwaited>,
+                       caf::replies_to<DepartureAwaited>::with<Departed>>;
+
+/// Joins what CAF, UCX and the operating system say about a node to one sentence, told once.
+class DoorState {
+public:
+  static inline const char* name = "troupe.door";  // Read by CAF's logger.
+
+  void start(WatchedDoorHandle::pointer self);
+  [[nodiscard]] JoinAnswered on(const JoinAsked& message);
+  void on(const PeerGone& message);
+  [[nodiscard]] caf::result<NodesHere> on(const NodesWanted& message);
+  void on(const RunBegun& message);
+  void on(const RunEnded& message);
+  void on(const ProcessEnded& message);
+  void on(const EvidenceAwaited& message);
+  [[nodiscard]] caf::result<Departed> on(const DepartureAwaited& message);
+
+private:
+  struct Member {
+    NodeFacts facts;
+    NodeHandle node;
+    bool is_gone = false;
+    std::string evidence;   ///< What is known of its end; empty while it is there.
+    std::string complaint;  ///< Of another node that no longer reaches it.
+  };
+
+  void on_down(const caf::down_msg& message);
+  void answer_if_complete();
+  void answer_if_empty();
+  /// Waits a little for what others know, then tells.
+  void wait_for_evidence(std::uint32_t node);
+  void tell(const std::string& sentence);
+  [[nodiscard]] std::string describe(std::uint32_t node) const;
+
+  WatchedDoorHandle::pointer self_ = nullptr;
+  std::vector<Member> members_;
+  std::vector<std::string> ranks_of_node_;
+  DirectorHandle director_;
+  std::uint32_t wanted_count_ = 0;
+  caf::typed_response_promise<NodesHere> wanted_;
+  bool is_over_ = false;  ///< The run has ended: nodes may leave.
+  caf::typed_response_promise<Departed> departed_;
+  std::string loss_;  ///< The first, once told.
+};
+
+WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self);
+
+}  // namespace troupe::actors
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodesWanted)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodesHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RunBegun)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ProcessEnded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::EvidenceAwaited)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::DepartureAwaited)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Departed)

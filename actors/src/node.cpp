@@ -1,0 +1,118 @@
+#include "troupe/actors/node.hpp"
+
+#include <future>
+#include <thread>
+#include <utility>
+
+#include <caf/io/all.hpp>
+#include <unistd.h>
+
+#include "troupe/transport/tunnel.hpp"
+
+#include "ask.hpp"
+#include "network_settings.hpp"
+#include "node_actor.hpp"
+
+namespace troupe::actors {
+
+namespace {
+
+NodeFacts facts_of(const transport::UcxFabric& fabric) {
+  char host[256] = "";
+  ::gethostname(host, sizeof host - 1);
+  return {.host = host,
+          .process = static_cast<std::uint32_t>(::getpid()),
+          .core_count = std::max(1U, std::thread::hardware_concurrency()),
+          .fabric_address = fabric.address()};
+}
+
+Error at_director(const NodeOptions& options, const std::string& what) {
+  return {Errc::peer_unreachable, "the director at " + options.director_host + ":"
+                                      + std::to_string(options.director_port) + " " + what};
+}
+
+/// A node from its start to its end.
+class Node {
+public:
+  Node(const NodeOptions& options, const SourceFactory& make_source, RankParts parts)
+      : options_{options}, settings_{options.heartbeat} {
+    stock_.make_source = make_source;
+    stock_.parts = std::move(parts);
+    stock_.on_ended = [this](Expected<Done> outcome) {
+      if (options_.on_ended) options_.on_ended(outcome);
+      ended_.set_value(std::move(outcome));
+    };
+  }
+
+  ~Node() {
+    if (stock_.ranks) stock_.ranks->close_lanes();
+    if (stock_.weights) stock_.weights->close();
+    if (actor_) caf::anon_send_exit(actor_, caf::exit_reason::user_shutdown);
+    actor_ = nullptr;
+    system_.await_all_actors_done();
+    if (stock_.ranks) stock_.ranks->empty_streams();  // Nobody is left who would enqueue more.
+  }
+
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  Expected<Done> perform() {
+    if (auto ready = open_fabric(); !ready) return ready;
+    if (auto joined = join(); !joined) return joined;
+    return ended_.get_future().get();
+  }
+
+private:
+  Expected<Done> open_fabric() {
+    auto fabric = transport::UcxFabric::make(
+        {.network_interface = options_.network_interface,
+         .shared_memory = options_.shared_memory,
+         .on_peer_lost = [this](const std::string& peer, const std::string& sentence) {
+           caf::anon_send(actor_, PeerCut{peer, sentence});
+         }});
+    if (!fabric) return fabric.error();
+    stock_.fabric = std::move(*fabric);
+    actor_ = system_.spawn(node_actor, &stock_);
+    return Done{};
+  }
+
+  Expected<Done> join() {
+    auto tunnel = transport::Tunnel::connect({.host = options_.director_host,
+                                              .port = options_.director_port,
+                                              .bind_host = {},
+                                              .secret = options_.secret,
+                                              .version = TROUPE_VERSION,
+                                              .patience = options_.patience});
+    if (!tunnel) return tunnel.error();
+    tunnel_ = std::move(*tunnel);
+    const auto door =
+        system_.middleman().remote_actor<DoorHandle>("127.0.0.1", tunnel_->local_port());
+    if (!door) return at_director(options_, "cannot be talked to: " + system_.render(door.error()));
+    const auto answer = ask<JoinAnswered>(
+        system_, *door, JoinAsked{facts_of(*stock_.fabric), NodeHandle{actor_}}, options_.patience);
+    if (!answer) return at_director(options_, "does not answer: " + answer.error().context);
+    if (!answer->refusal.empty()) {
+      return at_director(options_, "refuses this node: " + answer->refusal);
+    }
+    caf::anon_send(actor_, DoorPassed{*door, answer->node});
+    return Done{};
+  }
+
+  const NodeOptions& options_;
+  NodeStock stock_;
+  std::promise<Expected<Done>> ended_;
+  std::unique_ptr<transport::Tunnel> tunnel_;
+  NetworkSettings settings_;
+  caf::actor_system system_{settings_};
+  WatchedNodeHandle actor_;
+};
+
+}  // namespace
+
+Expected<Done> perform_as_node(const NodeOptions& options, const SourceFactory& make_source,
+                               RankParts parts) {
+  Node node{options, make_source, std::move(parts)};
+  return node.perform();
+}
+
+}  // namespace troupe::actors

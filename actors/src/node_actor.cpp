@@ -1,0 +1,129 @@
+#include "node_actor.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "troupe/actors/stage_actor.hpp"
+#include "troupe/engine/lanes.hpp"
+#include "troupe/engine/schedule_text.hpp"
+
+namespace troupe::actors {
+
+void NodeState::start(WatchedNodeHandle::pointer self, NodeStock& stock) {
+  self_ = self;
+  stock_ = &stock;
+  self_->set_down_handler([this](const caf::down_msg&) {
+    end(Error{Errc::peer_unreachable,
+              "the director is lost: its connection broke off, or it stopped answering"});
+  });
+}
+
+void NodeState::on(const DoorPassed& message) {
+  door_ = message.door;
+  node_ = message.node;
+  self_->monitor(door_);
+}
+
+void NodeState::on(const StepWanted& message) {
+  caf::anon_send(loader_, message);
+}
+
+RanksReady NodeState::on(const RanksGiven& message) {
+  if (auto built = build(message); !built) {
+    return {built.error().code, built.error().context, {}};
+  }
+  RanksReady ready;
+  for (const auto& stage : stages_) ready.stages.push_back(stage.actor);
+  return ready;
+}
+
+/// The schedule travels as it is, so that one from a file needs no file here.
+Expected<Plan> NodeState::plan_of(const RanksGiven& message) const {
+  const auto config = parse_config(message.config, "the director's configuration", {});
+  if (!config) return config.error();
+  auto schedule = from_csv(message.schedule, "the director's schedule");
+  if (!schedule) return schedule.error();
+  return make_plan(*config, std::move(*schedule));
+}
+
+Expected<Done> NodeState::build(const RanksGiven& message) {
+  const auto plan = plan_of(message);
+  if (!plan) return plan.error();
+  auto source = stock_->make_source(*plan);
+  if (!source) return source.error();
+  plan_ = std::make_shared<const Plan>(*plan);
+  nodes_ = message.nodes;
+  auto parts = stock_->parts;
+  parts.connect = [this, &message](std::uint64_t number, std::uint32_t rank) {
+    return stock_->fabric->make_link(nodes_[message.node_of_rank[rank]].fabric_address, number);
+  };
+  std::vector<std::uint32_t> mine;
+  for (std::uint32_t rank = 0; rank < message.node_of_rank.size(); ++rank) {
+    if (message.node_of_rank[rank] == message.node) mine.push_back(rank);
+  }
+  auto ranks = LocalRanks::make(plan_, std::move(mine), std::move(parts));
+  if (!ranks) return ranks.error();
+  stock_->ranks = std::move(*ranks);
+  auto weights =
+      stock_->fabric->make_link(message.director_fabric, weight_lane(*plan_, message.node));
+  if (!weights) return weights.error();
+  stock_->weights = std::move(*weights);
+  for (auto& rank : stock_->ranks->ranks()) {
+    stages_.push_back(
+        {rank.rank, self_->spawn<caf::linked>(stage_actor, plan_, &rank, message.director)});
+  }
+  loader_ =
+      self_->spawn<caf::detached + caf::linked>(loader, plan_, *source, stages_, message.director);
+  return Done{};
+}
+
+PeakTold NodeState::on(const PeakAsked& message) {
+  if (message.stream_count == 0) return {};
+  return {stock_->ranks->device().measure_peak_flops(message.stream_count,
+                                                     plan_->config.run.threads_per_stage)};
+}
+
+/// One at a time: the director asks for the next when it has this one.
+void NodeState::on(const ParameterAsked& message) {
+  auto& stage = *stock_->ranks->find(0, StageIndex{message.stage})->stage;
+  stock_->parameter.resize(stage.parameters()[message.index].values.size());
+  stage.read_parameter(message.index, stock_->parameter);
+  const BufferView bytes{reinterpret_cast<std::byte*>(stock_->parameter.data()),
+                         stock_->parameter.size() * sizeof(float), MemorySpace::host};
+  stock_->weights->post_send(transport::Tag{message.number}, Buffer{bytes},
+                             [](transport::Delivery) {});
+}
+
+void NodeState::on(const PeerCut& message) {
+  const auto lost = std::ranges::find(nodes_, message.address, &NodeFacts::fabric_address);
+  if (lost == nodes_.end() || !door_) return;  // The director: CAF notices as well.
+  const auto peer = static_cast<std::uint32_t>(lost - nodes_.begin());
+  self_->send(door_, PeerGone{node_, peer, message.sentence});
+}
+
+void NodeState::on(const RunEnded& message) {
+  if (message.code == Errc::none) return end(Done{});
+  end(Error{message.code, message.sentence});
+}
+
+void NodeState::end(Expected<Done> outcome) {
+  if (std::exchange(has_ended_, true)) return;
+  stock_->on_ended(std::move(outcome));
+}
+
+WatchedNodeHandle::behavior_type node_actor(WatchedNodeHandle::stateful_pointer<NodeState> self,
+                                            NodeStock* stock) {
+  self->state.start(self, *stock);
+  return {
+      [self](const StepWanted& message) { self->state.on(message); },
+      [self](const RanksGiven& message) { return self->state.on(message); },
+      [](const ClockAsked&) { return ClockTold{stages::steady_now_ns()}; },
+      [self](const PeakAsked& message) { return self->state.on(message); },
+      [self](const ParameterAsked& message) { self->state.on(message); },
+      [self](const RunEnded& message) { self->state.on(message); },
+      [self](const PeerCut& message) { self->state.on(message); },
+      [self](const DoorPassed& message) { self->state.on(message); },
+  };
+}
+
+}  // namespace troupe::actors

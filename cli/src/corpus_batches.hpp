@@ -1,0 +1,36 @@
+// cli/src/corpus_batches.hpp -- the batches of a run, drawn from its corpus.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "troupe/actors/loader.hpp"
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/plan.hpp"
+#include "troupe/storage/corpus.hpp"
+#include "troupe/storage/sampler.hpp"
+
+namespace troupe::cli {
+
+/// The same in every process of a run. Thread-safe once it is made.
+class CorpusBatches {
+public:
+  /// @returns what `storage::Corpus::open` returns.
+  [[nodiscard]] static Expected<std::shared_ptr<const CorpusBatches>> open(const Plan& plan);
+
+  /// Makes batches from `batches` as long as the source lives.
+  [[nodiscard]] static actors::BatchSource source(std::shared_ptr<const CorpusBatches> batches);
+
+  /// Whether there is something to validate with, and it is wanted.
+  [[nodiscard]] bool validates() const noexcept { return validation_.has_value(); }
+  [[nodiscard]] const storage::Corpus& corpus() const noexcept { return corpus_; }
+
+private:
+  CorpusBatches(storage::Corpus corpus, const Config& config);
+
+  storage::Corpus corpus_;
+  storage::TrainingSampler training_;
+  std::optional<storage::ValidationSampler> validation_;
+};
+
+}  // namespace troupe::cli

@@ -1,0 +1,75 @@
+#include <csignal>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "troupe/actors/node.hpp"
+#include "troupe/transport/secret.hpp"
+
+#include "commands.hpp"
+#include "corpus_batches.hpp"
+#include "launch.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+Expected<actors::BatchSource> open_source(const Plan& plan) {
+  auto batches = CorpusBatches::open(plan);
+  if (!batches) return batches.error();
+  return CorpusBatches::source(std::move(*batches));
+}
+
+/// Reads to the end of what whoever started this process writes.
+Expected<std::string> read_secret_from(int descriptor) {
+  std::string secret;
+  char bytes[transport::secret_max_bytes];
+  for (ssize_t count = 0; (count = ::read(descriptor, bytes, sizeof bytes)) > 0;) {
+    secret.append(bytes, static_cast<std::size_t>(count));
+  }
+  ::close(descriptor);
+  if (secret.size() >= transport::secret_min_bytes) return secret;
+  return Error{Errc::invalid_config,
+               fmt::format("--secret-fd {}: found {} bytes, expected a secret of at least {}",
+                           descriptor, secret.size(), transport::secret_min_bytes)};
+}
+
+/// Says why the run ended, and gives the rest, which may wait for a pass that is still computing, a
+/// little time.
+void tell(const Expected<Done>& outcome) {
+  if (outcome) return;
+  fmt::print(stderr, "troupe: {}\n", outcome.error().context);
+  constexpr unsigned patience_s = 2;
+  std::signal(SIGALRM, [](int) { ::_exit(exit_failure); });
+  ::alarm(patience_s);
+}
+
+}  // namespace
+
+Expected<ExitCode> node(const NodeArguments& arguments) {
+  const auto director = parse_endpoint("--join", arguments.join);
+  if (!director) return director.error();
+  auto secret = arguments.secret_descriptor >= 0 ? read_secret_from(arguments.secret_descriptor)
+                                                 : transport::read_secret(arguments.secret_path);
+  if (!secret) return secret.error();
+  const auto timeout =
+      std::chrono::milliseconds{static_cast<std::int64_t>(arguments.heartbeat_seconds * 1e3)};
+  bool is_told = false;
+  const auto outcome =
+      actors::perform_as_node({.director_host = director->host,
+                               .director_port = director->port,
+                               .secret = std::move(*secret),
+                               .network_interface = arguments.network_interface,
+                               .shared_memory = arguments.shared_memory,
+                               .heartbeat = {.interval = timeout / 10, .timeout = timeout},
+                               .on_ended =
+                                   [&](const Expected<Done>& how) {
+                                     is_told = true;
+                                     tell(how);
+                                   }},
+                              open_source);
+  if (!outcome && !is_told) return outcome.error();
+  return outcome ? exit_success : exit_failure;
+}
+
+}  // namespace troupe::cli

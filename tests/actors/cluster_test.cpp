@@ -1,0 +1,145 @@
+// Runs whose ranks are performed by other processes.
+
+#include "troupe/actors/cluster.hpp"
+
+#include <csignal>
+
+#include <gtest/gtest.h>
+
+#include "node_processes.hpp"
+#include "tiny_training.hpp"
+
+namespace troupe::actors {
+namespace {
+
+ClusterOptions options_of(std::uint32_t node_count, bool shared_memory) {
+  return {.node_count = node_count,
+          .secret = "a secret of sixteen characters and more",
+          .shared_memory = shared_memory};
+}
+
+/// A cluster, its processes and their trainer, ended in the opposite order.
+struct Ensemble {
+  Ensemble(const Config& config, ClusterOptions with)
+      : options{std::move(with)},
+        cluster{Cluster::listen(options).value()},
+        nodes{options.node_count, *cluster, options},
+        trainer{Trainer::make_on(*cluster, make_plan(config).value())} {}
+
+  void end() {
+    trainer->reset();
+    cluster.reset();
+  }
+
+  ClusterOptions options;
+  std::unique_ptr<Cluster> cluster;
+  NodeProcesses nodes;
+  Expected<std::unique_ptr<Trainer>> trainer;
+};
+
+struct Case {
+  const char* name;
+  const char* schedule;
+  GridExtent parallel;
+  std::uint32_t chunks;
+  bool tied;
+};
+
+class SameBitsOfProcesses : public testing::TestWithParam<std::tuple<std::uint32_t, bool, Case>> {};
+
+TEST_P(SameBitsOfProcesses, AsInOne) {
+  const auto& [node_count, shared_memory, grid] = GetParam();
+  auto config = tiny_config(grid.tied);
+  config.parallel = grid.parallel;
+  config.schedule.name = grid.schedule;
+  config.schedule.chunks = grid.chunks;
+  config.schedule.microbatches /= grid.parallel.data;
+  config.train.steps = 5;
+  auto alone = Trainer::make(make_plan(config).value(), source_of(config));
+  const auto expected = train(**alone);
+  const auto evaluated = (*alone)->evaluate_step(1);
+
+  Ensemble run{config, options_of(node_count, shared_memory)};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  EXPECT_EQ(train(**run.trainer), expected);
+  const auto report = (*run.trainer)->evaluate_step(1);
+  ASSERT_TRUE(report) << report.error().context;
+  EXPECT_EQ(report->loss, evaluated->loss);
+  EXPECT_GT(*(*run.trainer)->measure_peak_flops(), 0.0);
+  run.end();
+  for (std::uint32_t node = 0; node < node_count; ++node) {
+    const auto end = run.nodes.wait(node);
+    EXPECT_EQ(end.exit_code, 0) << end.said;
+  }
+}
+
+constexpr Case cases[] = {
+    {"pipeline_of_4", "1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
+    {"two_by_two", "1f1b", {.data = 2, .tensor = 1, .pipeline = 2}, 1, true},
+    {"interleaved", "interleaved-1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 2, false},
+    {"replicas", "1f1b", {.data = 4, .tensor = 1, .pipeline = 1}, 1, false},
+};
+
+std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {
+  const auto& [nodes, shared_memory, grid] = instance.param;
+  return std::string{grid.name} + "_" + std::to_string(nodes)
+         + (shared_memory ? "_shared_memory" : "_tcp");
+}
+
+INSTANTIATE_TEST_SUITE_P(Runs, SameBitsOfProcesses,
+                         testing::Combine(testing::Values(1U, 2U, 4U), testing::Bool(),
+                                          testing::ValuesIn(cases)),
+                         name_of);
+
+TEST(Cluster, NamesTheNodeThatDied) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  Ensemble run{config, options_of(2, true)};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  ASSERT_TRUE((*run.trainer)->train_step());
+  run.nodes.send_signal(1, SIGKILL);
+  run.cluster->tell_process_ended(static_cast<std::uint32_t>(run.nodes.process(1)),
+                                  "was killed by signal 9 (Killed)");
+  const auto report = [&]() -> Expected<StepReport> {
+    while (true) {
+      auto step = (*run.trainer)->train_step();
+      if (!step) return step;
+    }
+  }();
+  const auto process = std::to_string(run.nodes.process(1));
+  EXPECT_NE(report.error().context.find("(process " + process), std::string::npos)
+      << report.error().context;
+  EXPECT_NE(report.error().context.find("was killed by signal 9 (Killed)"), std::string::npos)
+      << report.error().context;
+  run.end();
+  const auto end = run.nodes.wait(0);
+  EXPECT_EQ(end.exit_code, 1);
+  EXPECT_NE(end.said.find("was killed by signal 9 (Killed)"), std::string::npos) << end.said;
+}
+
+TEST(Cluster, ANodeThatStopsAnsweringIsLost) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  auto options = options_of(2, true);
+  options.heartbeat = {.interval = std::chrono::milliseconds{100},
+                       .timeout = std::chrono::milliseconds{1000}};
+  Ensemble run{config, options};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  run.nodes.send_signal(0, SIGSTOP);
+  const auto report = (*run.trainer)->train_step();
+  ASSERT_FALSE(report);
+  EXPECT_NE(report.error().context.find("stopped answering"), std::string::npos)
+      << report.error().context;
+  run.end();
+  EXPECT_EQ(run.nodes.wait(1).exit_code, 1);
+}
+
+}  // namespace
+}  // namespace troupe::actors
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  troupe::actors::perform_if_node(argc, argv);
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}

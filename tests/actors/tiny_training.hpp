@@ -1,0 +1,86 @@
+// tests/actors/tiny_training.hpp -- a training small enough to repeat for every grid, bit by bit.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/actors/trainer.hpp"
+#include "troupe/engine/random.hpp"
+
+namespace troupe::actors {
+
+inline constexpr std::uint32_t step_count = 20;
+inline constexpr std::uint32_t samples_per_step = 24;
+
+inline Config tiny_config(bool tied) {
+  Config config;
+  config.model = {.layers = 12,
+                  .heads = 2,
+                  .hidden = 16,
+                  .sequence = 8,
+                  .vocabulary = 256,
+                  .tie_embeddings = tied};
+  config.schedule.microbatches = 12;
+  config.schedule.microbatch_size = 2;
+  config.train.steps = step_count;
+  config.train.warmup_steps = 4;
+  config.train.learning_rate = 1e-2;
+  config.train.weight_decay = 0.01;
+  config.train.seed = 7;
+  return config;
+}
+
+/// Samples that depend on (step, sample) alone: sample g of a step is the same for every grid.
+inline BatchSource source_of(const Config& config) {
+  return [vocabulary = config.model.vocabulary,
+          per_replica = config.schedule.microbatches * config.schedule.microbatch_size](
+             StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) {
+    const auto length = batch.sequence;
+    for (std::uint32_t row = 0; row < per_replica; ++row) {
+      const std::uint64_t sample = std::uint64_t{replica} * per_replica + row;
+      Random random{(std::uint64_t{step} << 32U) + sample * 2
+                    + (kind == StepKind::training ? 0 : 1)};
+      // A text with something to learn: arithmetic progressions modulo the vocabulary.
+      auto token = random.below(vocabulary);
+      const auto stride = 1 + random.below(3);
+      for (std::uint32_t t = 0; t < length; ++t) {
+        batch.tokens[std::size_t{row} * length + t] = static_cast<std::int32_t>(token);
+        token = (token + stride) % vocabulary;
+        batch.targets[std::size_t{row} * length + t] = static_cast<std::int32_t>(token);
+      }
+    }
+  };
+}
+
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<double> norms;
+  std::map<std::string, std::vector<float>> weights;
+  friend bool operator==(const Outcome&, const Outcome&) = default;
+};
+
+/// Trains as long as the plan says.
+inline Outcome train(Trainer& trainer) {
+  Outcome outcome;
+  const auto& config = trainer.plan().config;
+  for (std::uint32_t step = 1; step <= config.train.steps; ++step) {
+    const auto report = trainer.train_step();
+    EXPECT_TRUE(report.has_value()) << report.error().context;
+    if (!report) return outcome;
+    outcome.losses.push_back(report->loss);
+    outcome.norms.push_back(report->gradient_norm);
+  }
+  const auto parameters = parameters_of(config.model);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    auto& values = outcome.weights[parameters[i].name];
+    values.resize(parameters[i].element_count());
+    EXPECT_TRUE(trainer.read_parameter(i, values));
+  }
+  return outcome;
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,79 @@
+// `troupe train` over several processes, as a person starts and disturbs them.
+
+#include <csignal>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "command_fixture.hpp"
+
+namespace troupe::cli {
+namespace {
+
+class Processes : public Command {};
+
+TEST_F(Processes, LeaveTheSameWeightsAsOne) {
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=one parallel.data=2").exit_code, 0);
+  for (const auto* how :
+       {"--processes 1", "--processes 2", "--processes 4", "--processes 4 --no-shared-memory"}) {
+    const auto outcome =
+        shell(std::string{"troupe train run.toml --set run.output=several parallel.data=2 "} + how);
+    ASSERT_EQ(outcome.exit_code, 0) << how << "\n" << outcome.output;
+    EXPECT_EQ(shell("cmp one/weights.safetensors several/weights.safetensors").exit_code, 0) << how;
+  }
+}
+
+TEST_F(Processes, NodesStartedByHandJoin) {
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=one").exit_code, 0);
+  ASSERT_EQ(shell("umask 077 && echo a-secret-that-nobody-guesses > secret").exit_code, 0);
+  const auto outcome = shell(
+      "troupe train run.toml --set run.output=several --nodes 2 --listen 127.0.0.1:0 "
+      "--secret secret > said & P=$!; "
+      "until port=$(grep -o '127.0.0.1:[0-9]*' said); do sleep 0.05; done; "
+      "for i in 1 2; do (cd / && troupe node --join $port --secret $OLDPWD/secret) & N+=\" $!\"; "
+      "done; for i in $P $N; do wait $i || exit 1; done");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output << read("said");
+  EXPECT_EQ(shell("cmp one/weights.safetensors several/weights.safetensors").exit_code, 0);
+}
+
+TEST_F(Processes, InterruptEndsThemAllInOrder) {
+  const auto outcome = shell(
+      "\"$TROUPE\" train run.toml --set train.steps=100000 --processes 2 > said & P=$!; "
+      "until [ $(wc -l < out/metrics.jsonl 2>/dev/null || echo 0) -gt 3 ]; do kill -0 $P || break; "
+      "sleep 0.05; done; "
+      "kill -INT $P; wait $P; echo code $?; cat said");
+  EXPECT_NE(outcome.output.find("code 130"), std::string::npos) << outcome.output;
+  EXPECT_TRUE(exists("out/weights.safetensors"));
+}
+
+/// Also after the run: of a process, of a segment of shared memory, of a socket there is no trace.
+TEST_F(Processes, OneThatIsKilledEndsTheRunByName) {
+  const auto outcome = shell(
+      "ls /dev/shm > shm.before; "
+      "\"$TROUPE\" train run.toml --set train.steps=100000 --processes 2 > said 2>&1 & P=$!; "
+      "until [ $(wc -l < out/metrics.jsonl 2>/dev/null || echo 0) -gt 3 ]; do kill -0 $P || break; "
+      "sleep 0.05; done; "
+      "CHILDREN=$(pgrep -P $P); kill -KILL $(echo $CHILDREN | cut -d' ' -f2); wait $P; "
+      "echo code $?; cat said; ls /dev/shm | diff shm.before - && echo no segment; "
+      "kill -0 $CHILDREN || echo no process");
+  EXPECT_NE(outcome.output.find("code 1\n"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("\ntroupe: node "), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("is lost: it was killed by signal 9 (Killed)"), std::string::npos)
+      << outcome.output;
+  EXPECT_NE(outcome.output.find("no segment"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("no process"), std::string::npos) << outcome.output;
+}
+
+TEST_F(Processes, BadArgumentsAreRefused) {
+  expect_refused("troupe train run.toml --processes 3", "--processes 3: the grid has 2 ranks");
+  expect_refused("troupe train run.toml --processes 2 --nodes 2", "give one of them");
+  expect_refused("troupe train run.toml --nodes 2", "--listen HOST:PORT");
+  expect_refused("troupe train run.toml --nodes 2 --listen here --secret s", "--listen");
+  expect_refused("troupe train run.toml --nodes 2 --listen 127.0.0.1:0 --secret none", "none");
+  expect_refused("troupe train run.toml --processes 2 --interface none0", "none0");
+  expect_refused("troupe node --join 127.0.0.1:1 --secret none", "none");
+  expect_refused("troupe node --join 127.0.0.1 --secret none", "--join");
+}
+
+}  // namespace
+}  // namespace troupe::cli
