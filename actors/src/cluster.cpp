@@ -9,12 +9,18 @@
 namespace troupe::actors {
 
 Cluster::Impl::Impl(const ClusterOptions& options)
-    : options_{options}, settings_{options.heartbeat}, door_{system_.spawn(actors::door)} {}
+    : options_{options}, settings_{options.heartbeat} {
+  const NodeGone node_gone = [this](const NodeFacts& facts, const std::string& why) {
+    fabric_->give_up(facts.fabric_address, why);
+  };
+  door_ = system_.spawn(actors::door, options.node_count, node_gone);
+}
 
 Cluster::Impl::~Impl() {
   close();
   caf::anon_send_exit(door_, caf::exit_reason::user_shutdown);
   door_ = nullptr;
+  system_.await_all_actors_done();  // The door uses the fabric.
 }
 
 /// The gate stays open until the nodes have heard: what they hear comes through it.
@@ -47,7 +53,7 @@ Expected<Done> Cluster::Impl::open() {
 }
 
 Expected<NodesHere> Cluster::Impl::gather() {
-  auto here = ask<NodesHere>(system_, door_, NodesWanted{options_.node_count}, options_.patience);
+  auto here = ask<NodesHere>(system_, door_, NodesWanted{}, options_.patience);
   if (!here) {
     return Error{Errc::peer_unreachable, "not all of the " + std::to_string(options_.node_count)
                                              + " nodes joined in "
@@ -60,8 +66,8 @@ Expected<NodesHere> Cluster::Impl::gather() {
 
 Error Cluster::Impl::explain(Error fallback) {
   constexpr std::chrono::seconds patience{1};
-  const auto loss = ask<NodesHere>(system_, door_, NodesWanted{UINT32_MAX}, patience);
-  return loss ? Error{Errc::peer_unreachable, loss->failure} : std::move(fallback);
+  const auto loss = ask<Loss>(system_, door_, LossAwaited{}, patience);
+  return loss ? Error{Errc::peer_unreachable, loss->sentence} : std::move(fallback);
 }
 
 void Cluster::Impl::end(Errc code, const std::string& sentence) {

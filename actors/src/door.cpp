@@ -6,8 +6,11 @@
 
 namespace troupe::actors {
 
-void DoorState::start(WatchedDoorHandle::pointer self) {
+void DoorState::start(WatchedDoorHandle::pointer self, std::uint32_t node_count,
+                      NodeGone node_gone) {
   self_ = self;
+  node_count_ = node_count;
+  node_gone_ = std::move(node_gone);
   self_->set_down_handler([this](const caf::down_msg& message) { on_down(message); });
 }
 
@@ -23,9 +26,8 @@ JoinAnswered DoorState::on(const JoinAsked& message) {
                 + " has joined already",
             0};
   }
-  if (wanted_count_ != 0 && members_.size() == wanted_count_) {
-    return {"the " + std::to_string(wanted_count_) + " nodes that the director waits for are in",
-            0};
+  if (members_.size() == node_count_) {
+    return {"the " + std::to_string(node_count_) + " nodes that the director waits for are in", 0};
   }
   self_->monitor(message.node);
   members_.push_back({message.facts, message.node, false, {}, {}});
@@ -33,11 +35,16 @@ JoinAnswered DoorState::on(const JoinAsked& message) {
   return {{}, static_cast<std::uint32_t>(members_.size() - 1)};
 }
 
-caf::result<NodesHere> DoorState::on(const NodesWanted& message) {
-  wanted_count_ = message.count;
+caf::result<NodesHere> DoorState::on(const NodesWanted& /*message*/) {
   wanted_ = self_->make_response_promise<NodesHere>();
   answer_if_complete();
   return wanted_;
+}
+
+caf::result<Loss> DoorState::on(const LossAwaited& /*message*/) {
+  loss_awaited_ = self_->make_response_promise<Loss>();
+  if (!loss_.empty()) loss_awaited_.deliver(Loss{loss_});
+  return loss_awaited_;
 }
 
 void DoorState::answer_if_complete() {
@@ -47,7 +54,7 @@ void DoorState::answer_if_complete() {
     here.facts.push_back(member.facts);
     here.nodes.push_back(member.node);
   }
-  if (loss_.empty() && members_.size() < wanted_count_) return;
+  if (loss_.empty() && members_.size() < node_count_) return;
   wanted_.deliver(std::move(here));
 }
 
@@ -93,6 +100,7 @@ void DoorState::on_down(const caf::down_msg& message) {
                             ? "its connection to the director broke off, or it stopped answering"
                             : "it left the run";
     }
+    node_gone_(member.facts, member.evidence);
     if (!is_over_) wait_for_evidence(node);
   }
   answer_if_empty();
@@ -127,6 +135,7 @@ void DoorState::tell(const std::string& sentence) {
   if (!loss_.empty()) return;
   loss_ = sentence;
   if (director_) caf::anon_send(director_, NodeLost{sentence});
+  if (loss_awaited_.pending()) loss_awaited_.deliver(Loss{sentence});
   answer_if_complete();
 }
 
@@ -138,12 +147,14 @@ std::string DoorState::describe(std::uint32_t node) const {
   return sentence + ")";
 }
 
-WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self) {
-  self->state.start(self);
+WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self,
+                                      std::uint32_t node_count, const NodeGone& node_gone) {
+  self->state.start(self, node_count, node_gone);
   return {
       [self](const JoinAsked& message) { return self->state.on(message); },
       [self](const PeerGone& message) { self->state.on(message); },
       [self](const NodesWanted& message) { return self->state.on(message); },
+      [self](const LossAwaited& message) { return self->state.on(message); },
       [self](const RunBegun& message) { self->state.on(message); },
       [self](const RunEnded& message) { self->state.on(message); },
       [self](const ProcessEnded& message) { self->state.on(message); },

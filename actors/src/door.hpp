@@ -1,6 +1,8 @@
 // actors/src/door.hpp -- the actor that lets nodes in and notices when one is gone.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -8,14 +10,18 @@
 
 namespace troupe::actors {
 
-/// From the cluster: tell me when so many nodes are in.
-struct NodesWanted {
-  std::uint32_t count = 0;
-};
+/// From the cluster: tell me when all nodes are in.
+struct NodesWanted {};
 struct NodesHere {
   std::string failure;  ///< A sentence, if one was lost meanwhile.
   std::vector<NodeFacts> facts;
   std::vector<NodeHandle> nodes;  ///< As `facts`.
+};
+
+/// From the cluster: tell me when a node is lost.
+struct LossAwaited {};
+struct Loss {
+  std::string sentence;
 };
 
 /// From the cluster: these ranks are theirs from now on, and this director is to hear of losses.
@@ -39,21 +45,24 @@ struct EvidenceAwaited {
 struct DepartureAwaited {};
 struct Departed {};
 
-using WatchedDoorHandle =
-    DoorHandle::extend<caf::replies_to<NodesWanted>::with<NodesHere>, caf::reacts_to<RunBegun>,
-                       caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
-                       caf::reacts_to<EvidenceAwaited>,
-                       caf::replies_to<DepartureAwaited>::with<Departed>>;
+using WatchedDoorHandle = DoorHandle::extend<
+    caf::replies_to<NodesWanted>::with<NodesHere>, caf::replies_to<LossAwaited>::with<Loss>,
+    caf::reacts_to<RunBegun>, caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
+    caf::reacts_to<EvidenceAwaited>, caf::replies_to<DepartureAwaited>::with<Departed>>;
+
+/// Called on the door's thread when a node's connection is gone: links to it will not get further.
+using NodeGone = std::function<void(const NodeFacts& facts, const std::string& why)>;
 
 /// Joins what CAF, UCX and the operating system say about a node to one sentence, told once.
 class DoorState {
 public:
   static inline const char* name = "troupe.door";  // Read by CAF's logger.
 
-  void start(WatchedDoorHandle::pointer self);
+  void start(WatchedDoorHandle::pointer self, std::uint32_t node_count, NodeGone node_gone);
   [[nodiscard]] JoinAnswered on(const JoinAsked& message);
   void on(const PeerGone& message);
   [[nodiscard]] caf::result<NodesHere> on(const NodesWanted& message);
+  [[nodiscard]] caf::result<Loss> on(const LossAwaited& message);
   void on(const RunBegun& message);
   void on(const RunEnded& message);
   void on(const ProcessEnded& message);
@@ -78,22 +87,27 @@ private:
   [[nodiscard]] std::string describe(std::uint32_t node) const;
 
   WatchedDoorHandle::pointer self_ = nullptr;
+  std::uint32_t node_count_ = 0;
+  NodeGone node_gone_;
   std::vector<Member> members_;
   std::vector<std::string> ranks_of_node_;
   DirectorHandle director_;
-  std::uint32_t wanted_count_ = 0;
   caf::typed_response_promise<NodesHere> wanted_;
+  caf::typed_response_promise<Loss> loss_awaited_;
   bool is_over_ = false;  ///< The run has ended: nodes may leave.
   caf::typed_response_promise<Departed> departed_;
   std::string loss_;  ///< The first, once told.
 };
 
-WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self);
+WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self,
+                                      std::uint32_t node_count, const NodeGone& node_gone);
 
 }  // namespace troupe::actors
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodesWanted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodesHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LossAwaited)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Loss)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RunBegun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ProcessEnded)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::EvidenceAwaited)

@@ -47,6 +47,7 @@ public:
   ~Node() {
     if (stock_.ranks) stock_.ranks->close_lanes();
     if (stock_.weights) stock_.weights->close();
+    stock_.fabric.reset();  // It posts to the actor.
     if (actor_) caf::anon_send_exit(actor_, caf::exit_reason::user_shutdown);
     actor_ = nullptr;
     system_.await_all_actors_done();
@@ -64,6 +65,7 @@ public:
 
 private:
   Expected<Done> open_fabric() {
+    actor_ = system_.spawn(node_actor, &stock_);
     auto fabric = transport::UcxFabric::make(
         {.network_interface = options_.network_interface,
          .shared_memory = options_.shared_memory,
@@ -72,7 +74,6 @@ private:
          }});
     if (!fabric) return fabric.error();
     stock_.fabric = std::move(*fabric);
-    actor_ = system_.spawn(node_actor, &stock_);
     return Done{};
   }
 

@@ -29,6 +29,7 @@ void NodeState::on(const StepWanted& message) {
 }
 
 RanksReady NodeState::on(const RanksGiven& message) {
+  if (has_ended_) return {Errc::cancelled, "the run has ended", {}};
   if (auto built = build(message); !built) {
     return {built.error().code, built.error().context, {}};
   }
