@@ -91,6 +91,30 @@ INSTANTIATE_TEST_SUITE_P(Runs, SameBitsOfProcesses,
                                           testing::ValuesIn(cases)),
                          name_of);
 
+TEST(Cluster, ReportsEachPassOfEachRankByTheDirectorsClock) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  const auto plan = make_plan(config).value();
+  Ensemble run{config, options_of(2, true)};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  const auto report = (*run.trainer)->train_step();
+  ASSERT_TRUE(report) << report.error().context;
+  ASSERT_EQ(report->ranks.size(), 2U);
+  constexpr std::int64_t inaccuracy_ns = 5'000'000;
+  for (std::uint32_t rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(report->ranks[rank].coordinate.pipeline, RankIndex{rank});
+    std::vector<Action> actions;
+    for (const auto& entry : report->ranks[rank].trace) {
+      if (entry.kind == TraceEntry::Kind::pass) actions.push_back(entry.action);
+      EXPECT_LE(entry.begin_ns, entry.end_ns);
+      EXPECT_GT(entry.begin_ns, report->begin_ns - inaccuracy_ns);
+      EXPECT_LT(entry.end_ns, report->end_ns + inaccuracy_ns);
+    }
+    EXPECT_EQ(actions, plan.training.ranks[rank]);
+    EXPECT_GT(report->ranks[rank].account.total_ns(), 0);
+  }
+}
+
 TEST(Cluster, NamesTheNodeThatDied) {
   auto config = tiny_config(false);
   config.parallel.pipeline = 2;

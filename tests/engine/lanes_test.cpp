@@ -1,0 +1,66 @@
+#include "troupe/engine/lanes.hpp"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace troupe {
+namespace {
+
+Plan plan_of(std::uint32_t data, std::uint32_t pipeline, std::uint32_t chunks, bool tied) {
+  Config config;
+  config.model = {.layers = 8, .heads = 1, .hidden = 4, .sequence = 4, .tie_embeddings = tied};
+  config.parallel = {.data = data, .tensor = 1, .pipeline = pipeline};
+  config.schedule.chunks = chunks;
+  config.schedule.name = chunks > 1 ? "interleaved-1f1b" : "1f1b";
+  return make_plan(config).value();
+}
+
+TEST(Lanes, JoinNeighboursAndTheEndsOfATiedModelInEachReplica) {
+  const auto plan = plan_of(2, 2, 2, true);
+  const auto lanes = lanes_of(plan);
+  ASSERT_EQ(lanes.size(), 2U * (3 + 1));
+  EXPECT_EQ(lanes[4], (StageLane{StageLane::Kind::neighbours, 1, StageIndex{0}, StageIndex{1}}));
+  EXPECT_EQ(lanes[7], (StageLane{StageLane::Kind::tied, 1, StageIndex{0}, StageIndex{3}}));
+  EXPECT_EQ(lanes_of(plan_of(2, 2, 2, false)).size(), 6U);
+  EXPECT_TRUE(lanes_of(plan_of(1, 1, 1, true)).empty()) << "one stage holds both halves";
+}
+
+TEST(Lanes, HaveNumbersOfTheirOwn) {
+  const auto plan = plan_of(3, 2, 1, true);
+  std::set<std::uint64_t> numbers;
+  std::size_t count = lanes_of(plan).size();
+  for (std::uint64_t number = 0; number < count; ++number) numbers.insert(number);
+  for (std::uint32_t p = 0; p < 2; ++p) {
+    for (std::uint32_t a = 0; a < 3; ++a) {
+      for (std::uint32_t b = a + 1; b < 3; ++b, ++count) {
+        numbers.insert(replica_lane(plan, RankIndex{p}, a, b));
+        EXPECT_EQ(replica_lane(plan, RankIndex{p}, a, b), replica_lane(plan, RankIndex{p}, b, a));
+      }
+    }
+  }
+  for (std::uint32_t node = 0; node < 6; ++node, ++count) numbers.insert(weight_lane(plan, node));
+  EXPECT_EQ(numbers.size(), count);
+}
+
+TEST(Placement, KeepsShardsTogetherThenReplicasAndSharesEqually) {
+  const GridExtent extent{.data = 2, .tensor = 2, .pipeline = 3};
+  for (std::uint32_t nodes = 1; nodes <= extent.rank_count(); ++nodes) {
+    const auto node_of_rank = place_ranks(extent, nodes);
+    std::vector<std::uint32_t> rank_counts(nodes, 0);
+    for (std::uint32_t rank = 0; rank < node_of_rank.size(); ++rank) {
+      ++rank_counts.at(node_of_rank[rank]);
+      EXPECT_TRUE(rank == 0 || node_of_rank[rank] >= node_of_rank[rank - 1]) << "blocks";
+    }
+    const auto [least, most] = std::minmax_element(rank_counts.begin(), rank_counts.end());
+    EXPECT_LE(*most - *least, 1U) << nodes << " nodes";
+  }
+  const auto by_stage = place_ranks(extent, 3);
+  EXPECT_EQ(by_stage[rank_at(extent, {0, 0, RankIndex{1}})],
+            by_stage[rank_at(extent, {1, 1, RankIndex{1}})]);
+}
+
+}  // namespace
+}  // namespace troupe
