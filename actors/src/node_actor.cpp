@@ -84,15 +84,16 @@ PeakTold NodeState::on(const PeakAsked& message) {
                                                      plan_->config.run.threads_per_stage)};
 }
 
-/// One at a time: the director asks for the next when it has this one.
 void NodeState::on(const ParameterAsked& message) {
   auto& stage = *stock_->ranks->find(0, StageIndex{message.stage})->stage;
-  stock_->parameter.resize(stage.parameters()[message.index].values.size());
-  stage.read_parameter(message.index, stock_->parameter);
-  const BufferView bytes{reinterpret_cast<std::byte*>(stock_->parameter.data()),
-                         stock_->parameter.size() * sizeof(float), MemorySpace::host};
+  const auto values =
+      std::make_shared<std::vector<float>>(stage.parameters()[message.index].values.size());
+  stage.read_parameter(message.index, *values);
+  const BufferView bytes{reinterpret_cast<std::byte*>(values->data()),
+                         values->size() * sizeof(float), MemorySpace::host};
+  // The values live as long as the link needs them.
   stock_->weights->post_send(transport::Tag{message.number}, Buffer{bytes},
-                             [](transport::Delivery) {});
+                             [values](const transport::Delivery&) {});
 }
 
 void NodeState::on(const PeerCut& message) {

@@ -35,7 +35,6 @@ struct NodeStock {
   std::function<void(Expected<Done>)> on_ended;  ///< Called once.
   std::unique_ptr<LocalRanks> ranks;             ///< Once they are given.
   std::unique_ptr<transport::Link> weights;      ///< To the director's process.
-  std::vector<float> parameter;                  ///< On its way there.
 };
 
 /// What takes its time, building ranks and the like, it does while no step runs.

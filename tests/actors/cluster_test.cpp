@@ -3,6 +3,7 @@
 #include "troupe/actors/cluster.hpp"
 
 #include <csignal>
+#include <ostream>
 
 #include <gtest/gtest.h>
 
@@ -43,6 +44,8 @@ struct Case {
   GridExtent parallel;
   std::uint32_t chunks;
   bool tied;
+
+  friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
 
 class SameBitsOfProcesses : public testing::TestWithParam<std::tuple<std::uint32_t, bool, Case>> {};
@@ -145,8 +148,8 @@ TEST(Cluster, ANodeThatStopsAnsweringIsLost) {
   auto config = tiny_config(false);
   config.parallel.pipeline = 2;
   auto options = options_of(2, true);
-  options.heartbeat = {.interval = std::chrono::milliseconds{100},
-                       .timeout = std::chrono::milliseconds{1000}};
+  options.heartbeat = {.interval = std::chrono::milliseconds{300},
+                       .timeout = std::chrono::milliseconds{3000}};
   Ensemble run{config, options};
   ASSERT_TRUE(run.trainer) << run.trainer.error().context;
   run.nodes.send_signal(0, SIGSTOP);

@@ -52,10 +52,10 @@ NodeProcesses::NodeProcesses(std::uint32_t count, const Cluster& cluster,
 
 NodeProcesses::~NodeProcesses() {
   for (std::size_t i = 0; i < children_.size(); ++i) {
-    if (!children_[i].has_ended) {
-      send_signal(i, SIGKILL);
-      (void)wait(i);
-    }
+    if (children_[i].has_ended) continue;
+    send_signal(i, SIGKILL);
+    const auto end = wait(i);
+    if (testing::Test::HasFailure()) std::fprintf(stderr, "node %zu: %s\n", i, end.said.c_str());
   }
 }
 
