@@ -9,11 +9,14 @@ import argparse
 import json
 import os
 import pathlib
+import secrets
+import socket
 import statistics
 import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TROUPE = ROOT / "build/release/cli/troupe"
 
 CONFIG = """
 [model]
@@ -62,21 +65,45 @@ def corpus():
     return path
 
 
-def start_troupe(folder, cores, **settings):
-    """Starts a training; `finish_troupe` waits for it."""
+def write_config(folder, **settings):
+    """Returns the paths of a configuration and of the metrics that its run will write."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "run.toml"
     config.write_text(CONFIG.format(text=corpus(), output=folder / "out", **settings))
-    command = ["taskset", "-c", cores, ROOT / "build/release/cli/troupe", "train", config]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
-    return process, folder / "out/metrics.jsonl"
+    return config, folder / "out/metrics.jsonl"
+
+
+def start_pinned(cores, *words):
+    command = ["taskset", "-c", cores, TROUPE, *words]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+
+
+def start_troupe(folder, cores, **settings):
+    """Starts a training in one process; `finish_troupe` waits for it."""
+    config, metrics = write_config(folder, **settings)
+    return [start_pinned(cores, "train", config)], metrics
+
+
+def start_troupe_processes(folder, cores, **settings):
+    """Starts a training with a process on each of `cores`, and a director that only leads."""
+    config, metrics = write_config(folder, **settings)
+    secret = config.with_name("secret")
+    with open(os.open(secret, os.O_WRONLY | os.O_CREAT, 0o600), "w") as out:
+        out.write(secrets.token_hex(32))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    director = start_pinned(",".join(cores), "train", config, "--nodes", str(len(cores)), "--listen", place,
+                            "--secret", secret)
+    nodes = [start_pinned(core, "node", "--join", place, "--secret", secret) for core in cores]
+    return [director, *nodes], metrics
 
 
 def finish_troupe(started, warmup=2):
     """Returns the median tokens/s of the steps after the warm-up."""
-    process, metrics = started
-    if process.wait() != 0:
+    processes, metrics = started
+    if any([process.wait() for process in processes]):
         raise SystemExit("troupe failed")
     rates = [json.loads(line)["tokens_per_second"] for line in metrics.read_text().splitlines()]
     return statistics.median(rates[warmup:])

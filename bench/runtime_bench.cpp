@@ -11,7 +11,8 @@
 #include <sys/resource.h>
 
 #include "troupe/actors/trainer.hpp"
-#include "troupe/stages/counting_stage.hpp"
+
+#include "empty_stages.hpp"
 
 namespace {
 
@@ -24,30 +25,6 @@ double processor_seconds() {
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
   };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
-Config config_of(std::uint32_t ranks, std::uint32_t microbatches) {
-  Config config;
-  config.model = {.layers = ranks,
-                  .heads = 1,
-                  .hidden = 16,
-                  .sequence = 1,
-                  .vocabulary = 256,
-                  .tie_embeddings = false};
-  config.parallel.pipeline = ranks;
-  config.schedule.microbatches = microbatches;
-  config.schedule.microbatch_size = 1;
-  return config;
-}
-
-Expected<std::unique_ptr<stages::Stage>> make_empty(const Plan& plan, const StagePlan& stage,
-                                                    stages::Device& device,
-                                                    stages::Stream& stream) {
-  return stages::make_counting_stage(device, stream,
-                                     {.stage = stage.stage,
-                                      .stage_count = plan.training.stage_count(),
-                                      .bounds = stage.bounds,
-                                      .microbatch_count = plan.training.microbatch_count});
 }
 
 double median(std::vector<double> values) {
@@ -64,11 +41,10 @@ int main(int argc, char** argv) {
   constexpr int round_count = 9;
   constexpr int steps_per_round = 50;
 
-  const auto plan = make_plan(config_of(ranks, microbatches));
+  const auto plan = make_plan(empty_config({.pipeline = ranks}, microbatches));
   actors::RankParts parts;
-  parts.make_stage = make_empty;
-  const auto source = [](StepKind, std::uint32_t, std::uint32_t, stages::Batch&) {};
-  auto trainer = actors::Trainer::make(*plan, source, std::move(parts));
+  parts.make_stage = make_empty_stage;
+  auto trainer = actors::Trainer::make(*plan, empty_batch, std::move(parts));
   for (int i = 0; i < warmup_count; ++i) (void)(*trainer)->train_step();
 
   const double actions = 2.0 * ranks * microbatches * steps_per_round;
