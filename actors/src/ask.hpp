@@ -2,6 +2,8 @@
 #pragma once
 
 #include <chrono>
+#include <future>
+#include <memory>
 #include <utility>
 
 #include <caf/all.hpp>
@@ -10,19 +12,39 @@
 
 namespace troupe::actors {
 
-/// Blocks for the answer, `patience` at most.
+/// Asks an actor, of another process perhaps. The answer is there after `patience` at most, and at
+/// once when the actor is lost: CAF leaves a question to a lost process unanswered.
 /// @returns `peer_unreachable` with what CAF says about it.
+template <class Reply, class Handle, class Message>
+[[nodiscard]] std::future<Expected<Reply>> begin_to_ask(caf::actor_system& system,
+                                                        const Handle& whom, Message message,
+                                                        std::chrono::milliseconds patience) {
+  auto promise = std::make_shared<std::promise<Expected<Reply>>>();
+  auto answer = promise->get_future();
+  const auto questioner = [=, &system](caf::event_based_actor* self) {
+    const auto fail = [=, &system](const caf::error& reason) {
+      promise->set_value(Error{Errc::peer_unreachable, system.render(reason)});
+      self->quit();
+    };
+    self->monitor(whom);
+    self->set_down_handler([fail](const caf::down_msg& lost) { fail(lost.reason); });
+    self->request(whom, patience, message)
+        .then(
+            [=](Reply& reply) {
+              promise->set_value(std::move(reply));
+              self->quit();
+            },
+            fail);
+  };
+  system.spawn(questioner);
+  return answer;
+}
+
+/// Blocks for the answer.
 template <class Reply, class Handle, class Message>
 [[nodiscard]] Expected<Reply> ask(caf::actor_system& system, const Handle& whom, Message message,
                                   std::chrono::milliseconds patience) {
-  caf::scoped_actor self{system};
-  Expected<Reply> answer{Error{Errc::peer_unreachable, {}}};
-  self->request(whom, patience, std::move(message))
-      .receive([&](Reply& reply) { answer = std::move(reply); },
-               [&](const caf::error& error) {
-                 answer = Error{Errc::peer_unreachable, system.render(error)};
-               });
-  return answer;
+  return begin_to_ask<Reply>(system, whom, std::move(message), patience).get();
 }
 
 }  // namespace troupe::actors

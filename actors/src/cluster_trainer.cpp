@@ -82,8 +82,8 @@ public:
         [&promise](transport::Delivery delivery) { promise.set_value(delivery.code); });
     caf::anon_send(nodes_.nodes[node], ParameterAsked{place.stage.value(), place.index, number});
     if (const auto code = arrived.get(); code != Errc::none) {
-      return cluster_.explain({code, "the weights of node " + std::to_string(node)
-                                         + " did not arrive: " + std::string{to_string(code)}});
+      return end_with({code, "the weights of node " + std::to_string(node)
+                                 + " did not arrive: " + std::string{to_string(code)}});
     }
     return Done{};
   }
@@ -107,6 +107,13 @@ public:
   }
 
 private:
+  /// Ends the run with what the door knows of the cause, or else with `error`. The nodes are told.
+  Error end_with(Error error) {
+    auto cause = cluster_.explain(std::move(error));
+    cluster_.end(cause.code, cause.context);
+    return cause;
+  }
+
   /// Lets every node build its ranks, then begins the run.
   Expected<Done> give_ranks() {
     std::vector<RanksGiven> gifts;
@@ -147,7 +154,7 @@ private:
       const auto asked_ns = stages::steady_now_ns();
       const auto told =
           ask<ClockTold>(cluster_.system(), node, ClockAsked{round}, cluster_.options().patience);
-      if (!told) return cluster_.explain(told.error());
+      if (!told) return end_with(told.error());
       const auto answered_ns = stages::steady_now_ns();
       if (answered_ns - asked_ns >= fastest_ns) continue;
       fastest_ns = answered_ns - asked_ns;
@@ -159,23 +166,20 @@ private:
   /// Asks every node at once and waits for all answers.
   template <class Answer, class Question>
   Expected<std::vector<Answer>> ask_nodes(const std::vector<Question>& questions) {
-    caf::scoped_actor self{cluster_.system()};
-    std::vector<decltype(self->request(nodes_.nodes[0], caf::infinite, questions[0]))> requests;
+    std::vector<std::future<Expected<Answer>>> pending;
     for (std::size_t node = 0; node < nodes_.nodes.size(); ++node) {
-      requests.push_back(
-          self->request(nodes_.nodes[node], cluster_.options().patience, questions[node]));
+      pending.push_back(begin_to_ask<Answer>(cluster_.system(), nodes_.nodes[node], questions[node],
+                                             cluster_.options().patience));
     }
     std::vector<Answer> answers;
-    std::optional<Error> failure;
-    for (std::size_t node = 0; node < requests.size(); ++node) {
-      requests[node].receive([&](Answer& answer) { answers.push_back(std::move(answer)); },
-                             [&](const caf::error& error) {
-                               failure = Error{
-                                   Errc::peer_unreachable,
-                                   "node " + std::to_string(node) + " on " + nodes_.facts[node].host
-                                       + " does not answer: " + cluster_.system().render(error)};
-                             });
-      if (failure) return cluster_.explain(*failure);
+    for (std::size_t node = 0; node < pending.size(); ++node) {
+      auto answer = pending[node].get();
+      if (!answer) {
+        return end_with({Errc::peer_unreachable,
+                         "node " + std::to_string(node) + " on " + nodes_.facts[node].host
+                             + " does not answer: " + answer.error().context});
+      }
+      answers.push_back(std::move(*answer));
     }
     return answers;
   }

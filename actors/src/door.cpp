@@ -15,6 +15,7 @@ void DoorState::start(WatchedDoorHandle::pointer self, std::uint32_t node_count,
 }
 
 JoinAnswered DoorState::on(const JoinAsked& message) {
+  if (!loss_.empty()) return {"the run has ended: " + loss_, 0};
   if (!ranks_of_node_.empty() || is_over_) {
     return {"the run has begun without this node: every node is in", 0};
   }

@@ -54,6 +54,7 @@ Expected<Done> NodeState::build(const RanksGiven& message) {
   if (!source) return source.error();
   plan_ = std::make_shared<const Plan>(*plan);
   nodes_ = message.nodes;
+  director_fabric_ = message.director_fabric;
   auto parts = stock_->parts;
   parts.connect = [this, &message](std::uint64_t number, std::uint32_t rank) {
     return stock_->fabric->make_link(nodes_[message.node_of_rank[rank]].fabric_address, number);
@@ -108,8 +109,14 @@ void NodeState::on(const RunEnded& message) {
   end(Error{message.code, message.sentence});
 }
 
+/// Of a run that failed nobody waits for goodbyes: one that hangs says none.
 void NodeState::end(Expected<Done> outcome) {
   if (std::exchange(has_ended_, true)) return;
+  if (!outcome) {
+    const auto& why = outcome.error().context;
+    for (const auto& node : nodes_) stock_->fabric->give_up(node.fabric_address, why);
+    if (!nodes_.empty()) stock_->fabric->give_up(director_fabric_, why);
+  }
   stock_->on_ended(std::move(outcome));
 }
 

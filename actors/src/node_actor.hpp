@@ -65,6 +65,7 @@ private:
   DoorHandle door_;
   std::uint32_t node_ = 0;
   std::vector<NodeFacts> nodes_;
+  std::string director_fabric_;
   std::shared_ptr<const Plan> plan_;
   std::vector<PlacedStage> stages_;
   LoaderHandle loader_;
