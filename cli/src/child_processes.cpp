@@ -345,6 +345,7 @@ private:
         stopping = true;
         kill_time = Clock::now() + patience;
         signal_all(SIGTERM);
+        signal_all(SIGCONT);  // One that was stopped would not hear the request.
       }
       if (kill_time && Clock::now() >= *kill_time) {
         kill_time.reset();

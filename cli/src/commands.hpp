@@ -21,10 +21,11 @@ struct RunArguments {
 };
 
 struct NodeArguments {
-  std::string join;            ///< HOST:PORT of the director.
-  std::string secret_path;     ///< Or:
-  int secret_descriptor = -1;  ///< An inherited pipe to read the secret from; -1: none.
-  std::string network_interface = "lo";
+  std::string join;               ///< HOST:PORT of the director.
+  std::string secret_path;        ///< Or:
+  int secret_descriptor = -1;     ///< An inherited pipe to read the secret from; -1: none. Or:
+  std::string secret;             ///< Itself.
+  std::string network_interface;  ///< Empty: the one that leads to the director.
   bool shared_memory = true;
   double heartbeat_seconds = 5.0;
 };

@@ -46,10 +46,10 @@ using Command = std::function<Expected<ExitCode>()>;
 
 void add_network_options(CLI::App& command, std::string& network_interface, bool& shared_memory,
                          double& heartbeat_seconds) {
-  command
-      .add_option("--interface", network_interface,
-                  "The network interface that activations and gradients travel over")
-      ->capture_default_str();
+  command.add_option(
+      "--interface", network_interface,
+      "The network interface that activations and gradients travel over; without it, "
+      "the one that leads to the director");
   command.add_flag("!--no-shared-memory", shared_memory,
                    "Use TCP also between processes of one machine");
   command

@@ -9,6 +9,7 @@
 #include "commands.hpp"
 #include "corpus_batches.hpp"
 #include "launch.hpp"
+#include "network_interface.hpp"
 
 namespace troupe::cli {
 
@@ -34,6 +35,12 @@ Expected<std::string> read_secret_from(int descriptor) {
                            descriptor, secret.size(), transport::secret_min_bytes)};
 }
 
+Expected<std::string> secret_of(const NodeArguments& arguments) {
+  if (!arguments.secret.empty()) return arguments.secret;
+  if (arguments.secret_descriptor >= 0) return read_secret_from(arguments.secret_descriptor);
+  return transport::read_secret(arguments.secret_path);
+}
+
 /// Says why the run ended, and gives the rest, which may wait for a pass that is still computing, a
 /// little time.
 void tell(const Expected<Done>& outcome) {
@@ -49,9 +56,12 @@ void tell(const Expected<Done>& outcome) {
 Expected<ExitCode> node(const NodeArguments& arguments) {
   const auto director = parse_endpoint("--join", arguments.join);
   if (!director) return director.error();
-  auto secret = arguments.secret_descriptor >= 0 ? read_secret_from(arguments.secret_descriptor)
-                                                 : transport::read_secret(arguments.secret_path);
+  auto secret = secret_of(arguments);
   if (!secret) return secret.error();
+  const auto network = network_interface_or(arguments.network_interface, director->host);
+  if (!network) return network.error();
+  // Whoever started this process sends the director the same signal, and that one ends the run.
+  if (arguments.secret_path.empty()) std::signal(SIGINT, SIG_IGN);
   const auto timeout =
       std::chrono::milliseconds{static_cast<std::int64_t>(arguments.heartbeat_seconds * 1e3)};
   bool is_told = false;
@@ -59,7 +69,7 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
       actors::perform_as_node({.director_host = director->host,
                                .director_port = director->port,
                                .secret = std::move(*secret),
-                               .network_interface = arguments.network_interface,
+                               .network_interface = *network,
                                .shared_memory = arguments.shared_memory,
                                .heartbeat = {.interval = timeout / 10, .timeout = timeout},
                                .on_ended =

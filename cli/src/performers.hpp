@@ -10,6 +10,7 @@
 #include "troupe/engine/plan.hpp"
 
 #include "corpus_batches.hpp"
+#include "launch.hpp"
 
 namespace troupe::cli {
 
@@ -19,9 +20,10 @@ struct PerformerArguments {
   std::uint32_t node_count = 0;     ///< To wait for; 0: none.
   std::string listen;               ///< HOST:PORT; empty: as follows from the rest.
   std::string secret_path;          ///< Empty: made by this process, where it can be.
-  std::string network_interface = "lo";
+  std::string network_interface;    ///< Empty: the one that leads to the director.
   bool shared_memory = true;
   double heartbeat_seconds = 5.0;
+  Launch launch{};  ///< What the environment says.
 };
 
 /// Whoever performs ranks, from before the trainer is made until it is gone.
@@ -31,8 +33,11 @@ public:
   Performers(const Performers&) = delete;
   Performers& operator=(const Performers&) = delete;
 
-  /// Checks the arguments against the plan and, if they say so, starts processes.
+  /// Checks the arguments against the plan. Every task of a launch comes to the same answer.
   /// @returns `invalid_config` with the option that is to be changed.
+  [[nodiscard]] static Expected<Done> check(const PerformerArguments& arguments, const Plan& plan);
+
+  /// Starts processes if the arguments, which `check` has found good, say so.
   [[nodiscard]] static Expected<std::unique_ptr<Performers>> make(
       const PerformerArguments& arguments, const Plan& plan);
 

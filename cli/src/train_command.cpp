@@ -15,6 +15,7 @@
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/storage/metrics.hpp"
 #include "troupe/storage/output_folder.hpp"
+#include "troupe/transport/secret.hpp"
 
 #include "commands.hpp"
 #include "corpus_batches.hpp"
@@ -22,6 +23,7 @@
 #include "performers.hpp"
 #include "progress.hpp"
 #include "run_inputs.hpp"
+#include "shared_secret.hpp"
 #include "step_pictures.hpp"
 #include "text_generator.hpp"
 
@@ -73,19 +75,18 @@ std::array<double, time_cause_count> time_shares(const StepReport& report) {
 /// Everything `troupe train` holds while it trains.
 class TrainingRun {
 public:
-  [[nodiscard]] static Expected<std::unique_ptr<TrainingRun>> make(const RunArguments& arguments) {
-    auto plan = load_plan(arguments);
-    if (!plan) return plan.error();
-    if (arguments.performers.node_count == 0) {
-      if (auto fits = check_memory(*plan); !fits) return fits.error();
+  [[nodiscard]] static Expected<std::unique_ptr<TrainingRun>> make(const Plan& plan,
+                                                                   const PerformerArguments& who) {
+    if (who.node_count == 0 && who.launch.is_alone()) {
+      if (auto fits = check_memory(plan); !fits) return fits.error();
     }
-    auto batches = CorpusBatches::open(*plan);
+    auto batches = CorpusBatches::open(plan);
     if (!batches) return batches.error();
-    auto performers = Performers::make(arguments.performers, *plan);
+    auto performers = Performers::make(who, plan);
     if (!performers) return performers.error();
     auto run = std::unique_ptr<TrainingRun>{
-        new TrainingRun{*plan, std::move(*batches), std::move(*performers)}};
-    auto trainer = run->performers_->make_trainer(*plan, run->batches_);
+        new TrainingRun{plan, std::move(*batches), std::move(*performers)}};
+    auto trainer = run->performers_->make_trainer(plan, run->batches_);
     if (!trainer) return trainer.error();
     run->trainer_ = std::move(*trainer);
     if (auto opened = run->open_output(); !opened) return opened.error();
@@ -317,10 +318,45 @@ private:
   std::unique_ptr<Trainer> trainer_;
 };
 
+/// What the environment says of this process, and `--listen`, if it is given.
+Expected<Launch> launch_of(const PerformerArguments& performers) {
+  std::optional<Endpoint> listen;
+  if (!performers.listen.empty()) {
+    auto parsed = parse_endpoint("--listen", performers.listen);
+    if (!parsed) return parsed.error();
+    listen = std::move(*parsed);
+  }
+  return find_launch(process_environment(), listen);
+}
+
+/// A task of a launcher other than the first.
+Expected<ExitCode> join_task_0(const PerformerArguments& performers, const Plan& plan) {
+  const auto& launch = performers.launch;
+  auto secret =
+      performers.secret_path.empty() ? await_shared_secret(
+          shared_secret_path(plan.config.run.output, launch.run_name), shared_secret_patience)
+                                     : transport::read_secret(performers.secret_path);
+  if (!secret) return secret.error();
+  return node({.join = to_string(launch.director),
+               .secret_path = {},
+               .secret = std::move(*secret),
+               .network_interface = performers.network_interface,
+               .shared_memory = performers.shared_memory,
+               .heartbeat_seconds = performers.heartbeat_seconds});
+}
+
 }  // namespace
 
 Expected<ExitCode> train(const RunArguments& arguments) {
-  auto run = TrainingRun::make(arguments);
+  auto plan = load_plan(arguments);
+  if (!plan) return plan.error();
+  auto performers = arguments.performers;
+  auto launch = launch_of(performers);
+  if (!launch) return launch.error();
+  performers.launch = std::move(*launch);
+  if (auto good = Performers::check(performers, *plan); !good) return good.error();
+  if (performers.launch.task > 0) return join_task_0(performers, *plan);
+  auto run = TrainingRun::make(*plan, performers);
   if (!run) return run.error();
   return (*run)->run();
 }

@@ -64,6 +64,50 @@ TEST_F(Processes, OneThatIsKilledEndsTheRunByName) {
   EXPECT_NE(outcome.output.find("no process"), std::string::npos) << outcome.output;
 }
 
+/// What three launchers start: four tasks, a grid of 2 x 2.
+constexpr const char* task = "\"$TROUPE\" train run.toml --set parallel.data=2 run.output=several";
+
+class Launched : public Processes {
+protected:
+  /// Runs the tasks and compares with one process.
+  void expect_same_weights(const std::string& line) const {
+    ASSERT_EQ(shell("troupe train run.toml --set run.output=one parallel.data=2").exit_code, 0);
+    const auto outcome = shell(line);
+    if (outcome.exit_code == 77) GTEST_SKIP() << outcome.output;
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_NE(outcome.output.find("task 0 of 4 is the director"), std::string::npos)
+        << outcome.output;
+    EXPECT_EQ(shell("cmp one/weights.safetensors several/weights.safetensors").exit_code, 0);
+    EXPECT_NE(shell("ls several/secret-*").exit_code, 0) << "the secret is removed";
+  }
+};
+
+TEST_F(Launched, BySlurm) {
+  expect_same_weights(std::string{"'" TROUPE_SLURM_HERE "' srun --kill-on-bad-exit=1 -n 4 "}
+                      + task);
+}
+
+TEST_F(Launched, ByOpenMpi) {
+  if (shell("command -v mpirun").exit_code != 0) {
+    GTEST_SKIP() << "mpirun is not installed (openmpi-bin)";
+  }
+  expect_same_weights(std::string{"mpirun --allow-run-as-root --oversubscribe --bind-to none -n 4 "}
+                      + task);
+}
+
+/// Also that what a launcher makes senseless is refused, by each task.
+TEST_F(Launched, ByVariables) {
+  const std::string port =
+      "export WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=$(python3 -c 'import socket; "
+      "s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])'); ";
+  expect_same_weights(port + "for RANK in 0 1 2 3; do export RANK; " + task
+                      + " & P+=\" $!\"; done; for i in $P; do wait $i || exit 1; done");
+  expect_refused(port + "RANK=1 troupe train run.toml --processes 2",
+                 "--processes: a launcher has started 4 tasks");
+  expect_refused(port + "RANK=1 troupe train run.toml",
+                 "the launcher's tasks, 4: the grid has 2 ranks");
+}
+
 TEST_F(Processes, BadArgumentsAreRefused) {
   expect_refused("troupe train run.toml --processes 3", "--processes 3: the grid has 2 ranks");
   expect_refused("troupe train run.toml --processes 2 --nodes 2", "give one of them");
