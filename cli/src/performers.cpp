@@ -62,7 +62,9 @@ public:
   /// The cluster says goodbye, the children leave, and what they say of their ends reaches nobody.
   ~OtherProcesses() override {
     cluster_->close();
-    if (children_) (void)children_->wait_for_all(ChildProcesses::patience);
+    // They have left the run by now, if they can: what remains is the end of their processes.
+    constexpr std::chrono::milliseconds farewell{500};
+    if (children_) (void)children_->wait_for_all(farewell);
     children_.reset();
   }
 
