@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 root=$PWD/tests/fuzz
 out=$PWD/build/fuzz
 PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in a finding
-targets="parse_config from_csv parse_safetensors read_hello"
+targets="parse_config from_csv parse_safetensors read_hello read_header"
 
 sources_of() {
   case $1 in
@@ -20,6 +20,7 @@ sources_of() {
     from_csv) echo engine/src/schedule*.cpp ;;
     parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
     read_hello) echo transport/src/gate/hello.cpp ;;
+    read_header) echo transport/src/ucx/ucx_header.cpp ;;
   esac
 }
 
