@@ -19,9 +19,11 @@ template <class Reply, class Handle, class Message>
 [[nodiscard]] std::future<Expected<Reply>> begin_to_ask(caf::actor_system& system,
                                                         const Handle& whom, Message message,
                                                         std::chrono::milliseconds patience) {
-  auto promise = std::make_shared<std::promise<Expected<Reply>>>();
-  auto answer = promise->get_future();
-  const auto questioner = [=, &system](caf::event_based_actor* self) {
+  using Promise = std::shared_ptr<std::promise<Expected<Reply>>>;
+  const auto made = std::make_shared<std::promise<Expected<Reply>>>();
+  auto answer = made->get_future();
+  // CAF dereferences a null pointer to the arguments of an actor that has none.
+  const auto questioner = [=, &system](caf::event_based_actor* self, const Promise& promise) {
     const auto fail = [=, &system](const caf::error& reason) {
       promise->set_value(Error{Errc::peer_unreachable, system.render(reason)});
       self->quit();
@@ -36,7 +38,7 @@ template <class Reply, class Handle, class Message>
             },
             fail);
   };
-  system.spawn(questioner);
+  system.spawn(questioner, made);
   return answer;
 }
 
