@@ -370,5 +370,48 @@ TEST(Director, TellsTheFirstFailureAlone) {
             "failure");
 }
 
+TEST(Director, TellsTimesOfOtherProcessesByItsOwnClock) {
+  const auto plan =
+      std::make_shared<const Plan>(make_plan(config_of("1f1b", 1, 2, 1, 1, false, false)).value());
+  std::vector<Expected<StepReport>> outcomes;
+  DirectorState state;
+  state.start(nullptr, plan,
+              [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
+  state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}, {0, 1000}});
+  state.on(StepWanted{1, StepKind::evaluation});
+  for (std::uint32_t rank = 0; rank < 2; ++rank) {
+    RankFinished finished{
+        .rank = rank, .account = {}, .trace = {{.action = {}, .begin_ns = 1500, .end_ns = 1700}}};
+    finished.account.begin_ns = 1400;
+    finished.account.end_ns = 1800;
+    state.on(finished);
+  }
+  ASSERT_EQ(outcomes.size(), 1U);
+  const auto& ranks = outcomes[0]->ranks;
+  EXPECT_EQ(ranks[0].trace[0].begin_ns, 1500);
+  EXPECT_EQ(ranks[1].trace[0].begin_ns, 500) << "its clock is 1000 ns ahead";
+  EXPECT_EQ(ranks[1].trace[0].end_ns, 700);
+  EXPECT_EQ(ranks[1].account.begin_ns, 400);
+  EXPECT_EQ(ranks[1].account.end_ns, 800);
+}
+
+TEST(Director, ALostNodeEndsTheStepAndEveryLaterOne) {
+  const auto plan =
+      std::make_shared<const Plan>(make_plan(config_of("1f1b", 1, 2, 1, 1, false, false)).value());
+  std::vector<Expected<StepReport>> outcomes;
+  DirectorState state;
+  state.start(nullptr, plan,
+              [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
+  state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}});
+  state.on(StepWanted{3, StepKind::training});
+  state.on(NodeLost{"node 1 is lost: it was killed"});
+  state.on(StepWanted{4, StepKind::training});
+  ASSERT_EQ(outcomes.size(), 2U);
+  for (const auto& outcome : outcomes) {
+    EXPECT_EQ(outcome.error().code, Errc::peer_unreachable);
+    EXPECT_EQ(outcome.error().context, "node 1 is lost: it was killed, in step 3");
+  }
+}
+
 }  // namespace
 }  // namespace troupe::actors
