@@ -8,8 +8,8 @@
 
 namespace troupe::actors {
 
-Cluster::Impl::Impl(const ClusterOptions& options)
-    : options_{options}, settings_{options.heartbeat} {
+Cluster::Impl::Impl(const ClusterOptions& options) : options_{options} {
+  begin_heartbeat(system_, options.heartbeat);
   const NodeGone node_gone = [this](const NodeFacts& facts, const std::string& why) {
     fabric_->give_up(facts.fabric_address, why);
   };

@@ -1,15 +1,17 @@
 #include "network_settings.hpp"
 
 #include <caf/io/all.hpp>
+#include <caf/io/basp_broker.hpp>
 
 #include "troupe/actors/node_messages.hpp"
 
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(caf::actor_clock::time_point)
+
 namespace troupe::actors {
 
-NetworkSettings::NetworkSettings(const Heartbeat& heartbeat) {
+NetworkSettings::NetworkSettings() {
   load<caf::io::middleman>();
-  set("middleman.heartbeat-interval", caf::timespan{heartbeat.interval});
-  set("middleman.connection-timeout", caf::timespan{heartbeat.timeout});
+  set("middleman.heartbeat-interval", caf::timespan{0});  // See begin_heartbeat.
   add_message_type<StepWanted>("troupe.StepWanted");
   add_message_type<StepReported>("troupe.StepReported");
   add_message_type<UpdateStarted>("troupe.UpdateStarted");
@@ -27,6 +29,13 @@ NetworkSettings::NetworkSettings(const Heartbeat& heartbeat) {
   add_message_type<JoinAsked>("troupe.JoinAsked");
   add_message_type<JoinAnswered>("troupe.JoinAnswered");
   add_message_type<PeerGone>("troupe.PeerGone");
+}
+
+/// Sends CAF's broker the message by which it would begin by itself if settings asked for it.
+void begin_heartbeat(caf::actor_system& system, const Heartbeat& heartbeat) {
+  const auto broker = system.middleman().named_broker<caf::io::basp_broker>(caf::atom("BASP"));
+  caf::anon_send(broker, caf::tick_atom_v, system.clock().now(), caf::timespan{heartbeat.interval},
+                 caf::timespan{heartbeat.timeout});
 }
 
 }  // namespace troupe::actors

@@ -7,10 +7,16 @@
 
 namespace troupe::actors {
 
-/// Knows every message that travels, and watches connections.
+/// Knows every message that travels.
 class NetworkSettings : public ActorSettings {
 public:
-  explicit NetworkSettings(const Heartbeat& heartbeat);
+  NetworkSettings();
 };
+
+/// From now on, sends signs of life through every connection, and closes those through which none
+/// has come for the heartbeat's timeout. Once for each system. A connection that this process has
+/// asked for must stand by then: CAF takes one that still waits for an answer to have been silent
+/// since the machine was started, and closes it.
+void begin_heartbeat(caf::actor_system& system, const Heartbeat& heartbeat);
 
 }  // namespace troupe::actors

@@ -35,7 +35,7 @@ Error at_director(const NodeOptions& options, const std::string& what) {
 class Node {
 public:
   Node(const NodeOptions& options, const SourceFactory& make_source, RankParts parts)
-      : options_{options}, settings_{options.heartbeat} {
+      : options_{options} {
     stock_.make_source = make_source;
     stock_.parts = std::move(parts);
     stock_.on_ended = [this](Expected<Done> outcome) {
@@ -86,17 +86,33 @@ private:
                                               .patience = options_.patience});
     if (!tunnel) return tunnel.error();
     tunnel_ = std::move(*tunnel);
-    const auto door =
-        system_.middleman().remote_actor<DoorHandle>("127.0.0.1", tunnel_->local_port());
-    if (!door) return at_director(options_, "cannot be talked to: " + system_.render(door.error()));
+    const auto door = find_door();
+    if (!door) return door.error();
+    begin_heartbeat(system_, options_.heartbeat);
     const auto answer = ask<JoinAnswered>(
         system_, *door, JoinAsked{facts_of(*stock_.fabric), NodeHandle{actor_}}, options_.patience);
-    if (!answer) return at_director(options_, "does not answer: " + answer.error().context);
+    if (!answer) return lost_director(answer.error().context);
     if (!answer->refusal.empty()) {
       return at_director(options_, "refuses this node: " + answer->refusal);
     }
     caf::anon_send(actor_, DoorPassed{*door, answer->node});
     return Done{};
+  }
+
+  /// The gate was open a moment ago: a director that does not answer now hangs.
+  Expected<DoorHandle> find_door() {
+    auto connect = caf::make_function_view(system_.middleman().actor_handle(),
+                                           caf::duration{options_.heartbeat.timeout});
+    const auto met = connect(caf::connect_atom_v, std::string{"127.0.0.1"}, tunnel_->local_port());
+    if (!met) return lost_director(system_.render(met.error()));
+    return caf::actor_cast<DoorHandle>(std::get<caf::strong_actor_ptr>(*met));
+  }
+
+  [[nodiscard]] Error lost_director(const std::string& reason) const {
+    return at_director(options_,
+                       "is lost: it let this node in, then its connection broke off, or "
+                       "it stopped answering ("
+                           + reason + ")");
   }
 
   const NodeOptions& options_;

@@ -144,6 +144,22 @@ TEST(Cluster, NamesTheNodeThatDied) {
   EXPECT_NE(end.said.find("was killed by signal 9 (Killed)"), std::string::npos) << end.said;
 }
 
+/// CAF's own heartbeat closes a connection that is looked at before its first answer has come.
+TEST(Cluster, ANodeThatLooksForSignsOfLifeAllTheTimeIsLetIn) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 4;
+  auto options = options_of(4, true);
+  options.heartbeat = {.interval = std::chrono::milliseconds{1},
+                       .timeout = std::chrono::milliseconds{20000}};
+  options.patience = options.heartbeat.timeout;
+  Ensemble run{config, options};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  run.end();
+  for (std::uint32_t node = 0; node < options.node_count; ++node) {
+    EXPECT_EQ(run.nodes.wait(node).exit_code, 0);
+  }
+}
+
 TEST(Cluster, ANodeThatStopsAnsweringIsLost) {
   auto config = tiny_config(false);
   config.parallel.pipeline = 2;

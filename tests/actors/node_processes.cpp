@@ -36,6 +36,7 @@ NodeProcesses::NodeProcesses(std::uint32_t count, const Cluster& cluster,
                                        std::to_string(cluster.port()),
                                        options.secret,
                                        options.shared_memory ? "shared-memory" : "tcp",
+                                       std::to_string(options.heartbeat.interval.count()),
                                        std::to_string(options.heartbeat.timeout.count())};
     std::vector<char*> pointers;
     for (auto& argument : arguments) pointers.push_back(argument.data());
@@ -80,13 +81,13 @@ ProcessEnd NodeProcesses::wait(std::size_t index) {
 }
 
 void perform_if_node(int argc, char** argv) {
-  if (argc < 6 || argv[1] != node_argument) return;
+  if (argc < 7 || argv[1] != node_argument) return;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   NodeOptions options{.director_port = static_cast<std::uint16_t>(std::atoi(argv[2])),
                       .secret = argv[3],
                       .shared_memory = argv[4] == std::string_view{"shared-memory"}};
-  options.heartbeat.timeout = std::chrono::milliseconds{std::atoi(argv[5])};
-  options.heartbeat.interval = options.heartbeat.timeout / 10;
+  options.heartbeat = {.interval = std::chrono::milliseconds{std::atoi(argv[5])},
+                       .timeout = std::chrono::milliseconds{std::atoi(argv[6])}};
   const auto outcome = perform_as_node(
       options, [](const Plan& plan) -> Expected<BatchSource> { return source_of(plan.config); });
   if (!outcome) std::fprintf(stderr, "%s\n", outcome.error().context.c_str());
