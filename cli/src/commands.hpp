@@ -48,11 +48,20 @@ struct GenerateArguments {
   std::uint32_t heads = 0;  ///< 0: as the weights' metadata says.
 };
 
+struct DoctorArguments {
+  std::string network_interface;  ///< Empty: the one that `troupe train` would use.
+  bool shared_memory = true;
+  bool json = false;
+  bool is_self_test = false;  ///< One of the two processes that the test starts:
+  std::string peer;           ///< the first, if this is empty, or its partner.
+};
+
 // Each runs a command to its end, printing to stdout.
 [[nodiscard]] Expected<ExitCode> train(const RunArguments& arguments);
 [[nodiscard]] Expected<ExitCode> node(const NodeArguments& arguments);
 [[nodiscard]] Expected<ExitCode> plan(const RunArguments& arguments);
 [[nodiscard]] Expected<ExitCode> schedule(const ScheduleArguments& arguments);
 [[nodiscard]] Expected<ExitCode> generate(const GenerateArguments& arguments);
+[[nodiscard]] Expected<ExitCode> doctor(const DoctorArguments& arguments);
 
 }  // namespace troupe::cli

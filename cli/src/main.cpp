@@ -44,14 +44,18 @@ void find_config(RunArguments& arguments) {
 /// The command that was asked for, ready to run.
 using Command = std::function<Expected<ExitCode>()>;
 
-void add_network_options(CLI::App& command, std::string& network_interface, bool& shared_memory,
-                         double& heartbeat_seconds) {
+void add_link_options(CLI::App& command, std::string& network_interface, bool& shared_memory) {
   command.add_option(
       "--interface", network_interface,
       "The network interface that activations and gradients travel over; without it, "
       "the one that leads to the director");
   command.add_flag("!--no-shared-memory", shared_memory,
                    "Use TCP also between processes of one machine");
+}
+
+void add_network_options(CLI::App& command, std::string& network_interface, bool& shared_memory,
+                         double& heartbeat_seconds) {
+  add_link_options(command, network_interface, shared_memory);
   command
       .add_option("--heartbeat", heartbeat_seconds,
                   "Seconds of silence after which a process counts as lost; the same everywhere")
@@ -155,6 +159,21 @@ void add_generate(CLI::App& app, GenerateArguments& arguments, Command& chosen) 
   command->callback([&] { chosen = [&arguments] { return generate(arguments); }; });
 }
 
+void add_doctor(CLI::App& app, DoctorArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand(
+      "doctor", "Look whether this machine can run several processes, and how fast");
+  add_link_options(*command, arguments.network_interface, arguments.shared_memory);
+  command->add_flag("--json", arguments.json, "Print an object for programs to read");
+  const std::string hidden;
+  command->add_flag("--self-test", arguments.is_self_test)->group(hidden);
+  command->add_option("--peer", arguments.peer)->group(hidden);
+  command->footer(
+      "Shows versions, processor, memory, networks, limits and the launcher's environment, and\n"
+      "lets two processes exchange messages. What would make a run fail or slow stands behind\n"
+      "\"attention\". Exit codes: 0 runs can work; 1 they cannot; 2 the command line is wrong.");
+  command->callback([&] { chosen = [&arguments] { return doctor(arguments); }; });
+}
+
 int run(int argc, char** argv) {
   CLI::App app{description, "troupe"};
   app.require_subcommand(1);
@@ -166,12 +185,14 @@ int run(int argc, char** argv) {
   NodeArguments node_arguments;
   ScheduleArguments schedule_arguments;
   GenerateArguments generate_arguments;
+  DoctorArguments doctor_arguments;
   Command chosen;
   add_train(app, run_arguments, chosen);
   add_node(app, node_arguments, chosen);
   add_plan(app, run_arguments, chosen);
   add_schedule(app, schedule_arguments, chosen);
   add_generate(app, generate_arguments, chosen);
+  add_doctor(app, doctor_arguments, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

@@ -1,11 +1,13 @@
 #include "network_interface.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -52,18 +54,49 @@ std::string text_of(const sockaddr* address) {
   return text;
 }
 
+/// One entry for each address of each interface.
+Interfaces all_interfaces() {
+  ifaddrs* found = nullptr;
+  if (::getifaddrs(&found) != 0) found = nullptr;
+  return {found, &::freeifaddrs};
+}
+
 std::string owner_of(const std::string& address) {
   if (address.starts_with("127.") || address == "::1") return "lo";
-  ifaddrs* found = nullptr;
-  if (::getifaddrs(&found) != 0) return {};
-  const Interfaces all{found, &::freeifaddrs};
+  const auto all = all_interfaces();
   for (const auto* one = all.get(); one != nullptr; one = one->ifa_next) {
     if (one->ifa_addr != nullptr && text_of(one->ifa_addr) == address) return one->ifa_name;
   }
   return {};
 }
 
+bool is_link_local(const sockaddr* address) {
+  return address->sa_family == AF_INET6
+         && IN6_IS_ADDR_LINKLOCAL(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
+}
+
 }  // namespace
+
+std::vector<NetworkInterface> network_interfaces() {
+  const auto all = all_interfaces();
+  std::vector<NetworkInterface> found;
+  for (const auto* one = all.get(); one != nullptr; one = one->ifa_next) {
+    auto known = std::ranges::find(found, one->ifa_name, &NetworkInterface::name);
+    if (known == found.end()) {
+      known = found.insert(known, {.name = one->ifa_name, .addresses = {}});
+    }
+    known->is_up = (one->ifa_flags & IFF_UP) != 0;
+    if (one->ifa_addr == nullptr || is_link_local(one->ifa_addr)) continue;
+    auto text = text_of(one->ifa_addr);
+    if (text.empty()) continue;
+    const bool is_ipv4 = one->ifa_addr->sa_family == AF_INET;
+    auto& addresses = known->addresses;
+    const auto first_ipv6 = std::ranges::find_if(
+        addresses, [](const std::string& other) { return other.find(':') != std::string::npos; });
+    addresses.insert(is_ipv4 ? first_ipv6 : addresses.end(), std::move(text));
+  }
+  return found;
+}
 
 Expected<std::string> network_interface_or(const std::string& given, const std::string& host) {
   if (!given.empty()) return given;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "troupe/engine/expected.hpp"
 
@@ -13,5 +14,14 @@ namespace troupe::cli {
 /// all.
 [[nodiscard]] Expected<std::string> network_interface_or(const std::string& given,
                                                          const std::string& host);
+
+struct NetworkInterface {
+  std::string name;
+  bool is_up = false;
+  std::vector<std::string> addresses;  ///< IPv4 before IPv6; none that mean nothing elsewhere.
+};
+
+/// Returns the interfaces of this machine in the system's order.
+[[nodiscard]] std::vector<NetworkInterface> network_interfaces();
 
 }  // namespace troupe::cli

@@ -102,6 +102,12 @@ std::unique_ptr<Device> make_cpu_device(const Isa& isa) {
   return std::make_unique<CpuDevice>(isa);
 }
 
+std::vector<std::string> cpu_instruction_sets() {
+  std::vector<std::string> names;
+  for (const auto* isa : available_isas()) names.emplace_back(isa->name);
+  return names;
+}
+
 std::int64_t steady_now_ns() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())

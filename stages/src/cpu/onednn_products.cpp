@@ -5,6 +5,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "troupe/engine/check.hpp"
+#include "troupe/stages/cpu_device.hpp"
 
 namespace troupe::stages {
 
@@ -116,6 +117,12 @@ void OnednnProducts::run(const Product& product, float* scratch) {
       dnnl_primitive_execute(prepared.product.get(), engine_->stream.get(),
                              static_cast<int>(prepared.handles.size()), prepared.handles.data());
   TROUPE_ASSERT(status == dnnl_success);
+}
+
+std::string onednn_version() {
+  const auto& version = *dnnl::version();
+  return std::to_string(version.major) + '.' + std::to_string(version.minor) + '.'
+         + std::to_string(version.patch);
 }
 
 }  // namespace troupe::stages
