@@ -4,6 +4,8 @@
 
 #include <caf/io/all.hpp>
 
+#include "troupe/transport/orphaned_segments.hpp"
+
 #include "cluster_impl.hpp"
 
 namespace troupe::actors {
@@ -13,7 +15,7 @@ Cluster::Impl::Impl(const ClusterOptions& options) : options_{options} {
   const NodeGone node_gone = [this](const NodeFacts& facts, const std::string& why) {
     fabric_->give_up(facts.fabric_address, why);
   };
-  door_ = system_.spawn(actors::door, options.node_count, node_gone);
+  door_ = system_.spawn(actors::door, options.node_count, options.heartbeat.timeout, node_gone);
 }
 
 Cluster::Impl::~Impl() {
@@ -21,6 +23,7 @@ Cluster::Impl::~Impl() {
   caf::anon_send_exit(door_, caf::exit_reason::user_shutdown);
   door_ = nullptr;
   system_.await_all_actors_done();  // The door uses the fabric.
+  transport::remove_orphaned_segments();
 }
 
 /// The gate stays open until the nodes have heard: what they hear comes through it.
@@ -31,6 +34,7 @@ void Cluster::Impl::close() {
 }
 
 Expected<Done> Cluster::Impl::open() {
+  transport::remove_orphaned_segments();
   auto fabric = transport::UcxFabric::make(
       {.network_interface = options_.network_interface, .shared_memory = options_.shared_memory});
   if (!fabric) return fabric.error();
@@ -46,7 +50,10 @@ Expected<Done> Cluster::Impl::open() {
                                      .inner_port = *inner_port,
                                      .secret = options_.secret,
                                      .version = TROUPE_VERSION,
-                                     .on_refused = options_.on_refused});
+                                     .on_refused = options_.on_refused,
+                                     .on_admitted = [door = door_](const std::string& from) {
+                                       caf::anon_send(door, NodeAdmitted{from});
+                                     }});
   if (!gate) return gate.error();
   gate_ = std::move(*gate);
   return Done{};

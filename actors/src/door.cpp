@@ -7,14 +7,27 @@
 namespace troupe::actors {
 
 void DoorState::start(WatchedDoorHandle::pointer self, std::uint32_t node_count,
-                      NodeGone node_gone) {
+                      std::chrono::milliseconds join_time_max, NodeGone node_gone) {
   self_ = self;
   node_count_ = node_count;
+  join_time_max_ = join_time_max;
   node_gone_ = std::move(node_gone);
   self_->set_down_handler([this](const caf::down_msg& message) { on_down(message); });
 }
 
+void DoorState::on(const NodeAdmitted& message) {
+  self_->delayed_send(self_, join_time_max_, JoinDue{++admitted_count_, message.from});
+}
+
+/// Until it asks, nobody watches over it. Those who are too many are of no interest.
+void DoorState::on(const JoinDue& message) {
+  if (asked_count_ >= message.admitted_count || members_.size() == node_count_ || is_over_) return;
+  tell("a node on " + message.from + " is lost: it has the secret but did not join within "
+       + std::to_string(join_time_max_.count()) + " ms; see whether it still runs");
+}
+
 JoinAnswered DoorState::on(const JoinAsked& message) {
+  ++asked_count_;
   if (!loss_.empty()) return {"the run has ended: " + loss_, 0};
   if (!ranks_of_node_.empty() || is_over_) {
     return {"the run has begun without this node: every node is in", 0};
@@ -149,8 +162,10 @@ std::string DoorState::describe(std::uint32_t node) const {
 }
 
 WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self,
-                                      std::uint32_t node_count, const NodeGone& node_gone) {
-  self->state.start(self, node_count, node_gone);
+                                      std::uint32_t node_count,
+                                      std::chrono::milliseconds join_time_max,
+                                      const NodeGone& node_gone) {
+  self->state.start(self, node_count, join_time_max, node_gone);
   return {
       [self](const JoinAsked& message) { return self->state.on(message); },
       [self](const PeerGone& message) { self->state.on(message); },
@@ -160,6 +175,8 @@ WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorSt
       [self](const RunEnded& message) { self->state.on(message); },
       [self](const ProcessEnded& message) { self->state.on(message); },
       [self](const EvidenceAwaited& message) { self->state.on(message); },
+      [self](const NodeAdmitted& message) { self->state.on(message); },
+      [self](const JoinDue& message) { self->state.on(message); },
       [self](const DepartureAwaited& message) { return self->state.on(message); },
   };
 }

@@ -1,6 +1,7 @@
 // actors/src/door.hpp -- the actor that lets nodes in and notices when one is gone.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -41,14 +42,27 @@ struct EvidenceAwaited {
   std::uint32_t node = 0;
 };
 
+/// From the gate: somebody has proved to be a node, and is about to ask to join.
+struct NodeAdmitted {
+  std::string from;  ///< An address.
+};
+
+/// From itself: all who were admitted until then have had time to ask.
+struct JoinDue {
+  std::uint32_t admitted_count = 0;
+  std::string from;  ///< The last of them.
+};
+
 /// From the cluster: tell me when every node has left.
 struct DepartureAwaited {};
 struct Departed {};
 
-using WatchedDoorHandle = DoorHandle::extend<
-    caf::replies_to<NodesWanted>::with<NodesHere>, caf::replies_to<LossAwaited>::with<Loss>,
-    caf::reacts_to<RunBegun>, caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
-    caf::reacts_to<EvidenceAwaited>, caf::replies_to<DepartureAwaited>::with<Departed>>;
+using WatchedDoorHandle =
+    DoorHandle::extend<caf::replies_to<NodesWanted>::with<NodesHere>,
+                       caf::replies_to<LossAwaited>::with<Loss>, caf::reacts_to<RunBegun>,
+                       caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
+                       caf::reacts_to<EvidenceAwaited>, caf::reacts_to<NodeAdmitted>,
+                       caf::reacts_to<JoinDue>, caf::replies_to<DepartureAwaited>::with<Departed>>;
 
 /// Called on the door's thread when a node's connection is gone: links to it will not get further.
 using NodeGone = std::function<void(const NodeFacts& facts, const std::string& why)>;
@@ -58,7 +72,10 @@ class DoorState {
 public:
   static inline const char* name = "troupe.door";  // Read by CAF's logger.
 
-  void start(WatchedDoorHandle::pointer self, std::uint32_t node_count, NodeGone node_gone);
+  void start(WatchedDoorHandle::pointer self, std::uint32_t node_count,
+             std::chrono::milliseconds join_time_max, NodeGone node_gone);
+  void on(const NodeAdmitted& message);
+  void on(const JoinDue& message);
   [[nodiscard]] JoinAnswered on(const JoinAsked& message);
   void on(const PeerGone& message);
   [[nodiscard]] caf::result<NodesHere> on(const NodesWanted& message);
@@ -88,7 +105,10 @@ private:
 
   WatchedDoorHandle::pointer self_ = nullptr;
   std::uint32_t node_count_ = 0;
+  std::chrono::milliseconds join_time_max_{};
   NodeGone node_gone_;
+  std::uint32_t admitted_count_ = 0;
+  std::uint32_t asked_count_ = 0;
   std::vector<Member> members_;
   std::vector<std::string> ranks_of_node_;
   DirectorHandle director_;
@@ -99,8 +119,11 @@ private:
   std::string loss_;  ///< The first, once told.
 };
 
+/// @param join_time_max Who was admitted and has not asked to join in that time hangs.
 WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorState> self,
-                                      std::uint32_t node_count, const NodeGone& node_gone);
+                                      std::uint32_t node_count,
+                                      std::chrono::milliseconds join_time_max,
+                                      const NodeGone& node_gone);
 
 }  // namespace troupe::actors
 
@@ -111,5 +134,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Loss)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RunBegun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ProcessEnded)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::EvidenceAwaited)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodeAdmitted)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::JoinDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::DepartureAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Departed)

@@ -7,6 +7,7 @@
 #include <caf/io/all.hpp>
 #include <unistd.h>
 
+#include "troupe/transport/orphaned_segments.hpp"
 #include "troupe/transport/tunnel.hpp"
 
 #include "ask.hpp"
@@ -52,6 +53,7 @@ public:
     actor_ = nullptr;
     system_.await_all_actors_done();
     if (stock_.ranks) stock_.ranks->empty_streams();  // Nobody is left who would enqueue more.
+    transport::remove_orphaned_segments();
   }
 
   Node(const Node&) = delete;
@@ -65,6 +67,7 @@ public:
 
 private:
   Expected<Done> open_fabric() {
+    transport::remove_orphaned_segments();
     actor_ = system_.spawn(node_actor, &stock_);
     auto fabric = transport::UcxFabric::make(
         {.network_interface = options_.network_interface,

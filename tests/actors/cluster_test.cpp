@@ -2,10 +2,15 @@
 
 #include "troupe/actors/cluster.hpp"
 
+#include <array>
 #include <csignal>
+#include <future>
 #include <ostream>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "troupe/transport/tunnel.hpp"
 
 #include "node_processes.hpp"
 #include "tiny_training.hpp"
@@ -158,6 +163,49 @@ TEST(Cluster, ANodeThatLooksForSignsOfLifeAllTheTimeIsLetIn) {
   for (std::uint32_t node = 0; node < options.node_count; ++node) {
     EXPECT_EQ(run.nodes.wait(node).exit_code, 0);
   }
+}
+
+TEST(Cluster, ANodeThatStopsBeforeItJoinsIsLost) {
+  auto options = options_of(1, true);
+  options.heartbeat.timeout = std::chrono::milliseconds{200};
+  const auto cluster = Cluster::listen(options).value();
+  const auto silent = transport::Tunnel::connect({.host = "127.0.0.1",
+                                                  .port = cluster->port(),
+                                                  .bind_host = {},
+                                                  .secret = options.secret,
+                                                  .version = TROUPE_VERSION});
+  ASSERT_TRUE(silent) << silent.error().context;
+  const auto trainer = Trainer::make_on(*cluster, make_plan(tiny_config(false)).value());
+  ASSERT_FALSE(trainer);
+  EXPECT_EQ(trainer.error().context,
+            "a node on 127.0.0.1 is lost: it has the secret but did not join within 200 ms; see "
+            "whether it still runs");
+}
+
+/// Two of one process: each would answer for the other.
+TEST(Cluster, AProcessJoinsOnce) {
+  const auto options = options_of(2, true);
+  auto cluster = Cluster::listen(options).value();
+  const NodeOptions node{.director_port = cluster->port(), .secret = options.secret};
+  const auto join = [&] {
+    return perform_as_node(
+        node, [](const Plan& plan) -> Expected<BatchSource> { return source_of(plan.config); });
+  };
+  auto first = std::async(std::launch::async, join);
+  auto second = std::async(std::launch::async, join);
+  while (first.wait_for(std::chrono::milliseconds{1}) != std::future_status::ready
+         && second.wait_for(std::chrono::milliseconds{1}) != std::future_status::ready) {
+  }
+  cluster.reset();  // Tells the other that the run is over.
+  const auto outcomes = std::array{first.get(), second.get()};
+  const auto& refused = outcomes[0] ? outcomes[1] : outcomes[0];
+  EXPECT_TRUE(outcomes[0] || outcomes[1]);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(
+      refused.error().context.find("refuses this node: process " + std::to_string(::getpid())),
+      std::string::npos)
+      << refused.error().context;
+  EXPECT_NE(refused.error().context.find("has joined already"), std::string::npos);
 }
 
 TEST(Cluster, ANodeThatStopsAnsweringIsLost) {

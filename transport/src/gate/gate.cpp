@@ -219,6 +219,7 @@ awaitable<Expected<Done>> Gate::Impl::connect_inside(Visitor& visitor, const Gre
   const auto splice = std::make_shared<Splice>(std::move(visitor.socket), std::move(inner));
   admitted_.push_back(splice);
   splice->start();
+  if (options_.on_admitted) options_.on_admitted(visitor.name);
   co_return Done{};
 }
 

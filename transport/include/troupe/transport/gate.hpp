@@ -34,6 +34,8 @@ struct GateOptions {
   /// sentence comes once an hour at most, and 64 different ones. Runs on the gate's thread: post a
   /// message and return.
   std::function<void(const std::string& sentence)> on_refused{};
+  /// Told from which address a node was let in. As above.
+  std::function<void(const std::string& from)> on_admitted{};
 };
 
 /// Listens, examines and carries on one thread of its own, named `gate`.
