@@ -40,7 +40,8 @@ struct NodeOptions {
 using SourceFactory = std::function<Expected<BatchSource>(const Plan&)>;
 
 /// Joins the director, performs the ranks that it gives, and returns when the run is over. Blocks.
-/// `parts.connect` is not looked at.
+/// The director may be in this process as well, on another thread; a crash of a rank ends both
+/// then. `parts.connect` is not looked at.
 /// @returns Done if the run ended in order; otherwise why it ended: `peer_unreachable` if the
 ///          director cannot be reached, does not let this process in, or is lost.
 [[nodiscard]] Expected<Done> perform_as_node(const NodeOptions& options,
