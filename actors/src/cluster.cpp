@@ -7,6 +7,7 @@
 #include "troupe/transport/orphaned_segments.hpp"
 
 #include "cluster_impl.hpp"
+#include "open_fabric.hpp"
 
 namespace troupe::actors {
 
@@ -34,8 +35,7 @@ void Cluster::Impl::close() {
 }
 
 Expected<Done> Cluster::Impl::open() {
-  transport::remove_orphaned_segments();
-  auto fabric = transport::UcxFabric::make(
+  auto fabric = open_fabric(
       {.network_interface = options_.network_interface, .shared_memory = options_.shared_memory});
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);

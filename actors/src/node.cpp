@@ -13,6 +13,7 @@
 #include "ask.hpp"
 #include "network_settings.hpp"
 #include "node_actor.hpp"
+#include "open_fabric.hpp"
 
 namespace troupe::actors {
 
@@ -60,21 +61,20 @@ public:
   Node& operator=(const Node&) = delete;
 
   Expected<Done> perform() {
-    if (auto ready = open_fabric(); !ready) return ready;
+    if (auto ready = reach_out(); !ready) return ready;
     if (auto joined = join(); !joined) return joined;
     return ended_.get_future().get();
   }
 
 private:
-  Expected<Done> open_fabric() {
-    transport::remove_orphaned_segments();
+  Expected<Done> reach_out() {
     actor_ = system_.spawn(node_actor, &stock_);
-    auto fabric = transport::UcxFabric::make(
-        {.network_interface = options_.network_interface,
-         .shared_memory = options_.shared_memory,
-         .on_peer_lost = [this](const std::string& peer, const std::string& sentence) {
-           caf::anon_send(actor_, PeerCut{peer, sentence});
-         }});
+    auto fabric =
+        open_fabric({.network_interface = options_.network_interface,
+                     .shared_memory = options_.shared_memory,
+                     .on_peer_lost = [this](const std::string& peer, const std::string& sentence) {
+                       caf::anon_send(actor_, PeerCut{peer, sentence});
+                     }});
     if (!fabric) return fabric.error();
     stock_.fabric = std::move(*fabric);
     return Done{};

@@ -10,6 +10,7 @@
 #include "corpus_batches.hpp"
 #include "launch.hpp"
 #include "network_interface.hpp"
+#include "open_files.hpp"
 
 namespace troupe::cli {
 
@@ -60,6 +61,7 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
   if (!secret) return secret.error();
   const auto network = network_interface_or(arguments.network_interface, director->host);
   if (!network) return network.error();
+  raise_open_files_limit();
   // Whoever started this process sends the director the same signal, and that one ends the run.
   if (arguments.secret_path.empty()) std::signal(SIGINT, SIG_IGN);
   const auto timeout =

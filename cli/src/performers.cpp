@@ -14,6 +14,7 @@
 
 #include "child_processes.hpp"
 #include "network_interface.hpp"
+#include "open_files.hpp"
 #include "shared_secret.hpp"
 
 namespace troupe::cli {
@@ -215,6 +216,7 @@ Expected<Done> Performers::check(const PerformerArguments& arguments, const Plan
 
 Expected<std::unique_ptr<Performers>> Performers::make(const PerformerArguments& arguments,
                                                        const Plan& plan) {
+  raise_open_files_limit();
   if (!arguments.launch.is_alone()) return lead_tasks(arguments, plan);
   if (arguments.process_count > 0) return start_processes(arguments);
   if (arguments.node_count > 0) return wait_for_nodes(arguments);

@@ -11,8 +11,9 @@
 
 #include <poll.h>
 
-#include "command_fixture.hpp"
-#include "peer_process.hpp"
+#include "troupe/transport/orphaned_segments.hpp"
+
+#include "run_fixture.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -67,53 +68,8 @@ struct Scenario {
   milliseconds delay{};
 };
 
-class Faults : public Command {
+class Faults : public Run {
 protected:
-  void SetUp() override {
-    Command::SetUp();
-    write("secret", "a-secret-that-nobody-guesses\n");
-    fs::permissions(folder_ / "secret", fs::perms::owner_read | fs::perms::owner_write);
-  }
-
-  PeerProcess start_director(std::uint32_t node_count, const std::vector<std::string>& more) {
-    std::vector<std::string> words{"train", "run.toml", "--set", "parallel.data=2",
-                                   "run.threads_per_stage=1"};
-    words.insert(words.end(), more.begin(), more.end());
-    words.insert(words.end(), {"--heartbeat", "1"});
-    if (node_count > 0) {
-      words.insert(words.end(), {"--nodes", std::to_string(node_count), "--listen", "127.0.0.1:0",
-                                 "--secret", "secret"});
-    }
-    PeerProcess director{folder_, "director", words};
-    if (node_count > 0) {
-      EXPECT_TRUE(director.wait_until([&] { return !place_of(director).empty(); }))
-          << director.said();
-    }
-    return director;
-  }
-
-  PeerProcess start_node(const PeerProcess& director, const std::string& name,
-                         const std::string& secret = "secret", bool shared_memory = true) {
-    std::vector<std::string> words{"node",        "--join", place_of(director), "--secret", secret,
-                                   "--heartbeat", "1"};
-    if (!shared_memory) words.emplace_back("--no-shared-memory");
-    return {folder_, name, words};
-  }
-
-  /// HOST:PORT, once it is said.
-  static std::string place_of(const PeerProcess& director) {
-    const auto said = director.said();
-    const auto begin = said.find("127.0.0.1:");
-    const auto end = said.find(" --secret", begin);
-    return begin == std::string::npos || end == std::string::npos ? ""
-                                                                  : said.substr(begin, end - begin);
-  }
-
-  [[nodiscard]] std::size_t steps_done() const {
-    const auto metrics = read("out/metrics.jsonl");
-    return static_cast<std::size_t>(std::ranges::count(metrics, '\n'));
-  }
-
   void perform(std::uint64_t seed);
   void wait_for_moment(PeerProcess& director, Scenario& scenario, std::uint32_t step_count);
 };
@@ -153,7 +109,6 @@ void Faults::perform(std::uint64_t seed) {
   Scenario scenario{seed};
   const auto what = std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment];
   SCOPED_TRACE("seed " + std::to_string(seed) + ": " + what);
-  const auto segments = shared_memory_segments();
   const std::uint32_t step_count = scenario.when() == Moment::end ? 5 : 100000;
   std::vector<std::string> more{"train.steps=" + std::to_string(step_count),
                                 "train.validation_interval=100000"};
@@ -256,7 +211,12 @@ void Faults::perform(std::uint64_t seed) {
   for (auto& node : nodes) node.signal(SIGKILL);
   director.wait_for(slack);
   for (auto& node : nodes) node.wait_for(slack);
-  EXPECT_EQ(orphaned_segments(segments), std::vector<std::string>{});
+  // Who survives removes what the others left; if nobody does, the next to start does.
+  const bool anybody_survived = !(scenario.launched && scenario.hits_director());
+  const auto orphan_count = transport::remove_orphaned_segments();
+  if (anybody_survived && !was_waited_for) {
+    EXPECT_EQ(orphan_count, 0U);
+  }
 }
 
 class SeededFaults : public Faults, public testing::WithParamInterface<std::uint64_t> {};

@@ -41,23 +41,6 @@ std::string text_of(const fs::path& path) {
   return text.str();
 }
 
-bool is_in_use(const std::string& segment) {
-  const auto path = "/dev/shm/" + segment;
-  std::error_code ignored;
-  for (const auto& process : fs::directory_iterator{"/proc", ignored}) {
-    if (text_of(process.path() / "maps").find(path) != std::string::npos) return true;
-  }
-  return false;
-}
-
-std::vector<std::string> orphans_now(const std::vector<std::string>& before) {
-  auto segments = shared_memory_segments();
-  std::erase_if(segments, [&](const std::string& segment) {
-    return std::ranges::find(before, segment) != before.end() || is_in_use(segment);
-  });
-  return segments;
-}
-
 }  // namespace
 
 PeerProcess::PeerProcess(fs::path folder, std::string name,
@@ -141,25 +124,6 @@ std::vector<pid_t> PeerProcess::children() const {
     for (pid_t child = 0; numbers >> child;) result.push_back(child);
   }
   return result;
-}
-
-std::vector<std::string> shared_memory_segments() {
-  std::vector<std::string> names;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator{"/dev/shm", ignored}) {
-    names.push_back(entry.path().filename());
-  }
-  return names;
-}
-
-std::vector<std::string> orphaned_segments(const std::vector<std::string>& before) {
-  const auto limit = Clock::now() + std::chrono::seconds{1};
-  auto orphans = orphans_now(before);
-  while (!orphans.empty() && Clock::now() < limit) {
-    ::poll(nullptr, 0, 50);
-    orphans = orphans_now(before);
-  }
-  return orphans;
 }
 
 }  // namespace troupe::cli

@@ -52,11 +52,4 @@ private:
   int exit_code_ = -1;
 };
 
-/// Segments of shared memory by name.
-[[nodiscard]] std::vector<std::string> shared_memory_segments();
-
-/// Segments that are not in `before` and that no process has mapped. What a process of
-/// another test is just about to open or to remove is given a second for it.
-[[nodiscard]] std::vector<std::string> orphaned_segments(const std::vector<std::string>& before);
-
 }  // namespace troupe::cli
