@@ -32,7 +32,7 @@ VENDORS = {
     r"CLI/": ("cli/",),
     r"(fmt|spdlog)/": ("cli/", "storage/src/", "bench/"),
     r"boost/asio": ("transport/src/", "cli/"),
-    r"openssl/": ("transport/src/gate/",),
+    r"openssl/": ("transport/src/gate/", "storage/src/"),
     r"(ucp|uct|ucs|ucm)/": ("transport/src/ucx/", "tests/transport/ucx"),
     r"nccl\.h": ("transport/src/nccl/", "tests/transport/nccl"),
     r"(cuda|cublas|cudnn|curand)[\w/]*\.h": ("stages/src/cuda/", "tests/stages/cuda"),

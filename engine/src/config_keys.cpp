@@ -147,6 +147,7 @@ std::vector<Key> keys_of(Config& config) {
       {"data", "text", Text{&data.text}},
       {"data", "tokenizer", Text{&data.tokenizer}},
       {"data", "validation_fraction", Real{&data.validation_fraction, 0.0, 0.5}},
+      {"data", "fingerprint", Text{&data.fingerprint}},
       {"run", "device", Text{&run.device}},
       {"run", "threads_per_stage", Whole32{&run.threads_per_stage, 1, 1024}},
       {"run", "output", Text{&run.output}},

@@ -38,6 +38,16 @@ Error too_short(const DataConfig& data, std::uint64_t token_count, std::uint32_t
   return {Errc::invalid_file, std::move(sentence)};
 }
 
+/// Who trains with others must have their text.
+Expected<Done> check_fingerprint(const DataConfig& data, const TokenFile& file) {
+  if (data.fingerprint.empty()) return Done{};
+  const auto found = file.fingerprint();
+  if (found == data.fingerprint) return Done{};
+  return Error{Errc::invalid_file, "data.text: " + data.text + " has " + found
+                                       + ", but the run trains on a text that has "
+                                       + data.fingerprint + "; copy that one here"};
+}
+
 }  // namespace
 
 Expected<Corpus> Corpus::open(const DataConfig& data, std::uint32_t sequence) {
@@ -47,6 +57,7 @@ Expected<Corpus> Corpus::open(const DataConfig& data, std::uint32_t sequence) {
   }
   auto file = TokenFile::open(data.text, data.tokenizer);
   if (!file) return Error{file.error().code, "data.text: " + file.error().context};
+  if (auto same = check_fingerprint(data, *file); !same) return same.error();
   const auto token_count = file->tokens().token_count();
   const auto held_out = validation_count_of(token_count, data.validation_fraction);
   const bool validates = data.validation_fraction > 0.0;

@@ -1,7 +1,10 @@
 #include "troupe/storage/token_file.hpp"
 
 #include <algorithm>
+#include <array>
 #include <utility>
+
+#include <openssl/evp.h>
 
 namespace troupe::storage {
 
@@ -23,6 +26,22 @@ Expected<TokenFile> TokenFile::open(const std::string& path, std::string_view to
     return Error{Errc::invalid_file, path + " is empty, expected a text to train on"};
   }
   return TokenFile{std::move(*file)};
+}
+
+std::string TokenFile::fingerprint() const {
+  constexpr std::string_view digits = "0123456789abcdef";
+  const auto bytes = file_.bytes();
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned size = 0;
+  const auto made =
+      EVP_Digest(bytes.data(), bytes.size(), digest.data(), &size, EVP_sha256(), nullptr);
+  TROUPE_ASSERT(made == 1 && size == 32);
+  auto text = std::to_string(bytes.size()) + " bytes, SHA-256 ";
+  for (unsigned i = 0; i < size; ++i) {
+    text += digits[digest[i] >> 4U];
+    text += digits[digest[i] & 15U];
+  }
+  return text;
 }
 
 }  // namespace troupe::storage

@@ -38,6 +38,29 @@ TEST_F(Processes, NodesStartedByHandJoin) {
   EXPECT_EQ(shell("cmp one/weights.safetensors several/weights.safetensors").exit_code, 0);
 }
 
+/// The director has opened its text before it waits; the node finds another one there, equal in
+/// size.
+TEST_F(Processes, ANodeWithAnotherTextIsRefused) {
+  ASSERT_EQ(shell("umask 077 && echo a-secret-that-nobody-guesses > secret; "
+                  "sed s/word/WORD/ corpus.txt > other.txt")
+                .exit_code,
+            0);
+  const auto outcome = shell(
+      "\"$TROUPE\" train run.toml --nodes 1 --listen 127.0.0.1:0 --secret secret > said 2>&1 & "
+      "P=$!; "
+      "until port=$(grep -o '127.0.0.1:[0-9]*' said); do sleep 0.05; done; mv other.txt "
+      "corpus.txt; "
+      "troupe node --join $port --secret secret; echo node $?; wait $P; echo director $?");
+  EXPECT_NE(outcome.output.find("node 1\n"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("director 2\n"), std::string::npos) << outcome.output;
+  const auto said = read("said");
+  EXPECT_NE(said.find("corpus.txt has 12400 bytes, SHA-256 "), std::string::npos) << said;
+  EXPECT_NE(said.find(", but the run trains on a text that has 12400 bytes, SHA-256 "),
+            std::string::npos)
+      << said;
+  EXPECT_FALSE(exists("out")) << "nothing is written";
+}
+
 TEST_F(Processes, InterruptEndsThemAllInOrder) {
   const auto outcome = shell(
       "\"$TROUPE\" train run.toml --set train.steps=100000 --processes 2 > said & P=$!; "

@@ -42,6 +42,7 @@ clip_norm = 1
 text = "kjv.txt"
 tokenizer = "bytes"
 validation_fraction = 0.05
+fingerprint = "4 bytes"
 [run]
 device = "cpu"
 threads_per_stage = 2
@@ -95,7 +96,7 @@ TEST(Config, EveryKeyReachesItsField) {
   TrainConfig train{.steps = 301, .seed = 7, .optimizer = OptimizerKind::sgd};
   train.warmup_steps = 21;
   EXPECT_EQ(config.train, train);
-  EXPECT_EQ(config.data, (DataConfig{.text = "kjv.txt"}));
+  EXPECT_EQ(config.data, (DataConfig{.text = "kjv.txt", .fingerprint = "4 bytes"}));
   EXPECT_EQ(config.run, (RunConfig{.threads_per_stage = 2, .output = "runs/kjv"}));
 }
 

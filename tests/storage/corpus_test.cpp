@@ -84,6 +84,25 @@ TEST(Corpus, SaysWhyItCannotBeOpened) {
             "data.text: unknown tokenizer \"bpe\", expected \"bytes\"");
 }
 
+TEST(Corpus, IsTheOneThatItsFingerprintAsksFor) {
+  const TemporaryFolder folder;
+  write_file(folder / "text", "abc");
+  write_file(folder / "other", "abd");
+  const std::string abc =  // FIPS 180-2, appendix B.1
+      "3 bytes, SHA-256 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+  const DataConfig data{.text = folder / "text", .validation_fraction = 0, .fingerprint = abc};
+  const auto corpus = Corpus::open(data, 2);
+  ASSERT_TRUE(corpus) << corpus.error().context;
+  EXPECT_EQ(corpus->fingerprint(), abc);
+
+  auto other = data;
+  other.text = folder / "other";
+  const auto found = Corpus::open({.text = other.text, .validation_fraction = 0}, 2)->fingerprint();
+  EXPECT_EQ(refusal(other, 2), "data.text: " + other.text + " has " + found
+                                   + ", but the run trains on a text that has " + abc
+                                   + "; copy that one here");
+}
+
 TEST(Corpus, TooShortSaysHowManyTokensAreNeeded) {
   const TemporaryFolder folder;
   write_file(folder / "text", std::string(100, 't'));

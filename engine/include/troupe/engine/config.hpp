@@ -59,6 +59,9 @@ struct DataConfig {
   std::string text;  ///< Path of the corpus.
   std::string tokenizer = "bytes";
   double validation_fraction = 0.05;  ///< The corpus' tail, held out.
+  /// What the corpus must be, as `storage::Corpus::fingerprint` writes it; empty: anything. A
+  /// director sets it for its nodes.
+  std::string fingerprint{};
 
   friend bool operator==(const DataConfig&, const DataConfig&) = default;
 };

@@ -17,7 +17,8 @@ public:
   /// @returns `invalid_config` if `data.text` is not set; what `TokenFile::open` returns, naming
   ///          the key `data.text`; `invalid_file` with the
   ///          count found and the count needed if a part is too short for one sample and the token
-  ///          after it. A `validation_fraction` of 0 holds nothing out.
+  ///          after it, or with both fingerprints if the text is not the one that
+  ///          `data.fingerprint` asks for. A `validation_fraction` of 0 holds nothing out.
   [[nodiscard]] static Expected<Corpus> open(const DataConfig& data, std::uint32_t sequence);
 
   /// Valid as long as this corpus, also when it has moved.
@@ -29,6 +30,9 @@ public:
     const auto count = file_.tokens().token_count();
     return file_.tokens().part(count - validation_count_, count);
   }
+
+  /// Equal for equal texts; see `TokenFile::fingerprint`.
+  [[nodiscard]] std::string fingerprint() const { return file_.fingerprint(); }
 
 private:
   Corpus(TokenFile file, std::uint64_t validation_count) noexcept

@@ -46,6 +46,10 @@ public:
   /// All tokens. Valid as long as this file, also when it has moved.
   [[nodiscard]] TokenView tokens() const noexcept { return TokenView{file_.bytes()}; }
 
+  /// Size and digest of all tokens, equal where they are: "4 bytes, SHA-256 " and 64 hexadecimal
+  /// digits. Reads the whole file, about a second for a gigabyte.
+  [[nodiscard]] std::string fingerprint() const;
+
 private:
   explicit TokenFile(MappedFile file) noexcept : file_{std::move(file)} {}
 
