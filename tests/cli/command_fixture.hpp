@@ -27,8 +27,9 @@ class Command : public testing::Test {
 protected:
   void SetUp() override {
     const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ =
-        fs::temp_directory_path() / ("troupe-" + std::to_string(getpid()) + "-" + test->name());
+    std::string name = test->name();
+    std::ranges::replace(name, '/', '-');  // Of a test with parameters.
+    folder_ = fs::temp_directory_path() / ("troupe-" + std::to_string(getpid()) + "-" + name);
     fs::create_directories(folder_);
     std::string text;
     for (int i = 0; i < 400; ++i) text += "In the beginning was the word. ";
