@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <csignal>
 #include <numeric>
 #include <string>
 
 #include <dlfcn.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "troupe/engine/random.hpp"
 
@@ -158,19 +161,19 @@ TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
   auto context = UcxContext::make(settings_for(options));
   ASSERT_TRUE(context);
   constexpr std::uint64_t stranger = 4711;
-  auto worker = UcxWorker::make(*context, stranger);
-  ASSERT_TRUE(worker);
   struct Deaf final : UcxInbox {
     bool take_in(std::span<const std::byte>, const UcxArrival&) override { return false; }
   } deaf;
-  ASSERT_TRUE((*worker)->deliver_to(deaf));
+  const int events = epoll_create1(EPOLL_CLOEXEC);
+  auto worker = UcxWorker::make(*context, stranger, deaf, events);
+  ASSERT_TRUE(worker);
   const auto address = parse_ucx_address(this->world_.left->address());
   auto endpoint = UcxEndpoint::connect(**worker, address->socket, [](ucs_status_t) {});
   ASSERT_TRUE(endpoint);
   struct Sent final : UcxCompletion {
-    void completed(ucs_status_t) override { ++count; }
-    std::uint32_t count = 0;
-  } sent;
+    void completed(ucs_status_t) override { is_sent = true; }
+    bool is_sent = false;
+  };
   constexpr std::uint64_t seed = 99;
   SCOPED_TRACE("seed " + std::to_string(seed));
   Random random{seed};
@@ -180,12 +183,17 @@ TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
     headers.back()[random.below(8)] ^= std::byte{0x80};
   }
   headers.push_back(write_header({.from = stranger + 1}));  // Not one of its peers.
-  (*endpoint)->send(headers.front(), {}, sent);
+  std::vector<Sent> sent(headers.size());
+  (*endpoint)->send(headers.front(), {}, sent.front());
   while (this->world_.left->counters().garbage != 1) (*worker)->progress();
-  for (const auto& header : std::span{headers}.subspan(1)) (*endpoint)->send(header, {}, sent);
-  while (sent.count != headers.size() || this->world_.left->counters().garbage != headers.size()) {
+  for (std::size_t i = 1; i < headers.size(); ++i) (*endpoint)->send(headers[i], {}, sent[i]);
+  while (!std::ranges::all_of(sent, &Sent::is_sent)
+         || this->world_.left->counters().garbage != headers.size()) {
     (*worker)->progress();
   }
+  endpoint->reset();
+  worker->reset();
+  close(events);
   std::optional<Delivery> a, b;
   here->post_send(Tag{1}, this->arena_.make(8, 1), into(a));
   there->post_receive(Tag{1}, this->arena_.make(8, 2), into(b));

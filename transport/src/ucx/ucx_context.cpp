@@ -7,14 +7,15 @@
 
 namespace troupe::transport {
 
-Expected<UcxContext> UcxContext::make(const std::vector<UcxSetting>& settings) {
+Expected<std::shared_ptr<const UcxContext>> UcxContext::make(
+    const std::vector<UcxSetting>& settings) {
   ucp_config_t* config = nullptr;
   if (const auto status = ucp_config_read(nullptr, nullptr, &config); status != UCS_OK) {
     return ucx_error(status, "reading the UCX_* environment variables");
   }
   const std::unique_ptr<ucp_config_t, void (*)(ucp_config_t*)> owner{config, ucp_config_release};
-  for (const auto& [name, value] : settings) {
-    const auto status = ucp_config_modify(config, name.c_str(), value.c_str());
+  for (const auto& [name, value, key] : settings) {
+    const auto status = ucp_config_modify(config, key.c_str(), value.c_str());
     if (status != UCS_OK) return ucx_error(status, "setting UCX_" + name + " to '" + value + "'");
   }
   ucp_params_t params{};
@@ -24,11 +25,11 @@ Expected<UcxContext> UcxContext::make(const std::vector<UcxSetting>& settings) {
   if (const auto status = ucp_init(&params, config, &context); status != UCS_OK) {
     return ucx_error(status, "starting UCX " + std::string{ucp_get_version_string()});
   }
-  return UcxContext{context};
+  return std::shared_ptr<const UcxContext>{new UcxContext{context}};
 }
 
 UcxContext::~UcxContext() {
-  if (handle_ != nullptr) ucp_cleanup(handle_);
+  ucp_cleanup(handle_);
 }
 
 std::string UcxContext::print() const {

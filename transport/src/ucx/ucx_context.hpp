@@ -1,8 +1,8 @@
 // transport/src/ucx/ucx_context.hpp -- the library's state for one fabric: settings and devices.
 #pragma once
 
+#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <ucp/api/ucp.h>
@@ -16,11 +16,11 @@ namespace troupe::transport {
 /// Owns a UCX context for active messages that can wake a sleeping thread.
 class UcxContext {
 public:
-  static Expected<UcxContext> make(const std::vector<UcxSetting>& settings);
+  static Expected<std::shared_ptr<const UcxContext>> make(const std::vector<UcxSetting>& settings);
 
-  UcxContext(UcxContext&& other) noexcept : handle_{std::exchange(other.handle_, nullptr)} {}
-  UcxContext& operator=(UcxContext&&) = delete;
   ~UcxContext();
+  UcxContext(const UcxContext&) = delete;
+  UcxContext& operator=(const UcxContext&) = delete;
 
   [[nodiscard]] ucp_context_h get() const noexcept { return handle_; }
 

@@ -5,15 +5,6 @@
 
 namespace troupe::transport {
 
-namespace {
-
-void on_sent(void* request, ucs_status_t status, void* completion) {
-  ucp_request_free(request);
-  static_cast<UcxCompletion*>(completion)->completed(status);
-}
-
-}  // namespace
-
 Expected<std::unique_ptr<UcxEndpoint>> UcxEndpoint::make(UcxWorker& worker, ucp_ep_params_t params,
                                                          Failed failed) {
   std::unique_ptr<UcxEndpoint> endpoint{new UcxEndpoint{worker, std::move(failed)}};
@@ -24,11 +15,9 @@ Expected<std::unique_ptr<UcxEndpoint>> UcxEndpoint::make(UcxWorker& worker, ucp_
   };
   params.err_handler.arg = endpoint.get();
   const auto status = ucp_ep_create(worker.get(), &params, &endpoint->handle_);
-  if (status != UCS_OK) {
-    endpoint->handle_ = nullptr;
-    return ucx_error(status, "connecting to another fabric");
-  }
-  return endpoint;
+  if (status == UCS_OK) return endpoint;
+  endpoint->handle_ = nullptr;
+  return ucx_error(status, "connecting to another fabric");
 }
 
 Expected<std::unique_ptr<UcxEndpoint>> UcxEndpoint::connect(UcxWorker& worker,
@@ -52,16 +41,6 @@ Expected<std::unique_ptr<UcxEndpoint>> UcxEndpoint::accept(UcxWorker& worker,
 
 UcxEndpoint::~UcxEndpoint() {
   if (handle_ != nullptr) worker_.close_by_force(handle_);
-}
-
-void UcxEndpoint::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
-  ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  params.cb.send = on_sent;
-  params.user_data = &completion;
-  settle_at_once(ucp_am_send_nbx(handle_, ucx_message_id, header.data(), header.size(), bytes.data,
-                                 bytes.size_bytes, &params),
-                 completion);
 }
 
 std::string UcxEndpoint::print() const {

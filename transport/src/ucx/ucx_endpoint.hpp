@@ -15,7 +15,7 @@
 
 namespace troupe::transport {
 
-/// Owns a UCX endpoint that notices its peer's death. Belongs to the worker's thread.
+/// Owns a UCX endpoint that notices its peer's death. One thread at a time may call it.
 class UcxEndpoint {
 public:
   /// Runs once at most, from within `progress`: it must only take note.
@@ -27,14 +27,15 @@ public:
   static Expected<std::unique_ptr<UcxEndpoint>> accept(UcxWorker& worker, const UcxRequest& request,
                                                        Failed failed);
 
-  /// Closes by force. Operations in flight complete while the worker progresses; `failed` does not
-  /// run any more.
+  /// Closes by force; `failed` does not run any more.
   ~UcxEndpoint();
   UcxEndpoint(const UcxEndpoint&) = delete;
   UcxEndpoint& operator=(const UcxEndpoint&) = delete;
 
   /// Sends a message. `header` and the bytes must stay as they are until `completion` runs.
-  void send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion);
+  void send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
+    worker_.send(handle_, header, bytes, completion);
+  }
 
   /// What UCX prints about the transports it has chosen.
   [[nodiscard]] std::string print() const;

@@ -21,6 +21,8 @@ Errc to_errc(ucs_status_t status) noexcept {
     case UCS_ERR_NOT_CONNECTED:
     case UCS_ERR_REJECTED:
     case UCS_ERR_TIMED_OUT:
+    case UCS_ERR_IO_ERROR:
+    case UCS_ERR_SHMEM_SEGMENT:  // Died before its memory was attached.
       return Errc::peer_unreachable;
     default:
       return Errc::internal;

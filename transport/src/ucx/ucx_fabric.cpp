@@ -30,9 +30,11 @@ std::uint64_t draw_number() {
 
 }  // namespace
 
-/// Brings together the peers, their connections and the loop. Members belong to the loop's thread,
-/// except for those that never change and `loop_`, through which everybody else speaks to it.
-class UcxFabric::Impl final : UcxInbox, public std::enable_shared_from_this<UcxFabric::Impl> {
+/// Brings together the peers and the loop. Members belong to what the loop runs, except for those
+/// that never change and `loop_`, through which everybody else speaks to it.
+class UcxFabric::Impl final : UcxInbox,
+                              UcxDriven,
+                              public std::enable_shared_from_this<UcxFabric::Impl> {
 public:
   static Expected<std::shared_ptr<Impl>> make(UcxOptions options);
 
@@ -49,27 +51,25 @@ public:
   void shut_down();
 
 private:
-  /// What a lost connection belonged to, and what UCX said. Noted within a callback, dealt with
-  /// outside.
-  struct Failure {
-    std::uint64_t peer = 0;
-    ucs_status_t status = UCS_OK;
-  };
-
   explicit Impl(UcxOptions options) : options_{std::move(options)} {}
   Expected<Done> start();
 
-  bool take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) override;
-  bool turn();
+  /// Messages come to peers' workers. What comes to the listener's is nobody's.
+  bool take_in(std::span<const std::byte> header, const UcxArrival& arrival) override;
+
+  bool progress() override;
+  bool arm() override;
+  bool leave() override;
+
+  /// Deals with what progress has noted. Returns whether there was anything.
+  bool deal_with_notes();
   void accept(const UcxRequest& request);
   UcxLane& claim(const UcxAddress& address, const std::string& name, std::uint64_t lane);
-  void connect(UcxPeer& peer, const UcxAddress& address);
   void lose(std::uint64_t number, const std::string& reason);
   void announce_loss_of(std::uint64_t number, const std::string& reason) const;
   void say_goodbye();
   /// Whether nobody is left and nothing in flight, so that a fabric that leaves may end.
   [[nodiscard]] bool has_left();
-  [[nodiscard]] UcxEndpoint::Failed noting_failure_of(std::uint64_t peer);
   UcxPeer& peer_of(std::uint64_t number);
 
   /// Runs `ask` on the loop's thread and returns its answer.
@@ -78,13 +78,12 @@ private:
 
   UcxOptions options_;
   std::string address_;
-  std::unique_ptr<UcxContext> context_;
-  std::unique_ptr<UcxWorker> worker_;
+  std::shared_ptr<const UcxContext> context_;
+  std::unique_ptr<UcxWorker> listening_;
   std::unique_ptr<UcxShared> shared_;
   std::unique_ptr<UcxListener> listener_;
   std::map<std::uint64_t, UcxPeer> peers_;
   std::map<std::uint64_t, std::string> names_;  ///< Addresses of the peers that links were made to.
-  std::vector<Failure> failures_;
   bool leaving_ = false;
   std::unique_ptr<UcxLoop> loop_;
   std::unique_ptr<boost::asio::steady_timer> farewell_;
@@ -106,20 +105,19 @@ Expected<Done> UcxFabric::Impl::start() {
   release_signals();
   auto context = UcxContext::make(without_users_own(settings_for(options_)));
   if (!context) return context.error();
-  context_ = std::make_unique<UcxContext>(std::move(*context));
+  context_ = std::move(*context);
+  auto loop = UcxLoop::make(*this);
+  if (!loop) return loop.error();
+  loop_ = std::move(*loop);
   const auto number = draw_number();
-  auto worker = UcxWorker::make(*context_, number);
+  shared_ = std::make_unique<UcxShared>(context_, loop_->events(), number);
+  auto worker = UcxWorker::make(context_, number, *this, loop_->events());
   if (!worker) return worker.error();
-  worker_ = std::move(*worker);
-  shared_ = std::make_unique<UcxShared>(*worker_, number);
-  if (auto delivering = worker_->deliver_to(*this); !delivering) return delivering.error();
-  auto listener = UcxListener::make(*worker_, *where);
+  listening_ = std::move(*worker);
+  auto listener = UcxListener::make(*listening_, *where);
   if (!listener) return listener.error();
   listener_ = std::move(*listener);
   address_ = to_text({.fabric = number, .socket = listener_->address()});
-  const auto descriptor = worker_->event_descriptor();
-  if (!descriptor) return descriptor.error();
-  loop_ = std::make_unique<UcxLoop>(*worker_, *descriptor, [this] { return turn(); });
   farewell_ = std::make_unique<boost::asio::steady_timer>(loop_->io());
   thread_ = std::thread{[this] { loop_->run(); }};
   return Done{};
@@ -169,28 +167,48 @@ std::string UcxFabric::Impl::print_context() {
 void UcxFabric::Impl::shut_down() {
   loop_->post([this] { say_goodbye(); });
   thread_.join();
+  for (auto& [number, peer] : peers_) peer.disconnect();
   listener_.reset();
-  worker_.reset();
+  listening_.reset();
   context_.reset();
 }
 
-// -- on the loop's thread
-// ---------------------------------------------------------------------------
+// -- in the loop
+// ------------------------------------------------------------------------------------
 
-bool UcxFabric::Impl::take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) {
-  const auto header = read_header(bytes);
-  const auto peer = header ? peers_.find(header->from) : peers_.end();
-  if (peer == peers_.end()) {
-    ++shared_->garbage;
-    return false;
+bool UcxFabric::Impl::progress() {
+  bool progressed = listening_->progress();
+  for (auto& [number, peer] : peers_) {
+    if (peer.worker() != nullptr && peer.worker()->progress()) progressed = true;
   }
-  return peer->second.take_in(*header, arrival);
+  return deal_with_notes() || progressed;
 }
 
-bool UcxFabric::Impl::turn() {
+bool UcxFabric::Impl::arm() {
+  return listening_->arm() && std::ranges::all_of(peers_, [](const auto& entry) {
+           auto* worker = entry.second.worker();
+           return worker == nullptr || worker->arm();
+         });
+}
+
+bool UcxFabric::Impl::leave() {
+  bool begun = leaving_;
+  for (auto& [number, peer] : peers_) {
+    if (peer.worker() != nullptr && peer.worker()->take_begun()) begun = true;
+  }
+  return begun;
+}
+
+bool UcxFabric::Impl::take_in(std::span<const std::byte> /*header*/,
+                              const UcxArrival& /*arrival*/) {
+  ++shared_->garbage;
+  return false;
+}
+
+bool UcxFabric::Impl::deal_with_notes() {
   const auto requests = listener_->take_requests();
   for (const auto& request : requests) accept(request);
-  const auto failures = std::exchange(failures_, {});
+  const auto failures = std::exchange(shared_->failures, {});
   for (const auto& [peer, status] : failures) {
     lose(peer, "UCX says '" + std::string{ucs_status_string(status)} + "'");
   }
@@ -202,18 +220,12 @@ UcxPeer& UcxFabric::Impl::peer_of(std::uint64_t number) {
   return peers_.try_emplace(number, *shared_, number).first->second;
 }
 
-UcxEndpoint::Failed UcxFabric::Impl::noting_failure_of(std::uint64_t peer) {
-  return [this, peer](ucs_status_t status) { failures_.push_back({peer, status}); };
-}
-
 void UcxFabric::Impl::accept(const UcxRequest& request) {
   // Who leaves still lets those in whose answer to its goodbye may come this way.
   if (leaving_ && !peers_.contains(request.from)) return listener_->reject(request);
   auto& peer = peer_of(request.from);
   if (peer.state() != UcxPeer::State::alive) return listener_->reject(request);
-  auto endpoint = UcxEndpoint::accept(*worker_, request, noting_failure_of(request.from));
-  if (!endpoint) return lose(request.from, endpoint.error().context);
-  peer.add(std::move(*endpoint));
+  if (const auto done = peer.accept(request); !done) lose(request.from, done.error().context);
 }
 
 UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& name,
@@ -221,14 +233,11 @@ UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& na
   auto& peer = peer_of(address.fabric);
   names_.try_emplace(address.fabric, name);
   auto& claimed = peer.claim(lane);
-  if (!peer.is_connected() && peer.state() == UcxPeer::State::alive) connect(peer, address);
+  if (peer.worker() == nullptr && peer.state() == UcxPeer::State::alive) {
+    const auto done = peer.connect(address.socket);
+    if (!done) lose(address.fabric, done.error().context);
+  }
   return claimed;
-}
-
-void UcxFabric::Impl::connect(UcxPeer& peer, const UcxAddress& address) {
-  auto endpoint = UcxEndpoint::connect(*worker_, address.socket, noting_failure_of(peer.number()));
-  if (!endpoint) return lose(peer.number(), endpoint.error().context);
-  peer.add(std::move(*endpoint));
 }
 
 void UcxFabric::Impl::lose(std::uint64_t number, const std::string& reason) {
@@ -266,13 +275,11 @@ void UcxFabric::Impl::say_goodbye() {
 }
 
 bool UcxFabric::Impl::has_left() {
-  for (const auto& [number, peer] : peers_) {
-    if (peer.state() == UcxPeer::State::alive) return false;
-  }
-  // A connection counts as closed before the last operation on it has completed.
-  for (auto& [number, peer] : peers_) peer.disconnect();
-  return !worker_->is_closing()
-         && std::ranges::all_of(peers_, [](const auto& entry) { return entry.second.is_idle(); });
+  return std::ranges::none_of(peers_, [](const auto& entry) {
+    const auto& peer = entry.second;
+    return peer.state() == UcxPeer::State::alive
+           || (peer.worker() != nullptr && peer.worker()->has_in_flight());
+  });
 }
 
 // -- the public face

@@ -60,7 +60,7 @@ void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done) {
   const auto found = std::ranges::find(waiting_, tag, &Waiting::tag);
   if (found == waiting_.end()) return receives_.push_back(&receive);
   const auto arrival = take(waiting_, found).arrival;
-  if (!deliver(receive, arrival)) peer_.shared().worker.release(arrival);
+  if (!deliver(receive, arrival)) peer_.worker()->release(arrival);
 }
 
 bool UcxLane::arrive(Tag tag, const UcxArrival& arrival) {
@@ -78,7 +78,7 @@ bool UcxLane::deliver(UcxReceive& receive, const UcxArrival& arrival) {
   }
   if (arrival.rendezvous) {
     ++fetching_;
-    peer_.shared().worker.fetch(arrival, receive.buffer.view(), receive);
+    peer_.worker()->fetch(arrival, receive.buffer.view(), receive);
     return true;
   }
   if (arrival.size_bytes != 0) {
@@ -141,7 +141,7 @@ void UcxLane::end(Errc code) {
   ended_ = code;
   if (!claimed_) count_no_longer_as_unclaimed();
   for (const auto& [tag, arrival] : std::exchange(waiting_, {})) {
-    peer_.shared().worker.release(arrival);
+    peer_.worker()->release(arrival);
   }
   for (auto* receive : std::exchange(receives_, {})) complete(*receive, code);
   const auto sends = sends_;
@@ -160,7 +160,7 @@ void UcxLane::close(std::promise<void> closed) {
 }
 
 void UcxLane::answer_closers() {
-  if (ended_ == Errc::none || !is_idle()) return;
+  if (ended_ == Errc::none || fetching_ != 0 || !sends_.empty()) return;
   for (auto& closer : std::exchange(closers_, {})) closer.set_value();
 }
 

@@ -54,7 +54,7 @@ struct UcxReceive final : UcxCompletion {
 };
 
 /// Lives as long as its fabric, closed or not, so that late messages for it are known to be late.
-/// Belongs to the fabric's thread.
+/// One thread at a time may call it.
 class UcxLane {
 public:
   UcxLane(UcxPeer& peer, std::uint64_t number) : peer_{peer}, number_{number} {}
@@ -78,8 +78,6 @@ public:
 
   /// Marks the lane as made by this end.
   void claim();
-  /// Whether UCX works on no buffer of this lane.
-  [[nodiscard]] bool is_idle() const noexcept { return fetching_ == 0 && sends_.empty(); }
   [[nodiscard]] bool is_claimed() const noexcept { return claimed_; }
 
 private:

@@ -12,7 +12,7 @@
 
 namespace troupe::transport {
 
-/// Passes what its user wants on to the lane, on the loop's thread.
+/// Passes what its user wants on to the lane, through the loop.
 class UcxLink final : public Link {
 public:
   explicit UcxLink(std::shared_ptr<UcxLoop> loop) : loop_{std::move(loop)} {}

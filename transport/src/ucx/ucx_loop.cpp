@@ -1,92 +1,138 @@
 #include "ucx/ucx_loop.hpp"
 
-#include <boost/asio/post.hpp>
+#include <array>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
 #include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 namespace troupe::transport {
 
 namespace {
 
 /// Going to sleep and waking costs more than a message; most answers come sooner.
-constexpr std::chrono::microseconds spin{20};
+constexpr std::chrono::microseconds spin{50};
+
+/// A round in which nothing was done and that took longer shared its core with another thread,
+/// which has better use for it.
+constexpr std::chrono::microseconds crowded{10};
 
 /// How long a busy loop lets timers wait, in rounds of well under a microsecond.
 constexpr std::uint32_t rounds_between_timers = 4096;
 
 }  // namespace
 
-UcxLoop::UcxLoop(UcxWorker& worker, int event_descriptor, Turn turn)
-    : worker_{worker}, turn_{std::move(turn)}, events_{io_, event_descriptor} {}
+Expected<std::unique_ptr<UcxLoop>> UcxLoop::make(UcxDriven& driven) {
+  const int events = epoll_create1(EPOLL_CLOEXEC);
+  const int waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  epoll_event readable{};
+  readable.events = EPOLLIN;
+  if (events >= 0 && waker >= 0 && epoll_ctl(events, EPOLL_CTL_ADD, waker, &readable) == 0) {
+    return std::unique_ptr<UcxLoop>{new UcxLoop{driven, events, waker}};
+  }
+  const auto why = std::generic_category().message(errno);
+  if (events >= 0) close(events);
+  if (waker >= 0) close(waker);
+  return Error{Errc::internal, "waiting for UCX needs two file descriptors: " + why};
+}
+
+UcxLoop::UcxLoop(UcxDriven& driven, int events, int waker)
+    : driven_{driven}, events_{events}, waker_{waker}, events_in_io_{io_, events} {}
+
+UcxLoop::~UcxLoop() {
+  close(waker_);
+}
 
 void UcxLoop::post(Work work) {
-  const std::scoped_lock lock{mutex_};
-  if (ended_) return work();
-  posted_.push_back(std::move(work));
-  has_posted_.store(true, std::memory_order_release);
-  if (std::exchange(asleep_, false)) worker_.signal();
-}
-
-void UcxLoop::run() {
-  boost::asio::post(io_, [this] { poll(); });
-  io_.run();
-  end();
-}
-
-void UcxLoop::poll() {
-  for (std::uint32_t round = 0; !stopped_; ++round) {
-    if (round == rounds_between_timers) return boost::asio::post(io_, [this] { poll(); });
-    const bool progressed = worker_.progress();
-    const bool ran = run_posted();
-    if (turn_() || progressed || ran) {
-      last_busy_ = Clock::now();
-      continue;
-    }
-    if (Clock::now() - last_busy_ < spin) continue;
-    if (!worker_.arm()) {
-      // Often another process must run before there is progress; do not keep it from the core.
-      sched_yield();
-      continue;
-    }
-    if (fall_asleep()) return sleep();
+  {
+    const std::scoped_lock lock{mutex_};
+    posted_.push_back(std::move(work));
+    has_posted_ = true;
   }
-  io_.stop();
+  run_what_nobody_runs();
+}
+
+void UcxLoop::run_what_nobody_runs() {
+  while (has_posted_ && try_to_drive()) {
+    run_posted();
+    const bool begun = driven_.leave();
+    stop_driving();
+    if (begun) wake();
+  }
 }
 
 bool UcxLoop::run_posted() {
-  if (!has_posted_.load(std::memory_order_acquire)) return false;
+  if (!has_posted_.load(std::memory_order_relaxed)) return false;
   {
     const std::scoped_lock lock{mutex_};
     std::swap(posted_, running_);
-    has_posted_.store(false, std::memory_order_relaxed);
+    has_posted_ = false;
   }
   for (auto& work : running_) work();
   running_.clear();
   return true;
 }
 
-bool UcxLoop::fall_asleep() {
-  const std::scoped_lock lock{mutex_};
-  asleep_ = posted_.empty();
-  return asleep_;
+void UcxLoop::drive() noexcept {
+  while (!try_to_drive()) driving_.wait(true);
+}
+
+void UcxLoop::stop_driving() noexcept {
+  driving_ = false;
+  driving_.notify_one();
+}
+
+void UcxLoop::run() {
+  while (true) {
+    drive();
+    poll();
+    const bool stopped = stopped_;
+    stop_driving();
+    if (stopped) return run_what_nobody_runs();
+    if (!has_posted_) sleep();
+  }
+}
+
+void UcxLoop::poll() {
+  auto last_round = Clock::now();
+  auto last_busy = last_round;
+  for (std::uint32_t round = 1; !stopped_; ++round) {
+    if (round % rounds_between_timers == 0) io_.poll();
+    const bool progressed = driven_.progress();
+    const bool ran = run_posted();
+    const auto now = Clock::now();
+    const auto took = now - std::exchange(last_round, now);
+    if (progressed || ran) {
+      last_busy = now;
+      continue;
+    }
+    const bool spins = now - last_busy < spin && took < crowded;
+    if (!spins && driven_.arm()) return;
+    // Whoever was just told of a message, or must run before there is one, gets the core at once.
+    sched_yield();
+  }
 }
 
 void UcxLoop::sleep() {
-  events_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                     [this](const boost::system::error_code&) {
-                       {
-                         const std::scoped_lock lock{mutex_};
-                         asleep_ = false;
-                       }
-                       poll();
-                     });
+  if (!waits_for_events_) {
+    waits_for_events_ = true;
+    events_in_io_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                             [this](const boost::system::error_code&) {
+                               waits_for_events_ = false;
+                               std::uint64_t wakes = 0;
+                               static_cast<void>(read(waker_, &wakes, sizeof wakes));
+                             });
+  }
+  io_.run_one();
 }
 
-void UcxLoop::end() {
-  const std::scoped_lock lock{mutex_};
-  ended_ = true;
-  for (auto& work : posted_) work();
-  posted_.clear();
-  events_.release();  // The worker closes its descriptor itself.
+void UcxLoop::wake() noexcept {
+  const std::uint64_t once = 1;
+  static_cast<void>(write(waker_, &once, sizeof once));
 }
 
 }  // namespace troupe::transport

@@ -4,72 +4,105 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <mutex>
-#include <utility>
 #include <vector>
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 
+#include "troupe/engine/expected.hpp"
 #include "troupe/engine/inline_function.hpp"
-
-#include "ucx/ucx_worker.hpp"
 
 namespace troupe::transport {
 
-/// Drives a worker from the one thread that calls `run`.
+/// What a loop drives. One thread at a time calls its members, and each sees what the one before
+/// has done.
+class UcxDriven {
+public:
+  /// Does what can be done now. Returns whether there was anything.
+  virtual bool progress() = 0;
+
+  /// Asks for an event on the loop's descriptor once there is something to do again. Returns false
+  /// if there is something already.
+  virtual bool arm() = 0;
+
+  /// Called by a thread other than the loop's that has run work and leaves. Returns whether the
+  /// work has begun what only `progress` brings to its end.
+  virtual bool leave() = 0;
+
+protected:
+  ~UcxDriven() = default;
+};
+
+/// Runs a thread that makes progress, and work that any thread posts.
 ///
-/// While there is something to do it polls; when there has been nothing for a while it sleeps in
-/// Asio until UCX, a timer or `post` wakes it. Posting to a loop that is awake costs a lock and no
-/// system call, and allocates nothing once as much work was waiting as ever will be.
+/// While there is something to do the thread polls; when there has been nothing for a while it
+/// sleeps in Asio until an event, a timer or `wake`. Work is run by the thread while it is awake,
+/// and by whoever posts it while it sleeps: waking it would cost more than most work does. Posting
+/// makes no system call, unless the thread must be woken, and allocates nothing once as much work
+/// was waiting as ever will be.
 class UcxLoop {
 public:
   using Work = InlineFunction<void(), 128>;
-  /// What is due after each progress. Returns whether there was anything to do.
-  using Turn = InlineFunction<bool()>;
 
-  /// `event_descriptor` is the worker's.
-  UcxLoop(UcxWorker& worker, int event_descriptor, Turn turn);
-  ~UcxLoop() = default;
+  /// Fails if the system has no more descriptors.
+  static Expected<std::unique_ptr<UcxLoop>> make(UcxDriven& driven);
+  ~UcxLoop();
   UcxLoop(const UcxLoop&) = delete;
   UcxLoop& operator=(const UcxLoop&) = delete;
 
-  /// Runs `work` on the loop's thread, in the order posted. Any thread may call it. Once the loop
-  /// has ended, `work` runs here and now, one at a time, and must not post.
+  /// An epoll descriptor: whatever is added to it wakes the thread.
+  [[nodiscard]] int events() const noexcept { return events_; }
+
+  /// Runs `work`, in the order posted, now or soon, on this thread or another, never two at once.
+  /// Any thread may call it, before, while and after the loop runs; from within work it returns at
+  /// once.
   void post(Work work);
 
   /// Returns after `stop`, when all work posted until then has run.
   void run();
 
-  /// Ends `run`. To be called on the loop's thread.
+  /// Ends `run`. To be called by work or by what is driven.
   void stop() noexcept { stopped_ = true; }
 
-  /// For timers. Their handlers run on the loop's thread; if they use the worker, they do it in
-  /// work that they post.
+  /// For timers. Their handlers run on the loop's thread; what they do with what is driven, they
+  /// do in work that they post.
   [[nodiscard]] boost::asio::io_context& io() noexcept { return io_; }
 
 private:
   using Clock = std::chrono::steady_clock;
 
+  UcxLoop(UcxDriven& driven, int events, int waker);
+
+  [[nodiscard]] bool try_to_drive() noexcept { return !driving_.exchange(true); }
+  void drive() noexcept;
+  void stop_driving() noexcept;
+
   void poll();
   bool run_posted();
-  [[nodiscard]] bool fall_asleep();
+  void run_what_nobody_runs();
   void sleep();
-  void end();
+  void wake() noexcept;
 
-  UcxWorker& worker_;
-  Turn turn_;
+  UcxDriven& driven_;
+  int events_;
+  int waker_;
   bool stopped_ = false;
-  Clock::time_point last_busy_ = Clock::now();
+  bool waits_for_events_ = false;
   boost::asio::io_context io_{1};
-  boost::asio::posix::stream_descriptor events_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> io_stays_{
+      io_.get_executor()};
+  boost::asio::posix::stream_descriptor events_in_io_;
 
-  std::atomic<bool> has_posted_ = false;  ///< Spares `run_posted` the lock.
+  /// Whether a thread runs what is driven. Whoever stops looks once more for posted work, so work
+  /// that was posted meanwhile is not left lying.
+  std::atomic<bool> driving_ = false;
+  std::atomic<bool> has_posted_ = false;
   std::mutex mutex_;
   std::vector<Work> posted_;
-  bool asleep_ = false;
-  bool ended_ = false;
-  std::vector<Work> running_;  ///< Of the loop's thread alone.
+  std::vector<Work> running_;  ///< Of the thread that drives.
 };
 
 }  // namespace troupe::transport

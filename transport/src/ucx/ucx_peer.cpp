@@ -33,9 +33,40 @@ UcxLane* UcxPeer::lane_of(std::uint64_t number) {
   return &lanes_.try_emplace(number, *this, number).first->second;
 }
 
-void UcxPeer::add(std::unique_ptr<UcxEndpoint> endpoint) {
-  endpoints_.push_back(std::move(endpoint));
+Expected<Done> UcxPeer::connect(const SocketAddress& address) {
+  if (auto made = make_worker(); !made) return made.error();
+  return add(UcxEndpoint::connect(*worker_, address, noting_failure()));
+}
+
+Expected<Done> UcxPeer::accept(const UcxRequest& request) {
+  if (auto made = make_worker(); !made) return made.error();
+  return add(UcxEndpoint::accept(*worker_, request, noting_failure()));
+}
+
+Expected<Done> UcxPeer::make_worker() {
+  if (worker_ != nullptr) return Done{};
+  auto worker = UcxWorker::make(shared_.context, shared_.self, *this, shared_.events);
+  if (!worker) return worker.error();
+  worker_ = std::move(*worker);
+  return Done{};
+}
+
+Expected<Done> UcxPeer::add(Expected<std::unique_ptr<UcxEndpoint>> endpoint) {
+  if (!endpoint) return endpoint.error();
+  endpoints_.push_back(std::move(*endpoint));
   if (endpoints_.size() == 1) send_at_once(UcxMessage::hello);
+  return Done{};
+}
+
+UcxEndpoint::Failed UcxPeer::noting_failure() {
+  return [this](ucs_status_t status) { shared_.failures.push_back({number_, status}); };
+}
+
+bool UcxPeer::take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) {
+  const auto header = read_header(bytes);
+  if (header && header->from == number_) return take_in(*header, arrival);
+  ++shared_.garbage;
+  return false;
 }
 
 bool UcxPeer::take_in(const UcxHeader& header, const UcxArrival& arrival) {
@@ -99,7 +130,8 @@ bool UcxPeer::withdraw(const UcxCompletion& completion) {
 }
 
 void UcxPeer::disconnect() {
-  endpoints_.clear();
+  { const auto closed = std::exchange(endpoints_, {}); }  // Which completes, and must find none.
+  worker_.reset();
   for (const auto& held : std::exchange(held_, {})) {
     held.completion->completed(UCS_ERR_NOT_CONNECTED);
   }
@@ -127,10 +159,6 @@ void UcxPeer::end(State state, Errc code) {
   if (ended_ == Errc::none) ended_ = code;
   state_ = state;
   for (auto& [number, lane] : lanes_) lane.end(code);
-}
-
-bool UcxPeer::is_idle() const {
-  return std::ranges::all_of(lanes_, [](const auto& entry) { return entry.second.is_idle(); });
 }
 
 std::string UcxPeer::print() const {

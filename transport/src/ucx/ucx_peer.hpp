@@ -24,10 +24,18 @@ struct UcxNote final : UcxCompletion {
   UcxHeaderBytes header{};
 };
 
+/// A connection that has failed. Noted within a callback, dealt with outside.
+struct UcxFailure {
+  std::uint64_t peer = 0;
+  ucs_status_t status = UCS_OK;  ///< What UCX said.
+};
+
 /// What the peers of a fabric share.
 struct UcxShared {
-  UcxWorker& worker;
+  std::shared_ptr<const UcxContext> context;
+  int events;          ///< Where workers report what wakes a sleeping thread.
   std::uint64_t self;  ///< This fabric's number, from which its messages come.
+  std::vector<UcxFailure> failures{};
   UcxPool<UcxSend> sends{};
   UcxPool<UcxReceive> receives{};
   UcxPool<UcxNote> notes{};
@@ -37,8 +45,9 @@ struct UcxShared {
   std::atomic<std::uint64_t> refused{0};
 };
 
-/// Belongs to the fabric's thread.
-class UcxPeer {
+/// Has a worker of its own, so that what UCX cannot let go of when the peer is lost concerns no
+/// other peer. One thread at a time may call it.
+class UcxPeer final : UcxInbox {
 public:
   enum class State : std::uint8_t {
     alive,
@@ -53,17 +62,17 @@ public:
   [[nodiscard]] UcxShared& shared() noexcept { return shared_; }
   [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
   [[nodiscard]] State state() const noexcept { return state_; }
-  [[nodiscard]] bool is_connected() const noexcept { return !endpoints_.empty(); }
 
-  /// Adds a connection. When both ends connect at the same time there are two, and each end sends
+  /// What drives the connections; null while there are none.
+  [[nodiscard]] UcxWorker* worker() const noexcept { return worker_.get(); }
+
+  /// Connects. When both ends do so at the same time there are two connections, and each end sends
   /// all its messages on the one it had first.
-  void add(std::unique_ptr<UcxEndpoint> endpoint);
+  Expected<Done> connect(const SocketAddress& address);
+  Expected<Done> accept(const UcxRequest& request);
 
   /// Returns the lane, made for this end.
   UcxLane& claim(std::uint64_t lane);
-
-  /// Takes in a message of this peer. Returns whether it keeps the arrival.
-  bool take_in(const UcxHeader& header, const UcxArrival& arrival);
 
   /// Sends a message, or holds it until the peer has welcomed this fabric: what UCX 1.13 is given
   /// while it still connects, it may send by the rules of another transport, and lose.
@@ -76,11 +85,9 @@ public:
   /// Ends every lane with `code` and remembers why there will be no others.
   void end(State state, Errc code);
 
-  /// Closes the connections.
+  /// Closes the connections. What was in flight on them has completed when this returns.
   void disconnect();
 
-  /// Whether UCX works on no buffer for this peer.
-  [[nodiscard]] bool is_idle() const;
   [[nodiscard]] std::string print() const;
 
 private:
@@ -89,6 +96,13 @@ private:
     BufferView bytes;
     UcxCompletion* completion = nullptr;
   };
+
+  bool take_in(std::span<const std::byte> header, const UcxArrival& arrival) override;
+  bool take_in(const UcxHeader& header, const UcxArrival& arrival);
+
+  Expected<Done> make_worker();
+  Expected<Done> add(Expected<std::unique_ptr<UcxEndpoint>> endpoint);
+  [[nodiscard]] UcxEndpoint::Failed noting_failure();
 
   [[nodiscard]] UcxNote& make_note(const UcxHeader& header);
   void send_at_once(UcxMessage kind);
@@ -102,11 +116,12 @@ private:
   std::uint64_t number_;
   State state_ = State::alive;
   Errc ended_ = Errc::none;
-  std::vector<std::unique_ptr<UcxEndpoint>> endpoints_;
   bool welcome_ = false;  ///< The peer has answered the hello.
   std::vector<Held> held_;
   std::map<std::uint64_t, UcxLane> lanes_;
   std::uint32_t unclaimed_lanes_ = 0;
+  std::unique_ptr<UcxWorker> worker_;
+  std::vector<std::unique_ptr<UcxEndpoint>> endpoints_;
 };
 
 }  // namespace troupe::transport

@@ -7,7 +7,7 @@
 namespace troupe::transport {
 
 /// Grows to as many objects as were ever in use at once, and allocates nothing after that. Gives
-/// them out as they were left. Used by one thread.
+/// them out as they were left. One thread at a time may call it.
 template <class Object>
 class UcxPool {
 public:

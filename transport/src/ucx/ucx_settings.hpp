@@ -12,14 +12,16 @@ namespace troupe::transport {
 struct UcxSetting {
   std::string name;
   std::string value;
+  /// What `ucp_config_modify` calls it, if that differs: it drops the transport's name in front of
+  /// what one transport alone has.
+  std::string key = name;
 
   friend bool operator==(const UcxSetting&, const UcxSetting&) = default;
 };
 
-/// Returns the settings that `options` ask for.
-///
-/// UCX_RNDV_SCHEME is left alone: get_zcopy is the fastest within a machine and loses receives when
-/// a peer dies (docs/gotchas/ucx-loses-fetches-of-the-dead.md).
+/// Returns the settings that `options` ask for. Why these, and why UCX_RNDV_SCHEME is not among
+/// them: docs/gotchas/ucx-waits-for-a-dead-reader.md and
+/// docs/gotchas/ucx-aborts-when-a-peer-dies.md.
 [[nodiscard]] std::vector<UcxSetting> settings_for(const UcxOptions& options);
 
 /// Leaves out of `settings` what the user's environment already sets.

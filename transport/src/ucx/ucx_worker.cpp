@@ -1,10 +1,33 @@
 #include "ucx/ucx_worker.hpp"
 
+#include <cerrno>
+#include <chrono>
+#include <system_error>
+
+#include <sys/epoll.h>
+
 #include "ucx/ucx_error.hpp"
 
 namespace troupe::transport {
 
 namespace {
+
+/// The number under which fabrics' messages travel among UCX's active messages.
+constexpr unsigned message_id = 1;
+
+/// How long UCX may take to let go of a peer. It needs a fraction of a millisecond, or for ever.
+constexpr std::chrono::milliseconds closing_max{50};
+
+/// A worker that UCX does not let go of, and what it still refers to: kept until the process ends.
+struct LeftBehind {
+  std::shared_ptr<const UcxContext> context;
+  ucp_worker_h worker;
+};
+
+void leave_behind(std::shared_ptr<const UcxContext> context, ucp_worker_h worker) {
+  static auto* const left_behind = new std::vector<LeftBehind>;
+  left_behind->push_back({std::move(context), worker});
+}
 
 ucs_status_t on_message(void* inbox, const void* header, std::size_t header_length, void* data,
                         std::size_t length, const ucp_am_recv_param_t* param) {
@@ -15,34 +38,43 @@ ucs_status_t on_message(void* inbox, const void* header, std::size_t header_leng
   return kept && length != 0 ? UCS_INPROGRESS : UCS_OK;
 }
 
-void on_fetched(void* request, ucs_status_t status, std::size_t /*length*/, void* completion) {
-  ucp_request_free(request);
-  static_cast<UcxCompletion*>(completion)->completed(status);
-}
-
 }  // namespace
 
-Expected<std::unique_ptr<UcxWorker>> UcxWorker::make(const UcxContext& context, std::uint64_t id) {
+Expected<std::unique_ptr<UcxWorker>> UcxWorker::make(std::shared_ptr<const UcxContext> context,
+                                                     std::uint64_t id, UcxInbox& inbox,
+                                                     int events) {
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_CLIENT_ID;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
   params.client_id = id;
-  ucp_worker_h worker = nullptr;
-  const auto status = ucp_worker_create(context.get(), &params, &worker);
+  ucp_worker_h handle = nullptr;
+  const auto status = ucp_worker_create(context->get(), &params, &handle);
   if (status != UCS_OK) return ucx_error(status, "making a UCX worker");
-  return std::unique_ptr<UcxWorker>{new UcxWorker{worker}};
+  std::unique_ptr<UcxWorker> worker{new UcxWorker{std::move(context), handle, events}};
+  // Without a handler UCX crashes on the first message.
+  if (auto delivering = worker->deliver_to(inbox); !delivering) return delivering.error();
+  if (auto reporting = worker->report_events(); !reporting) return reporting.error();
+  return worker;
 }
 
 UcxWorker::~UcxWorker() {
-  while (closings_ != 0) progress();
-  ucp_worker_destroy(handle_);
+  const auto busy = [this] { return closings_ != 0 || has_in_flight(); };
+  const auto deadline = std::chrono::steady_clock::now() + closing_max;
+  while (busy() && std::chrono::steady_clock::now() < deadline) progress();
+  epoll_ctl(events_, EPOLL_CTL_DEL, event_descriptor_, nullptr);
+  if (busy()) {
+    leave_behind(std::move(context_), handle_);
+  } else {
+    ucp_worker_destroy(handle_);
+  }
+  while (has_in_flight()) end(*in_flight_.back(), UCS_ERR_CANCELED);
 }
 
 Expected<Done> UcxWorker::deliver_to(UcxInbox& inbox) {
   ucp_am_handler_param_t params{};
   params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS
                       | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
-  params.id = ucx_message_id;
+  params.id = message_id;
   params.flags = UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA;
   params.cb = on_message;
   params.arg = &inbox;
@@ -51,25 +83,60 @@ Expected<Done> UcxWorker::deliver_to(UcxInbox& inbox) {
   return Done{};
 }
 
-Expected<int> UcxWorker::event_descriptor() const {
-  int descriptor = -1;
-  const auto status = ucp_worker_get_efd(handle_, &descriptor);
+Expected<Done> UcxWorker::report_events() {
+  const auto status = ucp_worker_get_efd(handle_, &event_descriptor_);
   if (status != UCS_OK) return ucx_error(status, "asking UCX for a descriptor to wait on");
-  return descriptor;
+  epoll_event readable{};
+  readable.events = EPOLLIN;
+  if (epoll_ctl(events_, EPOLL_CTL_ADD, event_descriptor_, &readable) == 0) return Done{};
+  return Error{Errc::internal,
+               "waiting for a UCX worker failed: " + std::generic_category().message(errno)};
+}
+
+bool UcxWorker::progress() {
+  in_progress_ = true;
+  const bool progressed = ucp_worker_progress(handle_) != 0;
+  in_progress_ = false;
+  for (auto& work : deferred_) work();
+  deferred_.clear();
+  return progressed;
+}
+
+void UcxWorker::outside_of_callbacks(Work work) {
+  if (!in_progress_) return work();
+  deferred_.push_back(std::move(work));
+}
+
+void UcxWorker::send(ucp_ep_h endpoint, const UcxHeaderBytes& header, BufferView bytes,
+                     UcxCompletion& completion) {
+  begin(completion);
+  outside_of_callbacks([this, endpoint, &header, bytes, &completion] {
+    ucp_request_param_t params{};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+    params.cb.send = end;
+    params.user_data = &completion;
+    end_if_ended(ucp_am_send_nbx(endpoint, message_id, header.data(), header.size(), bytes.data,
+                                 bytes.size_bytes, &params),
+                 completion);
+  });
 }
 
 void UcxWorker::fetch(const UcxArrival& arrival, BufferView target, UcxCompletion& completion) {
-  ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  params.cb.recv_am = on_fetched;
-  params.user_data = &completion;
-  settle_at_once(
-      ucp_am_recv_data_nbx(handle_, arrival.handle, target.data, target.size_bytes, &params),
-      completion);
+  begin(completion);
+  outside_of_callbacks([this, handle = arrival.handle, target, &completion] {
+    ucp_request_param_t params{};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+    params.cb.recv_am = [](void* request, ucs_status_t status, std::size_t /*length*/,
+                           void* fetched) { end(request, status, fetched); };
+    params.user_data = &completion;
+    end_if_ended(ucp_am_recv_data_nbx(handle_, handle, target.data, target.size_bytes, &params),
+                 completion);
+  });
 }
 
 void UcxWorker::release(const UcxArrival& arrival) {
-  if (arrival.handle != nullptr) ucp_am_data_release(handle_, arrival.handle);
+  if (arrival.handle == nullptr) return;
+  outside_of_callbacks([this, handle = arrival.handle] { ucp_am_data_release(handle_, handle); });
 }
 
 void UcxWorker::close_by_force(ucp_ep_h endpoint) {
@@ -85,6 +152,31 @@ void UcxWorker::close_by_force(ucp_ep_h endpoint) {
   ++closings_;
   const auto* outcome = ucp_ep_close_nbx(endpoint, &params);
   if (outcome == nullptr || UCS_PTR_IS_ERR(outcome)) --closings_;
+}
+
+void UcxWorker::begin(UcxCompletion& completion) {
+  completion.flight = {.worker = this, .position = in_flight_.size()};
+  in_flight_.push_back(&completion);
+}
+
+void UcxWorker::end_if_ended(ucs_status_ptr_t outcome, UcxCompletion& completion) {
+  if (outcome == nullptr) return end(completion, UCS_OK);
+  if (UCS_PTR_IS_ERR(outcome)) return end(completion, UCS_PTR_STATUS(outcome));
+  begun_ = true;
+}
+
+void UcxWorker::end(void* request, ucs_status_t status, void* completion) {
+  ucp_request_free(request);
+  auto& ended = *static_cast<UcxCompletion*>(completion);
+  ended.flight.worker->end(ended, status);
+}
+
+void UcxWorker::end(UcxCompletion& completion, ucs_status_t status) {
+  const auto position = completion.flight.position;
+  in_flight_.back()->flight.position = position;
+  in_flight_[position] = in_flight_.back();
+  in_flight_.pop_back();
+  completion.completed(status);
 }
 
 }  // namespace troupe::transport

@@ -4,14 +4,18 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include <ucp/api/ucp.h>
 
 #include "troupe/engine/expected.hpp"
+#include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/memory.hpp"
 
 #include "ucx/ucx_completion.hpp"
 #include "ucx/ucx_context.hpp"
+#include "ucx/ucx_header.hpp"
 
 namespace troupe::transport {
 
@@ -31,33 +35,35 @@ protected:
   ~UcxInbox() = default;
 };
 
-/// Owns a UCX worker. One thread may call it, except for `signal`.
+/// Owns a UCX worker and answers for every operation it was given. One thread at a time may call
+/// it.
 class UcxWorker {
 public:
-  /// `id` is what peers learn of a fabric that connects to them.
-  static Expected<std::unique_ptr<UcxWorker>> make(const UcxContext& context, std::uint64_t id);
+  /// Tells peers that connections made by this worker come from fabric `id`, hands every message
+  /// that comes in to `inbox`, from within `progress`, and adds what wakes a sleeping thread to the
+  /// epoll descriptor `events`, which must outlive the worker.
+  static Expected<std::unique_ptr<UcxWorker>> make(std::shared_ptr<const UcxContext> context,
+                                                   std::uint64_t id, UcxInbox& inbox, int events);
 
-  /// Waits for the closings under way.
+  /// Completes every operation, whatever the peer does or has stopped doing: waits a little for
+  /// UCX to let go of them, then leaves UCX's worker where it is, untouched, and completes them as
+  /// cancelled (docs/gotchas/ucx-waits-for-a-dead-reader.md). Endpoints must have been closed, and
+  /// arrivals that were kept must have been fetched or released.
   ~UcxWorker();
   UcxWorker(const UcxWorker&) = delete;
   UcxWorker& operator=(const UcxWorker&) = delete;
 
   [[nodiscard]] ucp_worker_h get() const noexcept { return handle_; }
 
-  /// Hands every message that comes in from now on to `inbox`, from within `progress`.
-  Expected<Done> deliver_to(UcxInbox& inbox);
-
   /// Does what can be done now. Returns whether there was anything.
-  bool progress() { return ucp_worker_progress(handle_) != 0; }
+  bool progress();
 
-  /// A descriptor that becomes readable when there is something to do after a successful `arm`.
-  [[nodiscard]] Expected<int> event_descriptor() const;
-
-  /// Asks for such an event. Returns false if there is something to do already.
+  /// Asks for an event when there is something to do again. Returns false if there is already.
   [[nodiscard]] bool arm() { return ucp_worker_arm(handle_) == UCS_OK; }
 
-  /// Makes the descriptor readable. Any thread may call it.
-  void signal() { ucp_worker_signal(handle_); }
+  /// Sends a message. `header` and the bytes must stay as they are until `completion` runs.
+  void send(ucp_ep_h endpoint, const UcxHeaderBytes& header, BufferView bytes,
+            UcxCompletion& completion);
 
   /// Fetches a rendezvous message into `target`. The arrival is used up.
   void fetch(const UcxArrival& arrival, BufferView target, UcxCompletion& completion);
@@ -67,12 +73,40 @@ public:
 
   /// Begins to close `endpoint`, which completes what is in flight on it.
   void close_by_force(ucp_ep_h endpoint);
-  [[nodiscard]] bool is_closing() const noexcept { return closings_ != 0; }
+
+  /// Whether an operation has not completed.
+  [[nodiscard]] bool has_in_flight() const noexcept { return !in_flight_.empty(); }
+
+  /// Whether something was begun since the last call that needs `progress` to end.
+  [[nodiscard]] bool take_begun() noexcept { return std::exchange(begun_, false); }
 
 private:
-  explicit UcxWorker(ucp_worker_h handle) noexcept : handle_{handle} {}
+  using Work = InlineFunction<void(), 64>;
+
+  UcxWorker(std::shared_ptr<const UcxContext> context, ucp_worker_h handle, int events) noexcept
+      : context_{std::move(context)}, handle_{handle}, events_{events} {}
+  Expected<Done> deliver_to(UcxInbox& inbox);
+  Expected<Done> report_events();
+
+  /// Runs `work` once UCX is left: one that is called from its own callbacks, and finds that the
+  /// peer of another connection has died, ends the process (UCX 1.13.1,
+  /// uct_tcp_iface_handle_events).
+  void outside_of_callbacks(Work work);
+
+  void begin(UcxCompletion& completion);
+  void end_if_ended(ucs_status_ptr_t outcome, UcxCompletion& completion);
+  static void end(void* request, ucs_status_t status, void* completion);
+  void end(UcxCompletion& completion, ucs_status_t status);
+
+  std::shared_ptr<const UcxContext> context_;
   ucp_worker_h handle_;
+  int events_;
+  int event_descriptor_ = -1;
+  bool in_progress_ = false;
+  std::vector<Work> deferred_;
+  std::vector<UcxCompletion*> in_flight_;
   std::uint32_t closings_ = 0;  ///< Under way.
+  bool begun_ = true;           ///< Connecting is what a worker begins with.
 };
 
 }  // namespace troupe::transport

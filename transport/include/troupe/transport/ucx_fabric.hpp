@@ -29,7 +29,7 @@ struct UcxOptions {
   std::chrono::milliseconds keepalive{1000};
 
   /// Called once for each peer that was lost and to which a link had been made, with its address
-  /// and one sentence. Runs on the fabric's thread: post a message and return.
+  /// and one sentence. Runs on the thread that finds out: post a message and return.
   std::function<void(const std::string& peer, const std::string& sentence)> on_peer_lost{};
 };
 
@@ -45,8 +45,9 @@ inline constexpr std::size_t ucx_unclaimed_bytes_max = std::size_t{64} << 20U;
 
 /// A process's place among the others: an address to be found under, and links to them.
 ///
-/// One thread of the fabric's own drives UCX and runs the completions of all its links; it spins
-/// for 20 us after the last event and then sleeps. Every member may be called from any thread.
+/// One thread of the fabric's own drives UCX; it spins for 50 us after the last event and then
+/// sleeps. While it sleeps, whoever posts to a link gives UCX the work himself. Completions run one
+/// at a time. Every member may be called from any thread.
 ///
 /// A peer is lost when its process dies or its machine cannot be reached: every operation pending
 /// on its links completes with `peer_unreachable`, and so does every later one. A process that has
@@ -83,10 +84,10 @@ public:
   [[nodiscard]] UcxCounters counters() const;
 
   /// Asks UCX what carries messages to `peer`, for example `posix/memory` or `tcp/lo`; empty if no
-  /// link was made to it. Blocks for the fabric's thread.
+  /// link was made to it. Blocks for what the fabric is doing.
   [[nodiscard]] std::vector<std::string> transports_to(std::string_view peer) const;
 
-  /// Asks UCX for what it offers under this fabric's settings. Blocks for the fabric's thread.
+  /// Asks UCX for what it offers under this fabric's settings. Blocks for what the fabric is doing.
   [[nodiscard]] std::vector<std::string> transports_offered() const;
 
 private:
