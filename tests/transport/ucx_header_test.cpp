@@ -137,13 +137,12 @@ TEST(UcxSettings, AskForSharedMemoryOnlyWhereItIsAllowed) {
                                                         {"SOCKADDR_TLS_PRIORITY", "tcp"},
                                                         {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
                                                         {"KEEPALIVE_INTERVAL", "1000ms"}}));
-  EXPECT_EQ(settings_for({}), (std::vector<UcxSetting>{{"TLS", "posix,cma,tcp,self"},
+  EXPECT_EQ(settings_for({}), (std::vector<UcxSetting>{{"TLS", "posix,tcp,self"},
                                                        {"NET_DEVICES", "lo"},
                                                        {"SOCKADDR_TLS_PRIORITY", "tcp"},
                                                        {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
                                                        {"KEEPALIVE_INTERVAL", "1000ms"},
-                                                       {"MM_ERROR_HANDLING", "y"},
-                                                       {"MM_FIFO_SIZE", "1024"}}));
+                                                       {"MM_ERROR_HANDLING", "y"}}));
 }
 
 TEST(UcxSettings, TheUsersOwnEnvironmentWins) {

@@ -35,7 +35,7 @@ std::string ucx_version() {
 std::vector<UcxVariable> ucx_variables(const UcxOptions& options) {
   auto users = users_variables();
   std::vector<UcxVariable> variables;
-  for (auto& [name, value] : settings_for(options)) {
+  for (auto& [name, value, key] : settings_for(options)) {
     UcxVariable variable{.name = "UCX_" + name, .ours = std::move(value), .users = {}};
     if (auto found = users.extract(variable.name)) variable.users = std::move(found.mapped());
     variables.push_back(std::move(variable));

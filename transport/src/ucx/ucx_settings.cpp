@@ -34,16 +34,13 @@ void release(int signal) {
 
 std::vector<UcxSetting> settings_for(const UcxOptions& options) {
   std::vector<UcxSetting> settings{
-      {"TLS", options.shared_memory ? "posix,cma,tcp,self" : "tcp,self"},
+      {"TLS", options.shared_memory ? "posix,tcp,self" : "tcp,self"},
       {"NET_DEVICES", options.network_interface},
       {"SOCKADDR_TLS_PRIORITY", "tcp"},
       {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
       {"KEEPALIVE_INTERVAL", std::to_string(options.keepalive.count()) + "ms"},
   };
-  if (options.shared_memory) {
-    settings.push_back({"MM_ERROR_HANDLING", "y"});
-    settings.push_back({"MM_FIFO_SIZE", "1024"});
-  }
+  if (options.shared_memory) settings.push_back({"MM_ERROR_HANDLING", "y"});
   return settings;
 }
 
