@@ -142,7 +142,8 @@ TEST(UcxSettings, AskForSharedMemoryOnlyWhereItIsAllowed) {
                                                        {"SOCKADDR_TLS_PRIORITY", "tcp"},
                                                        {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
                                                        {"KEEPALIVE_INTERVAL", "1000ms"},
-                                                       {"MM_ERROR_HANDLING", "y"}}));
+                                                       {"MM_ERROR_HANDLING", "y"},
+                                                       {"MM_FIFO_SIZE", "256"}}));
 }
 
 TEST(UcxSettings, TheUsersOwnEnvironmentWins) {

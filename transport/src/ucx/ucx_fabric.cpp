@@ -23,6 +23,9 @@ namespace {
 /// How long a fabric that ends waits for its peers to say goodbye.
 constexpr std::chrono::seconds farewell_max{1};
 
+/// How long those who connect wait, in rounds of progress: looking for them costs a system call.
+constexpr std::uint32_t rounds_between_guests = 16;
+
 std::uint64_t draw_number() {
   std::random_device device;
   return (std::uint64_t{device()} << 32U) | device();
@@ -84,6 +87,7 @@ private:
   std::unique_ptr<UcxListener> listener_;
   std::map<std::uint64_t, UcxPeer> peers_;
   std::map<std::uint64_t, std::string> names_;  ///< Addresses of the peers that links were made to.
+  std::uint32_t rounds_ = 0;
   bool leaving_ = false;
   std::unique_ptr<UcxLoop> loop_;
   std::unique_ptr<boost::asio::steady_timer> farewell_;
@@ -177,7 +181,7 @@ void UcxFabric::Impl::shut_down() {
 // ------------------------------------------------------------------------------------
 
 bool UcxFabric::Impl::progress() {
-  bool progressed = listening_->progress();
+  bool progressed = rounds_++ % rounds_between_guests == 0 && listening_->progress();
   for (auto& [number, peer] : peers_) {
     if (peer.worker() != nullptr && peer.worker()->progress()) progressed = true;
   }
@@ -185,10 +189,13 @@ bool UcxFabric::Impl::progress() {
 }
 
 bool UcxFabric::Impl::arm() {
-  return listening_->arm() && std::ranges::all_of(peers_, [](const auto& entry) {
-           auto* worker = entry.second.worker();
-           return worker == nullptr || worker->arm();
-         });
+  // An event of the listener's is used up by asking: the next round must look.
+  rounds_ = 0;
+  return !listening_->progress() && listening_->arm()
+         && std::ranges::all_of(peers_, [](const auto& entry) {
+              auto* worker = entry.second.worker();
+              return worker == nullptr || worker->arm();
+            });
 }
 
 bool UcxFabric::Impl::leave() {

@@ -40,7 +40,10 @@ std::vector<UcxSetting> settings_for(const UcxOptions& options) {
       {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
       {"KEEPALIVE_INTERVAL", std::to_string(options.keepalive.count()) + "ms"},
   };
-  if (options.shared_memory) settings.push_back({"MM_ERROR_HANDLING", "y"});
+  if (options.shared_memory) {
+    settings.push_back({"MM_ERROR_HANDLING", "y"});
+    settings.push_back({"MM_FIFO_SIZE", "256"});  // 2 MiB: both ends copy at once for longer.
+  }
   return settings;
 }
 
