@@ -38,9 +38,14 @@ fuzz() {
     "$out/$1/found" "$root/corpus/$1" >"$out/$1/log" 2>&1
 }
 
+processes=
 for target in $targets; do
   echo "building $target"
-  build "$target"
+  build "$target" &
+  processes="$processes $!"
+done
+for process in $processes; do
+  wait "$process"
 done
 processes=
 for target in $targets; do
