@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import socket
 import statistics
 import subprocess
@@ -60,8 +61,10 @@ def environment():
 def corpus():
     path = ROOT / "kjv.txt"
     if not path.exists():
-        with open(path, "w") as out:
-            subprocess.run(["bible", "-f", "gen1:1-rev22:21"], stdin=subprocess.DEVNULL, stdout=out, check=True)
+        if shutil.which("bible") is None:
+            raise SystemExit("the text to train on comes from a Debian package: apt-get install bible-kjv")
+        path.write_bytes(subprocess.run(["bible", "-f", "gen1:1-rev22:21"], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, check=True).stdout)
     return path
 
 
