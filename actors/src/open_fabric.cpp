@@ -9,7 +9,7 @@ namespace troupe::actors {
 
 namespace {
 
-/// A few processes take as much: UCX 1.13 takes 4.2 MB for each.
+/// As much as a process takes that has three peers: UCX 1.13 takes 4.2 MB for itself and for each.
 constexpr std::uintmax_t little_bytes = std::uintmax_t{16} << 20U;
 
 }  // namespace
@@ -24,8 +24,8 @@ Expected<std::unique_ptr<transport::UcxFabric>> open_fabric(const transport::Ucx
   return Error{fabric.error().code,
                "/dev/shm, the memory that processes share, has "
                    + std::to_string(space.available >> 10U)
-                   + " KiB left, and each process needs about 5000: enlarge it, or give "
-                     "--no-shared-memory ("
+                   + " KiB left, and each process needs about 5000, and as much again for each "
+                     "other it exchanges messages with: enlarge it, or give --no-shared-memory ("
                    + fabric.error().context + ")"};
 }
 
