@@ -8,24 +8,14 @@
 namespace troupe::actors {
 
 void LoaderState::start(std::shared_ptr<const Plan> plan, BatchSource source,
-                        std::vector<PlacedStage> stages, DirectorHandle director) {
+                        std::vector<PlacedStage> stages, std::array<StepBatches, 2>& batches,
+                        DirectorHandle director) {
   plan_ = std::move(plan);
   source_ = std::move(source);
   stages_ = std::move(stages);
   director_ = std::move(director);
-  const auto& config = plan_->config;
-  stages::Batch batch{.microbatch_count = config.schedule.microbatches,
-                      .microbatch_size = config.schedule.microbatch_size,
-                      .sequence = config.model.sequence,
-                      .tokens = {},
-                      .targets = {}};
-  batch.tokens.resize(std::size_t{batch.microbatch_count} * batch.microbatch_size * batch.sequence);
-  batch.targets.resize(batch.tokens.size());
-  current_.batches.resize(config.parallel.data);
-  for (const auto& stage : stages_) {
-    current_.batches[coordinate_of(config.parallel, stage.rank).replica] = batch;
-  }
-  next_.batches = current_.batches;
+  current_.batches = &batches[0];
+  next_.batches = &batches[1];
 }
 
 void LoaderState::on(const StepWanted& message) {
@@ -41,7 +31,7 @@ void LoaderState::on(const StepWanted& message) {
   for (const auto& stage : stages_) {
     const auto replica = coordinate_of(plan_->config.parallel, stage.rank).replica;
     caf::anon_send(stage.actor,
-                   StepStarted{message.step, message.kind, &current_.batches[replica]});
+                   StepStarted{message.step, message.kind, &(*current_.batches)[replica]});
   }
   if (message.kind == StepKind::training) {
     prepare(next_, {message.step + 1, StepKind::training});
@@ -52,8 +42,9 @@ void LoaderState::prepare(Prepared& target, const StepWanted& what) {
   target.what = what;
   target.failure.clear();
   try {
-    for (std::uint32_t r = 0; r < target.batches.size(); ++r) {
-      if (!target.batches[r].tokens.empty()) fill(target.batches[r], what, r);
+    auto& batches = *target.batches;
+    for (std::uint32_t r = 0; r < batches.size(); ++r) {
+      if (!batches[r].tokens.empty()) fill(batches[r], what, r);
     }
   } catch (const std::exception& error) {
     target.failure = error.what();
@@ -80,8 +71,9 @@ LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> s
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
                                    const std::vector<PlacedStage>& stages,
+                                   std::array<StepBatches, 2>* batches,
                                    const DirectorHandle& director) {
-  self->state.start(plan, source, stages, director);
+  self->state.start(plan, source, stages, *batches, director);
   return {[self](const StepWanted& message) { self->state.on(message); }};
 }
 

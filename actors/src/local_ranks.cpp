@@ -65,6 +65,7 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
     made->ranks_[i].rank = ranks[i];
     if (auto built = made->build(made->ranks_[i]); !built) return built.error();
   }
+  made->make_batches();
   const auto lanes = lanes_of(*plan);
   for (std::uint64_t number = 0; number < lanes.size(); ++number) {
     if (auto wired = made->wire(number, lanes[number]); !wired) return wired.error();
@@ -86,6 +87,21 @@ Expected<Done> LocalRanks::build(LocalRank& rank) {
     rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr});
   }
   return Done{};
+}
+
+void LocalRanks::make_batches() {
+  const auto& config = plan_->config;
+  stages::Batch batch{.microbatch_count = config.schedule.microbatches,
+                      .microbatch_size = config.schedule.microbatch_size,
+                      .sequence = config.model.sequence,
+                      .tokens = {},
+                      .targets = {}};
+  batch.tokens.resize(std::size_t{batch.microbatch_count} * batch.microbatch_size * batch.sequence);
+  batch.targets.resize(batch.tokens.size());
+  for (auto& batches : batches_) {
+    batches.resize(config.parallel.data);
+    for (const auto& rank : ranks_) batches[rank.coordinate.replica] = batch;
+  }
 }
 
 /// Neighbours on one rank get a lane like all others.

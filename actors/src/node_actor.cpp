@@ -74,8 +74,8 @@ Expected<Done> NodeState::build(const RanksGiven& message) {
     stages_.push_back(
         {rank.rank, self_->spawn<caf::linked>(stage_actor, plan_, &rank, message.director)});
   }
-  loader_ =
-      self_->spawn<caf::detached + caf::linked>(loader, plan_, *source, stages_, message.director);
+  loader_ = self_->spawn<caf::detached + caf::linked>(loader, plan_, *source, stages_,
+                                                      &stock_->ranks->batches(), message.director);
   return Done{};
 }
 

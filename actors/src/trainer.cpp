@@ -25,7 +25,8 @@ public:
       stages.push_back({rank.rank, system_.spawn(stage_actor, plan_, &rank, director_)});
       stages_.push_back(stages.back().actor);
     }
-    loader_ = system_.spawn<caf::detached>(loader, plan_, source, stages, director_);
+    loader_ =
+        system_.spawn<caf::detached>(loader, plan_, source, stages, &ranks_->batches(), director_);
     caf::anon_send(director_, GroupChosen{{loader_}, stages_});
   }
 

@@ -124,7 +124,7 @@ public:
         batch.tokens[i] = static_cast<std::int32_t>((50 * replica + 10 * step + i) % 256);
       }
     };
-    loader_ = system_.spawn(loader, plan_, source, placed, director_);
+    loader_ = system_.spawn(loader, plan_, source, placed, &ranks_->batches(), director_);
     caf::anon_send(director_, GroupChosen{{loader_}, stages_});
   }
 

@@ -11,6 +11,8 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -237,44 +239,65 @@ TEST(Trainer, MakesOneGroupOfReplicasForEachPipelineRank) {
   EXPECT_TRUE((*trainer)->train_step().has_value());
 }
 
+/// A stage like the one that it holds, but for what a test replaces.
+class StageInDisguise : public stages::Stage {
+public:
+  explicit StageInDisguise(std::unique_ptr<stages::Stage> stage) : stage_{std::move(stage)} {}
+  stages::StageBuffers& buffers() override { return stage_->buffers(); }
+  void begin_step(const stages::StepInfo& info) override { stage_->begin_step(info); }
+  void enqueue(const Action& action, stages::DeviceDone done) override {
+    stage_->enqueue(action, std::move(done));
+  }
+  void finish(const Action& action) override { stage_->finish(action); }
+  std::uint32_t bucket_count() const override { return stage_->bucket_count(); }
+  BufferView bucket(std::uint32_t index) override { return stage_->bucket(index); }
+  void on_bucket_ready(stages::BucketReady ready) override {
+    stage_->on_bucket_ready(std::move(ready));
+  }
+  std::span<const double> losses() const override { return stage_->losses(); }
+  void add_tied(stages::DeviceDone done) override { stage_->add_tied(std::move(done)); }
+  void measure_gradients(stages::DeviceDone done) override {
+    stage_->measure_gradients(std::move(done));
+  }
+  std::span<const double> gradient_squares() const override { return stage_->gradient_squares(); }
+  void optimize(const stages::OptimizerStep& step, stages::DeviceDone done) override {
+    stage_->optimize(step, std::move(done));
+  }
+  std::span<const stages::ParameterView> parameters() override { return stage_->parameters(); }
+  void read_parameter(std::size_t index, std::span<float> values) override {
+    stage_->read_parameter(index, values);
+  }
+  void write_parameter(std::size_t index, std::span<const float> values) override {
+    stage_->write_parameter(index, values);
+  }
+
+private:
+  std::unique_ptr<stages::Stage> stage_;
+};
+
+std::unique_ptr<stages::Stage> counting_stage(const Plan& plan, const StagePlan& stage,
+                                              stages::Device& device, stages::Stream& stream) {
+  return stages::make_counting_stage(device, stream,
+                                     {.stage = stage.stage,
+                                      .stage_count = plan.training.stage_count(),
+                                      .bounds = stage.bounds,
+                                      .microbatch_count = plan.training.microbatch_count})
+      .value();
+}
+
 TEST(Trainer, ReportsAFailingStageOnceAndByName) {
   /// Fails the third pass it is given, and no other.
-  class FailingStage final : public stages::Stage {
+  class FailingStage final : public StageInDisguise {
   public:
-    explicit FailingStage(std::unique_ptr<stages::Stage> stage) : stage_{std::move(stage)} {}
-    stages::StageBuffers& buffers() override { return stage_->buffers(); }
-    void begin_step(const stages::StepInfo& info) override { stage_->begin_step(info); }
+    using StageInDisguise::StageInDisguise;
     void enqueue(const Action& action, stages::DeviceDone done) override {
-      if (++count_ != 3) return stage_->enqueue(action, std::move(done));
+      if (++count_ != 3) return StageInDisguise::enqueue(action, std::move(done));
       failed_ = std::move(done);
-      stage_->enqueue(
+      StageInDisguise::enqueue(
           action, [this](Errc, stages::DeviceSpan span) { failed_(Errc::device_failure, span); });
-    }
-    void finish(const Action& action) override { stage_->finish(action); }
-    std::uint32_t bucket_count() const override { return stage_->bucket_count(); }
-    BufferView bucket(std::uint32_t index) override { return stage_->bucket(index); }
-    void on_bucket_ready(stages::BucketReady ready) override {
-      stage_->on_bucket_ready(std::move(ready));
-    }
-    std::span<const double> losses() const override { return stage_->losses(); }
-    void add_tied(stages::DeviceDone done) override { stage_->add_tied(std::move(done)); }
-    void measure_gradients(stages::DeviceDone done) override {
-      stage_->measure_gradients(std::move(done));
-    }
-    std::span<const double> gradient_squares() const override { return stage_->gradient_squares(); }
-    void optimize(const stages::OptimizerStep& step, stages::DeviceDone done) override {
-      stage_->optimize(step, std::move(done));
-    }
-    std::span<const stages::ParameterView> parameters() override { return stage_->parameters(); }
-    void read_parameter(std::size_t index, std::span<float> values) override {
-      stage_->read_parameter(index, values);
-    }
-    void write_parameter(std::size_t index, std::span<const float> values) override {
-      stage_->write_parameter(index, values);
     }
 
   private:
-    std::unique_ptr<stages::Stage> stage_;
     stages::DeviceDone failed_;
     int count_ = 0;
   };
@@ -285,13 +308,9 @@ TEST(Trainer, ReportsAFailingStageOnceAndByName) {
   RankParts parts;
   parts.make_stage = [](const Plan& p, const StagePlan& stage, stages::Device& device,
                         stages::Stream& stream) -> Expected<std::unique_ptr<stages::Stage>> {
-    auto made = stages::make_counting_stage(device, stream,
-                                            {.stage = stage.stage,
-                                             .stage_count = p.training.stage_count(),
-                                             .bounds = stage.bounds,
-                                             .microbatch_count = p.training.microbatch_count});
-    if (stage.stage == StageIndex{1}) return {std::make_unique<FailingStage>(std::move(*made))};
-    return made;
+    auto made = counting_stage(p, stage, device, stream);
+    if (stage.stage == StageIndex{1}) return {std::make_unique<FailingStage>(std::move(made))};
+    return {std::move(made)};
   };
   auto trainer = Trainer::make(*plan, source_of(config), std::move(parts));
   const auto report = (*trainer)->train_step();
@@ -300,6 +319,50 @@ TEST(Trainer, ReportsAFailingStageOnceAndByName) {
   EXPECT_EQ(report.error().context,
             "step 1: pipeline rank 1 of replica 0 failed at the pass 1F1: the device reported a "
             "failure");
+}
+
+/// The address sanitizer sees it otherwise.
+TEST(Trainer, KeepsBatchesUntilStreamsAreEmptyWhenTheLoaderHasGone) {
+  /// Fails its first pass, but leaves work on its stream that reads the batch when nobody has the
+  /// source any more.
+  class LateStage final : public StageInDisguise {
+  public:
+    LateStage(std::unique_ptr<stages::Stage> stage, stages::Stream& stream,
+              std::weak_ptr<const int> source)
+        : StageInDisguise{std::move(stage)}, stream_{stream}, source_{std::move(source)} {}
+    void begin_step(const stages::StepInfo& info) override {
+      batch_ = info.batch;
+      StageInDisguise::begin_step(info);
+    }
+    void enqueue(const Action& /*action*/, stages::DeviceDone done) override {
+      stream_.enqueue([this] {
+        while (!source_.expired()) std::this_thread::yield();
+        EXPECT_TRUE(std::ranges::all_of(batch_->tokens, [](auto token) { return token == 5; }));
+      });
+      done(Errc::device_failure, {});
+    }
+
+  private:
+    stages::Stream& stream_;
+    std::weak_ptr<const int> source_;
+    const stages::Batch* batch_ = nullptr;
+  };
+
+  const auto plan = make_plan(tiny_config(false));
+  auto source = std::make_shared<const int>(0);
+  RankParts parts;
+  parts.make_stage = [weak = std::weak_ptr{source}](
+                         const Plan& p, const StagePlan& stage, stages::Device& device,
+                         stages::Stream& stream) -> Expected<std::unique_ptr<stages::Stage>> {
+    return {std::make_unique<LateStage>(counting_stage(p, stage, device, stream), stream, weak)};
+  };
+  auto trainer = Trainer::make(
+      *plan,
+      [held = std::move(source)](StepKind, std::uint32_t, std::uint32_t, stages::Batch& batch) {
+        std::ranges::fill(batch.tokens, 5);
+      },
+      std::move(parts));
+  EXPECT_FALSE((*trainer)->train_step().has_value());
 }
 
 TEST(Trainer, EndsTheStepWhenTheSourceFails) {

@@ -1,11 +1,13 @@
 // troupe/actors/loader.hpp -- the actor that prepares batches and opens each step.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "troupe/actors/local_ranks.hpp"
 #include "troupe/actors/messages.hpp"
 #include "troupe/engine/plan.hpp"
 #include "troupe/stages/stage.hpp"
@@ -19,22 +21,21 @@ namespace troupe::actors {
 using BatchSource =
     std::function<void(StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch&)>;
 
-/// Opens each step for the ranks of its process. Keeps two batches for each replica that has a rank
-/// here: the one that the current step reads, and the next training step's, filled while the
-/// current step runs.
+/// Opens each step for the ranks of its process, with the batches of `LocalRanks`: those that the
+/// current step reads, and the next training step's, filled while the current step runs.
 class LoaderState {
 public:
   static inline const char* name = "troupe.loader";  // Read by CAF's logger.
 
   void start(std::shared_ptr<const Plan> plan, BatchSource source, std::vector<PlacedStage> stages,
-             DirectorHandle director);
+             std::array<StepBatches, 2>& batches, DirectorHandle director);
   void on(const StepWanted& message);
 
 private:
   struct Prepared {
     StepWanted what{0, StepKind::training};  ///< Step 0 does not exist: nothing is prepared.
-    std::vector<stages::Batch> batches;      ///< By replica; empty if it has no rank here.
-    std::string failure;                     ///< Why there are none; empty if all is well.
+    StepBatches* batches = nullptr;
+    std::string failure;  ///< Why there are none; empty if all is well.
   };
 
   void prepare(Prepared& target, const StepWanted& what);
@@ -52,6 +53,7 @@ LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> s
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
                                    const std::vector<PlacedStage>& stages,
+                                   std::array<StepBatches, 2>* batches,
                                    const DirectorHandle& director);
 
 }  // namespace troupe::actors

@@ -1,6 +1,7 @@
 // troupe/actors/local_ranks.hpp -- the ranks of a grid that this process performs, built and wired.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,6 +57,9 @@ struct LocalRank {
   std::unique_ptr<transport::Collective> replicas;  ///< Same rank in all replicas; null without.
 };
 
+/// What one step reads, by replica; a replica that has no rank here has an empty batch.
+using StepBatches = std::vector<stages::Batch>;
+
 /// The ranks that this process performs: all of the grid, or some.
 ///
 /// Thread safety: none, but `close_lanes` may be called while actors use the ranks.
@@ -79,6 +83,9 @@ public:
   /// Null if the stage is held elsewhere.
   [[nodiscard]] HeldStage* find(std::uint32_t replica, StageIndex stage);
   [[nodiscard]] stages::Device& device() noexcept { return *device_; }
+  /// One step's batches and the next one's, for the loader to fill. They are here because streams
+  /// read them until they are empty, when the loader has gone.
+  [[nodiscard]] std::array<StepBatches, 2>& batches() noexcept { return batches_; }
 
   /// Completes everything that waits for a neighbour or a replica as cancelled. Idempotent.
   void close_lanes();
@@ -88,6 +95,7 @@ public:
 private:
   LocalRanks(std::shared_ptr<const Plan> plan, RankParts parts);
 
+  void make_batches();
   [[nodiscard]] Expected<Done> build(LocalRank& rank);
   [[nodiscard]] Expected<Done> wire(std::uint64_t number, const StageLane& lane);
   [[nodiscard]] Expected<Done> join_replicas(RankIndex pipeline);
@@ -99,6 +107,7 @@ private:
   std::shared_ptr<const Plan> plan_;
   RankParts parts_;
   std::unique_ptr<stages::Device> device_;
+  std::array<StepBatches, 2> batches_;
   std::vector<LocalRank> ranks_;  ///< Ascending.
 };
 
