@@ -185,7 +185,9 @@ int main(int argc, char** argv) {
   const auto arguments = read(argc, argv);
   const std::uint32_t rank = arguments.peer_address.empty() ? 0 : 1;
   if (!arguments.cores.empty() && arguments.cores[rank] >= 0) stay_on(arguments.cores[rank]);
-  const auto fabric = value_or_stop(UcxFabric::make());
+  UcxOptions options;
+  options.secret = "of two processes that measure";
+  const auto fabric = value_or_stop(UcxFabric::make(options));
   if (rank == 1) {
     std::cout << fabric->address() << std::endl;
     measure(rank, *fabric, arguments.peer_address, arguments);

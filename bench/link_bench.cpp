@@ -174,6 +174,7 @@ Value value_of(Expected<Value> expected) {
 
 std::unique_ptr<UcxFabric> make_fabric(const std::string& transport) {
   UcxOptions options;
+  options.secret = "of two processes that measure";
   options.shared_memory = transport == "shared_memory";
   return value_of(UcxFabric::make(options));
 }

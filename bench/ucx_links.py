@@ -17,11 +17,9 @@ KIB, MIB = 1 << 10, 1 << 20
 TRANSPORTS = {"shared memory": ("shared_memory", "posix,tcp,self"), "tcp": ("tcp", "tcp,self")}
 SETTINGS = {
     "UCX_NET_DEVICES": "lo",
-    "UCX_SOCKADDR_TLS_PRIORITY": "tcp",
     "UCX_MM_ERROR_HANDLING": "y",
     "UCX_TCP_PUT_ENABLE": "n",
     "UCX_MM_FIFO_SIZE": "256",
-    "UCX_TCP_CM_REUSEADDR": "y",
     "UCX_KEEPALIVE_INTERVAL": "1s",
     "UCX_ERROR_SIGNALS": "",
     "UCX_DEBUG_SIGNO": "0",

@@ -35,8 +35,10 @@ void Cluster::Impl::close() {
 }
 
 Expected<Done> Cluster::Impl::open() {
-  auto fabric = open_fabric(
-      {.network_interface = options_.network_interface, .shared_memory = options_.shared_memory});
+  auto fabric = open_fabric({.secret = options_.secret,
+                             .network_interface = options_.network_interface,
+                             .shared_memory = options_.shared_memory,
+                             .on_refused = options_.on_refused});
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   const auto inner_port =

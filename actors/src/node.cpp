@@ -70,8 +70,10 @@ private:
   Expected<Done> reach_out() {
     actor_ = system_.spawn(node_actor, &stock_);
     auto fabric =
-        open_fabric({.network_interface = options_.network_interface,
+        open_fabric({.secret = options_.secret,
+                     .network_interface = options_.network_interface,
                      .shared_memory = options_.shared_memory,
+                     .on_refused = options_.on_refused,
                      .on_peer_lost = [this](const std::string& peer, const std::string& sentence) {
                        caf::anon_send(actor_, PeerCut{peer, sentence});
                      }});

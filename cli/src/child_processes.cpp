@@ -25,6 +25,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "troupe/transport/secret.hpp"
+
 namespace troupe::cli {
 
 namespace {
@@ -32,7 +34,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t line_bytes_max = std::size_t{64} << 10U;
-constexpr std::size_t secret_bytes_max = 4096;  // A pipe takes as much without a reader.
+constexpr std::size_t secret_bytes_max = transport::secret_max_bytes;
+static_assert(secret_bytes_max <= 4096, "a pipe takes as much without a reader");
 constexpr int first_free_descriptor = inherited_secret_fd + 1;
 
 /// A file descriptor, closed at the end of its scope.
@@ -397,6 +400,19 @@ private:
   std::size_t ended_count_ = 0;
   std::thread thread_;
 };
+
+Expected<std::string> read_inherited_secret(int descriptor) {
+  std::string secret;
+  std::array<char, transport::secret_max_bytes> bytes{};
+  for (ssize_t count = 0; (count = ::read(descriptor, bytes.data(), bytes.size())) > 0;) {
+    secret.append(bytes.data(), static_cast<std::size_t>(count));
+  }
+  ::close(descriptor);
+  if (secret.size() >= transport::secret_min_bytes) return secret;
+  return Error{Errc::invalid_config,
+               fmt::format("--secret-fd {}: found {} bytes, expected a secret of at least {}",
+                           descriptor, secret.size(), transport::secret_min_bytes)};
+}
 
 std::function<void(std::string_view line, bool is_error)> pass_lines_through() {
   return [](std::string_view line, bool is_error) {

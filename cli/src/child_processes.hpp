@@ -18,6 +18,10 @@ namespace troupe::cli {
 /// and an environment are there for everybody to read, an inherited pipe is not.
 inline constexpr int inherited_secret_fd = 3;
 
+/// Reads a secret to its end from an inherited descriptor, and closes that. Fails with
+/// `invalid_config` if it is too short.
+[[nodiscard]] Expected<std::string> read_inherited_secret(int descriptor);
+
 struct ChildProgram {
   std::string name;                    ///< For messages, for example "node 2".
   std::string path;                    ///< Not searched for.

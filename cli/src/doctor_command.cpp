@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 
@@ -8,6 +9,7 @@
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/transport/ucx_environment.hpp"
 
+#include "child_processes.hpp"
 #include "commands.hpp"
 #include "doctor_report.hpp"
 #include "launch.hpp"
@@ -264,6 +266,13 @@ std::string advice_for_failure(const Circumstances& found) {
   return "try UCX_LOG_LEVEL=info to learn more";
 }
 
+/// Whether a transport connects processes of one machine alone.
+bool stays_here(const std::string& transport) {
+  constexpr std::array local{"self", "posix", "sysv", "cma", "xpmem", "knem"};
+  return std::ranges::any_of(
+      local, [&](std::string_view name) { return transport.starts_with(std::string{name} + '/'); });
+}
+
 void examine_links(DoctorReport& report, const Circumstances& found) {
   const auto test =
       test_links({.network_interface = found.network, .shared_memory = found.shared_memory});
@@ -272,10 +281,9 @@ void examine_links(DoctorReport& report, const Circumstances& found) {
   for (std::size_t i = 0; i < test.remarks.size(); ++i) {
     report.add(fmt::format("UCX says {}", i + 1), test.remarks[i]);
   }
-  const auto is_tcp = [](const std::string& name) { return name.starts_with("tcp/"); };
-  if (!test.offered.empty() && std::ranges::none_of(test.offered, is_tcp)) {
-    report.add({.what = "UCX offers no tcp",
-                .why = "processes find each other by it, whatever else carries their messages",
+  if (!test.offered.empty() && std::ranges::all_of(test.offered, stays_here)) {
+    report.add({.what = "UCX offers nothing that leaves this machine",
+                .why = "runs over several machines cannot exchange messages",
                 .what_to_do =
                     fmt::format("add tcp to UCX_TLS, and {} to UCX_NET_DEVICES", found.network)});
   }
@@ -295,7 +303,7 @@ void examine_links(DoctorReport& report, const Circumstances& found) {
   report.add("8 B", about_seconds(test.hop_ns) + " one way", Json{{"one_way_ns", test.hop_ns}});
   report.add("16 MiB", about_bandwidth(test.bytes_per_second),
              Json{{"bytes_per_second", test.bytes_per_second}});
-  if (found.shared_memory && std::ranges::all_of(test.carried_by, is_tcp)) {
+  if (found.shared_memory && std::ranges::none_of(test.carried_by, stays_here)) {
     report.add({.what = "processes of this machine exchange messages over TCP",
                 .why = "shared memory was allowed, and UCX has not taken it",
                 .what_to_do = "look at UCX_TLS and /dev/shm above, or give --no-shared-memory"});
@@ -341,9 +349,12 @@ Expected<Done> choose_network(const std::string& given, Circumstances& found) {
 }  // namespace
 
 Expected<ExitCode> doctor(const DoctorArguments& arguments) {
-  const LinkTestOptions options{.network_interface = arguments.network_interface,
-                                .shared_memory = arguments.shared_memory};
+  LinkTestOptions options{.network_interface = arguments.network_interface,
+                          .shared_memory = arguments.shared_memory};
   if (arguments.is_self_test) {
+    auto secret = read_inherited_secret(inherited_secret_fd);
+    if (!secret) return secret.error();
+    options.secret = std::move(*secret);
     const auto done = arguments.peer.empty() ? be_first_of_link_test(options)
                                              : be_second_of_link_test(options, arguments.peer);
     if (!done) return done.error();

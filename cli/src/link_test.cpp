@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "troupe/transport/secret.hpp"
 #include "troupe/transport/ucx_fabric.hpp"
 
 #include "child_processes.hpp"
@@ -182,7 +183,8 @@ Expected<Done> follow(Conversation& conversation, int round_count) {
 
 Expected<std::unique_ptr<UcxFabric>> make_fabric(const LinkTestOptions& options,
                                                  std::promise<std::string>* loss = nullptr) {
-  return UcxFabric::make({.network_interface = options.network_interface,
+  return UcxFabric::make({.secret = options.secret,
+                          .network_interface = options.network_interface,
                           .shared_memory = options.shared_memory,
                           .on_peer_lost = [loss](const std::string&, const std::string& sentence) {
                             if (loss != nullptr) loss->set_value(sentence);
@@ -195,7 +197,10 @@ ChildProgram program_of(const std::string& name, const LinkTestOptions& options,
                         std::vector<std::string> words) {
   words.insert(words.begin(), {"doctor", "--interface", options.network_interface});
   if (!options.shared_memory) words.emplace_back("--no-shared-memory");
-  return {.name = name, .path = "/proc/self/exe", .arguments = std::move(words), .secret = {}};
+  return {.name = name,
+          .path = "/proc/self/exe",
+          .arguments = std::move(words),
+          .secret = options.secret};
 }
 
 /// A process and what it has said: one line that is waited for, and others.
@@ -328,8 +333,14 @@ Expected<Done> exchange(const LinkTestOptions& options, LinkTestResult& result) 
 
 }  // namespace
 
-LinkTestResult test_links(const LinkTestOptions& options) {
+LinkTestResult test_links(LinkTestOptions options) {
   LinkTestResult result;
+  auto secret = transport::make_secret();
+  if (!secret) {
+    result.failure = secret.error().context;
+    return result;
+  }
+  options.secret = std::move(*secret);
   auto first =
       Partner::start(program_of("the first process", options, {"--self-test"}), result_mark);
   if (!first) {

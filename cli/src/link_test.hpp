@@ -12,6 +12,7 @@ namespace troupe::cli {
 struct LinkTestOptions {
   std::string network_interface;
   bool shared_memory = true;
+  std::string secret{};  ///< Of the two; for `test_links`, which draws it, of no interest.
 };
 
 struct LinkTestResult {
@@ -26,7 +27,7 @@ struct LinkTestResult {
 /// Starts this program twice, as `troupe doctor --self-test`, and lets the two send each other
 /// 8 bytes and 16 MiB. UCX runs in neither but them: should it crash or hang, they end and the
 /// result says so. Blocks, usually for less than a second, for a minute at most.
-[[nodiscard]] LinkTestResult test_links(const LinkTestOptions& options);
+[[nodiscard]] LinkTestResult test_links(LinkTestOptions options);
 
 /// What the first of the two does: starts the second, measures, prints the result for `test_links`.
 [[nodiscard]] Expected<Done> be_first_of_link_test(const LinkTestOptions& options);

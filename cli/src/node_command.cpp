@@ -6,6 +6,7 @@
 #include "troupe/actors/node.hpp"
 #include "troupe/transport/secret.hpp"
 
+#include "child_processes.hpp"
 #include "commands.hpp"
 #include "corpus_batches.hpp"
 #include "launch.hpp"
@@ -22,23 +23,9 @@ Expected<actors::BatchSource> open_source(const Plan& plan) {
   return CorpusBatches::source(std::move(*batches));
 }
 
-/// Reads to the end of what whoever started this process writes.
-Expected<std::string> read_secret_from(int descriptor) {
-  std::string secret;
-  char bytes[transport::secret_max_bytes];
-  for (ssize_t count = 0; (count = ::read(descriptor, bytes, sizeof bytes)) > 0;) {
-    secret.append(bytes, static_cast<std::size_t>(count));
-  }
-  ::close(descriptor);
-  if (secret.size() >= transport::secret_min_bytes) return secret;
-  return Error{Errc::invalid_config,
-               fmt::format("--secret-fd {}: found {} bytes, expected a secret of at least {}",
-                           descriptor, secret.size(), transport::secret_min_bytes)};
-}
-
 Expected<std::string> secret_of(const NodeArguments& arguments) {
   if (!arguments.secret.empty()) return arguments.secret;
-  if (arguments.secret_descriptor >= 0) return read_secret_from(arguments.secret_descriptor);
+  if (arguments.secret_descriptor >= 0) return read_inherited_secret(arguments.secret_descriptor);
   return transport::read_secret(arguments.secret_path);
 }
 
@@ -67,19 +54,21 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
   const auto timeout =
       std::chrono::milliseconds{static_cast<std::int64_t>(arguments.heartbeat_seconds * 1e3)};
   bool is_told = false;
-  const auto outcome =
-      actors::perform_as_node({.director_host = director->host,
-                               .director_port = director->port,
-                               .secret = std::move(*secret),
-                               .network_interface = *network,
-                               .shared_memory = arguments.shared_memory,
-                               .heartbeat = {.interval = timeout / 10, .timeout = timeout},
-                               .on_ended =
-                                   [&](const Expected<Done>& how) {
-                                     is_told = true;
-                                     tell(how);
-                                   }},
-                              open_source);
+  const auto outcome = actors::perform_as_node(
+      {.director_host = director->host,
+       .director_port = director->port,
+       .secret = std::move(*secret),
+       .network_interface = *network,
+       .shared_memory = arguments.shared_memory,
+       .heartbeat = {.interval = timeout / 10, .timeout = timeout},
+       .on_refused =
+           [](const std::string& sentence) { fmt::print(stderr, "troupe: {}\n", sentence); },
+       .on_ended =
+           [&](const Expected<Done>& how) {
+             is_told = true;
+             tell(how);
+           }},
+      open_source);
   if (!outcome && !is_told) return outcome.error();
   return outcome ? exit_success : exit_failure;
 }

@@ -134,12 +134,10 @@ TEST(UcxSettings, AskForSharedMemoryOnlyWhereItIsAllowed) {
   tcp.shared_memory = false;
   EXPECT_EQ(settings_for(tcp), (std::vector<UcxSetting>{{"TLS", "tcp,self"},
                                                         {"NET_DEVICES", "eth0"},
-                                                        {"SOCKADDR_TLS_PRIORITY", "tcp"},
                                                         {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
                                                         {"KEEPALIVE_INTERVAL", "1000ms"}}));
   EXPECT_EQ(settings_for({}), (std::vector<UcxSetting>{{"TLS", "posix,tcp,self"},
                                                        {"NET_DEVICES", "lo"},
-                                                       {"SOCKADDR_TLS_PRIORITY", "tcp"},
                                                        {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
                                                        {"KEEPALIVE_INTERVAL", "1000ms"},
                                                        {"MM_ERROR_HANDLING", "y"},

@@ -11,6 +11,7 @@
 
 #include "ucx/ucx_address.hpp"
 #include "ucx/ucx_endpoint.hpp"
+#include "ucx/ucx_meeting.hpp"
 #include "ucx_world.hpp"
 
 namespace troupe::transport {
@@ -154,6 +155,33 @@ TYPED_TEST(UcxLinks, APeerThatIsNotThereIsUnreachable) {
   EXPECT_EQ(received->code, Errc::peer_unreachable);
 }
 
+/// A visit to a fabric by somebody who is none.
+struct Introduced {
+  std::unique_ptr<boost::asio::io_context> io = std::make_unique<boost::asio::io_context>();
+  std::unique_ptr<UcxMeeting> meeting;
+  UcxCard card;  ///< The fabric's.
+  UcxAcquaintancePtr host;
+};
+
+Introduced introduce(const std::string& fabric, const UcxCard& own) {
+  struct Place final : UcxMeetingPlace {
+    void on_guest(UcxCard, UcxAcquaintancePtr) override {}
+    void on_host(UcxCard card, UcxAcquaintancePtr host) override {
+      introduced.card = std::move(card);
+      introduced.host = std::move(host);
+    }
+    void on_end(std::uint64_t, std::string why) override { ADD_FAILURE() << why; }
+    Introduced introduced;
+  } place;
+  auto& introduced = place.introduced;
+  introduced.meeting = std::make_unique<UcxMeeting>(
+      *introduced.io,
+      UcxMeetingOptions{.place = *address_of_interface("lo"), .secret = secret_of_tests}, place);
+  introduced.meeting->visit(*parse_ucx_address(fabric), own);
+  while (introduced.host == nullptr && introduced.io->run_one() != 0) continue;
+  return std::move(place.introduced);
+}
+
 TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
   auto [here, there] = this->world_.make_link();
   UcxOptions options;
@@ -165,10 +193,10 @@ TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
     bool take_in(std::span<const std::byte>, const UcxArrival&) override { return false; }
   } deaf;
   const int events = epoll_create1(EPOLL_CLOEXEC);
-  auto worker = UcxWorker::make(*context, stranger, deaf, events);
+  auto worker = UcxWorker::make(*context, deaf, events);
   ASSERT_TRUE(worker);
-  const auto address = parse_ucx_address(this->world_.left->address());
-  auto endpoint = UcxEndpoint::connect(**worker, address->socket, [](ucs_status_t) {});
+  auto introduced = introduce(this->world_.left->address(), {stranger, *(*worker)->address()});
+  auto endpoint = UcxEndpoint::connect(**worker, introduced.card.address, [](ucs_status_t) {});
   ASSERT_TRUE(endpoint);
   struct Sent final : UcxCompletion {
     void completed(ucs_status_t) override { is_sent = true; }

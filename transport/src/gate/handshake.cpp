@@ -71,6 +71,10 @@ bool speaks_as(const Hello& hello, const Credentials& own) {
   return hello.protocol == gate_protocol && hello.version == own.version;
 }
 
+std::string title(const Credentials& own) {
+  return "the " + std::string{own.host_title} + " at ";
+}
+
 /// What a node makes of a gate's answer.
 Expected<Done> judge(const AnswerBytes& bytes, const Credentials& own, const Greetings& greetings,
                      const std::string& gate_name) {
@@ -81,16 +85,16 @@ Expected<Done> judge(const AnswerBytes& bytes, const Credentials& own, const Gre
   }
   switch (answer->verdict) {
     case Verdict::wrong_secret:
-      return Error{Errc::invalid_config,
-                   "the director at " + gate_name
-                       + " has another secret than this node: give both the same file"};
+      return Error{
+          Errc::invalid_config,
+          title(own) + gate_name + " has another secret than this node: give both the same file"};
     case Verdict::full:
-      return Error{Errc::peer_unreachable,
-                   "the director at " + gate_name
-                       + " has admitted as many connections as it may: raise its limit"};
+      return Error{
+          Errc::peer_unreachable,
+          title(own) + gate_name + " has admitted as many connections as it may: raise its limit"};
     case Verdict::not_ready:
       return Error{Errc::peer_unreachable,
-                   "the director at " + gate_name
+                   title(own) + gate_name
                        + " lets this node in, but is not listening for it yet: see its log"};
     case Verdict::admitted:
       break;
@@ -98,7 +102,8 @@ Expected<Done> judge(const AnswerBytes& bytes, const Credentials& own, const Gre
   if (is_same(answer->proof, prove(Role::gate, own.secret, greetings))) return Done{};
   return Error{Errc::invalid_config,
                gate_name + " lets this node in but does not know the secret itself: "
-                           "it is not this run's director; check host and port"};
+                           "it is not this run's "
+                           + own.host_title + "; check host and port"};
 }
 
 }  // namespace
@@ -123,8 +128,8 @@ awaitable<Expected<Greetings>> examine(Tcp::socket& node, const Credentials& own
   auto sent = co_await send(node, *ours);
   if (!sent) co_return sent.error();
   if (!speaks_as(theirs->hello, own)) {
-    co_return Error{Errc::invalid_config, "runs troupe " + theirs->hello.version
-                                              + ", this director " + own.version
+    co_return Error{Errc::invalid_config, "runs troupe " + theirs->hello.version + ", this "
+                                              + own.host_title + " " + own.version
                                               + ": install the same version on every node"};
   }
   const Greetings greetings{.node = theirs->bytes, .gate = *ours};
@@ -134,8 +139,9 @@ awaitable<Expected<Greetings>> examine(Tcp::socket& node, const Credentials& own
   if (is_same(proof, prove(Role::node, own.secret, greetings))) co_return greetings;
   // Whether the node hears of it changes nothing here.
   co_await answer(node, own, greetings, Verdict::wrong_secret);
-  co_return Error{Errc::invalid_config,
-                  "runs troupe with another secret than this director: give both the same file"};
+  co_return Error{Errc::invalid_config, "runs troupe with another secret than this "
+                                            + std::string{own.host_title}
+                                            + ": give both the same file"};
 }
 
 awaitable<Expected<Done>> answer(Tcp::socket& node, const Credentials& own,
@@ -163,7 +169,7 @@ awaitable<Expected<Done>> enter(Tcp::socket& gate, const Credentials& own,
   auto theirs = co_await receive_hello(gate);
   if (!theirs) co_return named(theirs.error());
   if (!speaks_as(theirs->hello, own)) {
-    co_return Error{Errc::invalid_config, "the director at " + gate_name + " runs troupe "
+    co_return Error{Errc::invalid_config, title(own) + gate_name + " runs troupe "
                                               + theirs->hello.version + ", this node " + own.version
                                               + ": install the same version on every node"};
   }

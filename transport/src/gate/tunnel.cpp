@@ -12,7 +12,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <pthread.h>
 
-#include "gate/handshake.hpp"
+#include "gate/dial.hpp"
 #include "gate/splice.hpp"
 
 namespace troupe::transport {
@@ -27,9 +27,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds first_pause{10};
 constexpr std::chrono::milliseconds longest_pause{500};
-
-/// How long one address may take to answer before the next one, or the same again, is tried.
-constexpr std::chrono::seconds attempt_max{5};
 
 }  // namespace
 
@@ -51,9 +48,6 @@ public:
 private:
   awaitable<void> try_until(Clock::time_point deadline, Expected<Done>& outcome);
   awaitable<Expected<Done>> try_once();
-  awaitable<Expected<Done>> try_address(Tcp::endpoint address);
-  awaitable<Expected<Done>> reach(Tcp::endpoint address);
-  Expected<Done> bind();
   awaitable<void> receive_own();
   void close();
 
@@ -98,53 +92,16 @@ awaitable<Expected<Done>> Tunnel::Impl::try_once() {
   if (!addresses) co_return addresses.error();
   Expected<Done> outcome = Done{};
   for (const auto& address : *addresses) {
-    outcome = co_await try_address(address);
-    if (outcome || outcome.error().code != Errc::peer_unreachable) break;
+    const Destination gate{address, gate_name_, options_.bind_host};
+    auto connected = co_await dial(io_, gate, own_);
+    if (connected) {
+      outer_ = std::move(*connected);
+      co_return Done{};
+    }
+    outcome = connected.error();
+    if (outcome.error().code != Errc::peer_unreachable) break;
   }
   co_return outcome;
-}
-
-awaitable<Expected<Done>> Tunnel::Impl::try_address(Tcp::endpoint address) {
-  bool late = false;
-  const Alarm alarm{io_, attempt_max, [&] {
-                      Failure ignored;
-                      late = true;
-                      outer_.close(ignored);
-                    }};
-  auto outcome = co_await reach(address);
-  if (outcome) outcome = co_await enter(outer_, own_, gate_name_);
-  if (late) outcome = Error{Errc::peer_unreachable, gate_name_ + " does not answer"};
-  if (!outcome) {
-    Failure ignored;
-    outer_.close(ignored);
-  }
-  co_return outcome;
-}
-
-awaitable<Expected<Done>> Tunnel::Impl::reach(Tcp::endpoint address) {
-  Failure failure;
-  outer_ = open_socket(io_, address.protocol(), failure);
-  if (!failure && !options_.bind_host.empty()) {
-    if (auto bound = bind(); !bound) co_return bound;
-  }
-  if (!failure) co_await outer_.async_connect(address, redirect_error(use_awaitable, failure));
-  // TCP connects a socket to itself if the system happens to give it the port that nobody is at.
-  if (!failure && outer_.local_endpoint(failure) == address) {
-    reset(outer_);
-    failure = boost::asio::error::connection_refused;
-  }
-  if (!failure) co_return Done{};
-  co_return Error{Errc::peer_unreachable, gate_name_ + " says " + failure.message()};
-}
-
-Expected<Done> Tunnel::Impl::bind() {
-  Failure failure;
-  const auto address = boost::asio::ip::make_address(options_.bind_host, failure);
-  if (!failure) outer_.bind({address, 0}, failure);
-  if (!failure) return Done{};
-  return Error{Errc::invalid_config, "cannot connect to " + gate_name_ + " from "
-                                         + options_.bind_host + ": " + failure.message()
-                                         + "; give an address of this machine, of the same kind"};
 }
 
 Expected<Done> Tunnel::Impl::listen_locally() {

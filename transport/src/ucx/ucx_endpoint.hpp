@@ -11,7 +11,7 @@
 #include "troupe/engine/memory.hpp"
 
 #include "ucx/ucx_header.hpp"
-#include "ucx/ucx_listener.hpp"
+#include "ucx/ucx_worker.hpp"
 
 namespace troupe::transport {
 
@@ -21,11 +21,11 @@ public:
   /// Runs once at most, from within `progress`: it must only take note.
   using Failed = std::function<void(ucs_status_t)>;
 
-  /// Begins to connect. Messages may be sent at once; that nobody listens is told by `failed`.
+  /// Begins to connect to the worker of another fabric, which must know the address of this one
+  /// soon. Messages may be sent at once; a failure is told by `failed`.
   static Expected<std::unique_ptr<UcxEndpoint>> connect(UcxWorker& worker,
-                                                        const SocketAddress& peer, Failed failed);
-  static Expected<std::unique_ptr<UcxEndpoint>> accept(UcxWorker& worker, const UcxRequest& request,
-                                                       Failed failed);
+                                                        const UcxWorkerAddress& peer,
+                                                        Failed failed);
 
   /// Closes by force; `failed` does not run any more.
   ~UcxEndpoint();
@@ -42,8 +42,6 @@ public:
 
 private:
   UcxEndpoint(UcxWorker& worker, Failed failed) : worker_{worker}, failed_{std::move(failed)} {}
-  static Expected<std::unique_ptr<UcxEndpoint>> make(UcxWorker& worker, ucp_ep_params_t params,
-                                                     Failed failed);
 
   UcxWorker& worker_;
   Failed failed_;

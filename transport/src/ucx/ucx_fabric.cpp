@@ -11,8 +11,8 @@
 #include "ucx/ucx_context.hpp"
 #include "ucx/ucx_error.hpp"
 #include "ucx/ucx_link.hpp"
-#include "ucx/ucx_listener.hpp"
 #include "ucx/ucx_loop.hpp"
+#include "ucx/ucx_meeting.hpp"
 #include "ucx/ucx_peer.hpp"
 #include "ucx/ucx_print.hpp"
 
@@ -23,9 +23,6 @@ namespace {
 /// How long a fabric that ends waits for its peers to say goodbye.
 constexpr std::chrono::seconds farewell_max{1};
 
-/// How long those who connect wait, in rounds of progress: looking for them costs a system call.
-constexpr std::uint32_t rounds_between_guests = 16;
-
 std::uint64_t draw_number() {
   std::random_device device;
   return (std::uint64_t{device()} << 32U) | device();
@@ -35,7 +32,7 @@ std::uint64_t draw_number() {
 
 /// Brings together the peers and the loop. Members belong to what the loop runs, except for those
 /// that never change and `loop_`, through which everybody else speaks to it.
-class UcxFabric::Impl final : UcxInbox,
+class UcxFabric::Impl final : UcxMeetingPlace,
                               UcxDriven,
                               public std::enable_shared_from_this<UcxFabric::Impl> {
 public:
@@ -57,16 +54,19 @@ private:
   explicit Impl(UcxOptions options) : options_{std::move(options)} {}
   Expected<Done> start();
 
-  /// Messages come to peers' workers. What comes to the listener's is nobody's.
-  bool take_in(std::span<const std::byte> header, const UcxArrival& arrival) override;
+  void on_guest(UcxCard card, UcxAcquaintancePtr guest) override;
+  void on_host(UcxCard card, UcxAcquaintancePtr host) override;
+  void on_end(std::uint64_t number, std::string why) override;
 
   bool progress() override;
   bool arm() override;
   bool leave() override;
 
-  /// Deals with what progress has noted. Returns whether there was anything.
-  bool deal_with_notes();
-  void accept(const UcxRequest& request);
+  /// Deals with connections that have failed. Returns whether there were any.
+  bool deal_with_failures();
+  void receive_guest(const UcxCard& card, UcxAcquaintancePtr guest);
+  void join_host(const UcxCard& card, UcxAcquaintancePtr host);
+  void visit(UcxPeer& peer, const UcxAddress& address);
   UcxLane& claim(const UcxAddress& address, const std::string& name, std::uint64_t lane);
   void lose(std::uint64_t number, const std::string& reason);
   void announce_loss_of(std::uint64_t number, const std::string& reason) const;
@@ -82,14 +82,12 @@ private:
   UcxOptions options_;
   std::string address_;
   std::shared_ptr<const UcxContext> context_;
-  std::unique_ptr<UcxWorker> listening_;
   std::unique_ptr<UcxShared> shared_;
-  std::unique_ptr<UcxListener> listener_;
   std::map<std::uint64_t, UcxPeer> peers_;
   std::map<std::uint64_t, std::string> names_;  ///< Addresses of the peers that links were made to.
-  std::uint32_t rounds_ = 0;
   bool leaving_ = false;
   std::unique_ptr<UcxLoop> loop_;
+  std::unique_ptr<UcxMeeting> meeting_;
   std::unique_ptr<boost::asio::steady_timer> farewell_;
   std::thread thread_;
 };
@@ -115,13 +113,12 @@ Expected<Done> UcxFabric::Impl::start() {
   loop_ = std::move(*loop);
   const auto number = draw_number();
   shared_ = std::make_unique<UcxShared>(context_, loop_->events(), number);
-  auto worker = UcxWorker::make(context_, number, *this, loop_->events());
-  if (!worker) return worker.error();
-  listening_ = std::move(*worker);
-  auto listener = UcxListener::make(*listening_, *where);
-  if (!listener) return listener.error();
-  listener_ = std::move(*listener);
-  address_ = to_text({.fabric = number, .socket = listener_->address()});
+  UcxMeetingOptions meeting{
+      .place = *where, .secret = options_.secret, .on_refused = options_.on_refused};
+  UcxMeetingPlace& place = *this;
+  meeting_ = std::make_unique<UcxMeeting>(loop_->io(), std::move(meeting), place);
+  if (auto opened = meeting_->open(); !opened) return opened.error();
+  address_ = to_text({.fabric = number, .socket = meeting_->address()});
   farewell_ = std::make_unique<boost::asio::steady_timer>(loop_->io());
   thread_ = std::thread{[this] { loop_->run(); }};
   return Done{};
@@ -171,9 +168,9 @@ std::string UcxFabric::Impl::print_context() {
 void UcxFabric::Impl::shut_down() {
   loop_->post([this] { say_goodbye(); });
   thread_.join();
+  meeting_->close();
+  loop_->io().poll();  // Whoever waited for a connection hears that it is over.
   for (auto& [number, peer] : peers_) peer.disconnect();
-  listener_.reset();
-  listening_.reset();
   context_.reset();
 }
 
@@ -181,21 +178,18 @@ void UcxFabric::Impl::shut_down() {
 // ------------------------------------------------------------------------------------
 
 bool UcxFabric::Impl::progress() {
-  bool progressed = rounds_++ % rounds_between_guests == 0 && listening_->progress();
+  bool progressed = false;
   for (auto& [number, peer] : peers_) {
     if (peer.worker() != nullptr && peer.worker()->progress()) progressed = true;
   }
-  return deal_with_notes() || progressed;
+  return deal_with_failures() || progressed;
 }
 
 bool UcxFabric::Impl::arm() {
-  // An event of the listener's is used up by asking: the next round must look.
-  rounds_ = 0;
-  return !listening_->progress() && listening_->arm()
-         && std::ranges::all_of(peers_, [](const auto& entry) {
-              auto* worker = entry.second.worker();
-              return worker == nullptr || worker->arm();
-            });
+  return std::ranges::all_of(peers_, [](const auto& entry) {
+    auto* worker = entry.second.worker();
+    return worker == nullptr || worker->arm();
+  });
 }
 
 bool UcxFabric::Impl::leave() {
@@ -206,33 +200,60 @@ bool UcxFabric::Impl::leave() {
   return begun;
 }
 
-bool UcxFabric::Impl::take_in(std::span<const std::byte> /*header*/,
-                              const UcxArrival& /*arrival*/) {
-  ++shared_->garbage;
-  return false;
-}
-
-bool UcxFabric::Impl::deal_with_notes() {
-  const auto requests = listener_->take_requests();
-  for (const auto& request : requests) accept(request);
+bool UcxFabric::Impl::deal_with_failures() {
   const auto failures = std::exchange(shared_->failures, {});
   for (const auto& [peer, status] : failures) {
     lose(peer, "UCX says '" + std::string{ucs_status_string(status)} + "'");
   }
   if (leaving_ && has_left()) loop_->stop();
-  return !requests.empty() || !failures.empty();
+  return !failures.empty();
 }
 
 UcxPeer& UcxFabric::Impl::peer_of(std::uint64_t number) {
   return peers_.try_emplace(number, *shared_, number).first->second;
 }
 
-void UcxFabric::Impl::accept(const UcxRequest& request) {
+void UcxFabric::Impl::on_guest(UcxCard card, UcxAcquaintancePtr guest) {
+  loop_->post([this, card = std::make_unique<UcxCard>(std::move(card)),
+               guest = std::move(guest)]() mutable { receive_guest(*card, std::move(guest)); });
+}
+
+void UcxFabric::Impl::on_host(UcxCard card, UcxAcquaintancePtr host) {
+  loop_->post([this, card = std::make_unique<UcxCard>(std::move(card)),
+               host = std::move(host)]() mutable { join_host(*card, std::move(host)); });
+}
+
+void UcxFabric::Impl::on_end(std::uint64_t number, std::string why) {
+  loop_->post([this, number, why = std::move(why)] { lose(number, why); });
+}
+
+void UcxFabric::Impl::receive_guest(const UcxCard& card, UcxAcquaintancePtr guest) {
   // Who leaves still lets those in whose answer to its goodbye may come this way.
-  if (leaving_ && !peers_.contains(request.from)) return listener_->reject(request);
-  auto& peer = peer_of(request.from);
-  if (peer.state() != UcxPeer::State::alive) return listener_->reject(request);
-  if (const auto done = peer.accept(request); !done) lose(request.from, done.error().context);
+  const bool is_late = leaving_ && !peers_.contains(card.number);
+  if (is_late || card.number == shared_->self) return meeting_->part(std::move(guest));
+  auto& peer = peer_of(card.number);
+  if (peer.state() != UcxPeer::State::alive) return meeting_->part(std::move(guest));
+  const auto own = peer.card();
+  if (!own) return lose(card.number, own.error().context);
+  if (const auto done = peer.connect(card.address, guest); !done) {
+    return lose(card.number, done.error().context);
+  }
+  meeting_->greet(std::move(guest), card.number, *own);
+}
+
+void UcxFabric::Impl::join_host(const UcxCard& card, UcxAcquaintancePtr host) {
+  auto& peer = peer_of(card.number);
+  if (peer.state() != UcxPeer::State::alive) return meeting_->part(std::move(host));
+  if (const auto done = peer.connect(card.address, std::move(host)); !done) {
+    return lose(card.number, done.error().context);
+  }
+  peer.greet();
+}
+
+void UcxFabric::Impl::visit(UcxPeer& peer, const UcxAddress& address) {
+  auto own = peer.card();
+  if (!own) return lose(address.fabric, own.error().context);
+  meeting_->visit(address, std::move(*own));
 }
 
 UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& name,
@@ -240,10 +261,7 @@ UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& na
   auto& peer = peer_of(address.fabric);
   names_.try_emplace(address.fabric, name);
   auto& claimed = peer.claim(lane);
-  if (peer.worker() == nullptr && peer.state() == UcxPeer::State::alive) {
-    const auto done = peer.connect(address.socket);
-    if (!done) lose(address.fabric, done.error().context);
-  }
+  if (peer.worker() == nullptr && peer.state() == UcxPeer::State::alive) visit(peer, address);
   return claimed;
 }
 
@@ -254,7 +272,7 @@ void UcxFabric::Impl::lose(std::uint64_t number, const std::string& reason) {
     announce_loss_of(number, reason);
     peer.end(UcxPeer::State::lost, Errc::peer_unreachable);
   }
-  peer.disconnect();
+  for (auto& acquaintance : peer.disconnect()) meeting_->part(std::move(acquaintance));
 }
 
 void UcxFabric::Impl::announce_loss_of(std::uint64_t number, const std::string& reason) const {

@@ -33,33 +33,30 @@ UcxLane* UcxPeer::lane_of(std::uint64_t number) {
   return &lanes_.try_emplace(number, *this, number).first->second;
 }
 
-Expected<Done> UcxPeer::connect(const SocketAddress& address) {
-  if (auto made = make_worker(); !made) return made.error();
-  return add(UcxEndpoint::connect(*worker_, address, noting_failure()));
+Expected<UcxCard> UcxPeer::card() {
+  if (worker_ == nullptr) {
+    auto worker = UcxWorker::make(shared_.context, *this, shared_.events);
+    if (!worker) return worker.error();
+    worker_ = std::move(*worker);
+  }
+  auto address = worker_->address();
+  if (!address) return address.error();
+  return UcxCard{shared_.self, std::move(*address)};
 }
 
-Expected<Done> UcxPeer::accept(const UcxRequest& request) {
-  if (auto made = make_worker(); !made) return made.error();
-  return add(UcxEndpoint::accept(*worker_, request, noting_failure()));
-}
-
-Expected<Done> UcxPeer::make_worker() {
-  if (worker_ != nullptr) return Done{};
-  auto worker = UcxWorker::make(shared_.context, shared_.self, *this, shared_.events);
-  if (!worker) return worker.error();
-  worker_ = std::move(*worker);
-  return Done{};
-}
-
-Expected<Done> UcxPeer::add(Expected<std::unique_ptr<UcxEndpoint>> endpoint) {
+Expected<Done> UcxPeer::connect(const UcxWorkerAddress& address, UcxAcquaintancePtr acquaintance) {
+  acquaintances_.push_back(std::move(acquaintance));
+  if (endpoint_ != nullptr) return Done{};
+  auto endpoint = UcxEndpoint::connect(*worker_, address, [this](ucs_status_t status) {
+    shared_.failures.push_back({number_, status});
+  });
   if (!endpoint) return endpoint.error();
-  endpoints_.push_back(std::move(*endpoint));
-  if (endpoints_.size() == 1) send_at_once(UcxMessage::hello);
+  endpoint_ = std::move(*endpoint);
   return Done{};
 }
 
-UcxEndpoint::Failed UcxPeer::noting_failure() {
-  return [this](ucs_status_t status) { shared_.failures.push_back({number_, status}); };
+void UcxPeer::greet() {
+  if (!std::exchange(greeted_, true)) send_at_once(UcxMessage::hello);
 }
 
 bool UcxPeer::take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) {
@@ -70,9 +67,10 @@ bool UcxPeer::take_in(std::span<const std::byte> bytes, const UcxArrival& arriva
 }
 
 bool UcxPeer::take_in(const UcxHeader& header, const UcxArrival& arrival) {
-  if (endpoints_.empty()) return false;  // It is lost.
+  if (endpoint_ == nullptr) return false;  // It is lost.
   if (header.kind == UcxMessage::hello) {
     send_at_once(UcxMessage::welcome);
+    greet();
     return false;
   }
   if (header.kind == UcxMessage::welcome) {
@@ -110,17 +108,17 @@ bool UcxPeer::take_in_data(const UcxHeader& header, const UcxArrival& arrival) {
 }
 
 void UcxPeer::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
-  if (endpoints_.empty() && state_ != State::alive) {
+  if (endpoint_ == nullptr && state_ != State::alive) {
     return completion.completed(UCS_ERR_NOT_CONNECTED);
   }
   if (!welcome_) return held_.push_back({&header, bytes, &completion});
-  endpoints_.front()->send(header, bytes, completion);
+  endpoint_->send(header, bytes, completion);
 }
 
 void UcxPeer::send_what_was_held() {
   welcome_ = true;
   for (const auto& [header, bytes, completion] : std::exchange(held_, {})) {
-    endpoints_.front()->send(*header, bytes, *completion);
+    endpoint_->send(*header, bytes, *completion);
   }
 }
 
@@ -129,12 +127,13 @@ bool UcxPeer::withdraw(const UcxCompletion& completion) {
          != 0;
 }
 
-void UcxPeer::disconnect() {
-  { const auto closed = std::exchange(endpoints_, {}); }  // Which completes, and must find none.
+std::vector<UcxAcquaintancePtr> UcxPeer::disconnect() {
+  { const auto closed = std::exchange(endpoint_, nullptr); }  // Completes, and must find none.
   worker_.reset();
   for (const auto& held : std::exchange(held_, {})) {
     held.completion->completed(UCS_ERR_NOT_CONNECTED);
   }
+  return std::exchange(acquaintances_, {});
 }
 
 UcxNote& UcxPeer::make_note(const UcxHeader& header) {
@@ -152,7 +151,7 @@ void UcxPeer::send_note(UcxMessage kind, std::uint64_t lane, Tag tag, Errc code)
 
 void UcxPeer::send_at_once(UcxMessage kind) {
   auto& note = make_note({.kind = kind, .from = shared_.self});
-  endpoints_.front()->send(note.header, {}, note);
+  endpoint_->send(note.header, {}, note);
 }
 
 void UcxPeer::end(State state, Errc code) {
@@ -162,7 +161,7 @@ void UcxPeer::end(State state, Errc code) {
 }
 
 std::string UcxPeer::print() const {
-  return endpoints_.empty() ? std::string{} : endpoints_.front()->print();
+  return endpoint_ == nullptr ? std::string{} : endpoint_->print();
 }
 
 }  // namespace troupe::transport

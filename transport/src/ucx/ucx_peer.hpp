@@ -1,4 +1,4 @@
-// transport/src/ucx/ucx_peer.hpp -- another fabric: its connections, its lanes, and whether it
+// transport/src/ucx/ucx_peer.hpp -- another fabric: its connection, its lanes, and whether it
 // lives.
 #pragma once
 
@@ -13,6 +13,7 @@
 
 #include "ucx/ucx_endpoint.hpp"
 #include "ucx/ucx_lane.hpp"
+#include "ucx/ucx_meeting.hpp"
 
 namespace troupe::transport {
 
@@ -63,13 +64,18 @@ public:
   [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
   [[nodiscard]] State state() const noexcept { return state_; }
 
-  /// What drives the connections; null while there are none.
+  /// What drives the connection; null before `card` and after `disconnect`.
   [[nodiscard]] UcxWorker* worker() const noexcept { return worker_.get(); }
 
-  /// Connects. When both ends do so at the same time there are two connections, and each end sends
-  /// all its messages on the one it had first.
-  Expected<Done> connect(const SocketAddress& address);
-  Expected<Done> accept(const UcxRequest& request);
+  /// Makes the worker for this peer, if need be, and returns what introduces it.
+  [[nodiscard]] Expected<UcxCard> card();
+
+  /// Connects to the peer's worker, if need be. `acquaintance` is kept until `disconnect`: there
+  /// are two if both fabrics visited each other.
+  Expected<Done> connect(const UcxWorkerAddress& address, UcxAcquaintancePtr acquaintance);
+
+  /// Begins to send, unless this fabric has done so: to be called once the peer has connected too.
+  void greet();
 
   /// Returns the lane, made for this end.
   UcxLane& claim(std::uint64_t lane);
@@ -85,8 +91,9 @@ public:
   /// Ends every lane with `code` and remembers why there will be no others.
   void end(State state, Errc code);
 
-  /// Closes the connections. What was in flight on them has completed when this returns.
-  void disconnect();
+  /// Closes the connection. What was in flight on it has completed when this returns. Returns the
+  /// acquaintances to part from.
+  std::vector<UcxAcquaintancePtr> disconnect();
 
   [[nodiscard]] std::string print() const;
 
@@ -99,10 +106,6 @@ private:
 
   bool take_in(std::span<const std::byte> header, const UcxArrival& arrival) override;
   bool take_in(const UcxHeader& header, const UcxArrival& arrival);
-
-  Expected<Done> make_worker();
-  Expected<Done> add(Expected<std::unique_ptr<UcxEndpoint>> endpoint);
-  [[nodiscard]] UcxEndpoint::Failed noting_failure();
 
   [[nodiscard]] UcxNote& make_note(const UcxHeader& header);
   void send_at_once(UcxMessage kind);
@@ -120,8 +123,10 @@ private:
   std::vector<Held> held_;
   std::map<std::uint64_t, UcxLane> lanes_;
   std::uint32_t unclaimed_lanes_ = 0;
+  bool greeted_ = false;  ///< The hello is on its way.
   std::unique_ptr<UcxWorker> worker_;
-  std::vector<std::unique_ptr<UcxEndpoint>> endpoints_;
+  std::unique_ptr<UcxEndpoint> endpoint_;
+  std::vector<UcxAcquaintancePtr> acquaintances_;
 };
 
 }  // namespace troupe::transport

@@ -36,7 +36,6 @@ std::vector<UcxSetting> settings_for(const UcxOptions& options) {
   std::vector<UcxSetting> settings{
       {"TLS", options.shared_memory ? "posix,tcp,self" : "tcp,self"},
       {"NET_DEVICES", options.network_interface},
-      {"SOCKADDR_TLS_PRIORITY", "tcp"},
       {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
       {"KEEPALIVE_INTERVAL", std::to_string(options.keepalive.count()) + "ms"},
   };

@@ -41,12 +41,10 @@ ucs_status_t on_message(void* inbox, const void* header, std::size_t header_leng
 }  // namespace
 
 Expected<std::unique_ptr<UcxWorker>> UcxWorker::make(std::shared_ptr<const UcxContext> context,
-                                                     std::uint64_t id, UcxInbox& inbox,
-                                                     int events) {
+                                                     UcxInbox& inbox, int events) {
   ucp_worker_params_t params{};
-  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_CLIENT_ID;
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
-  params.client_id = id;
   ucp_worker_h handle = nullptr;
   const auto status = ucp_worker_create(context->get(), &params, &handle);
   if (status != UCS_OK) return ucx_error(status, "making a UCX worker");
@@ -91,6 +89,17 @@ Expected<Done> UcxWorker::report_events() {
   if (epoll_ctl(events_, EPOLL_CTL_ADD, event_descriptor_, &readable) == 0) return Done{};
   return Error{Errc::internal,
                "waiting for a UCX worker failed: " + std::generic_category().message(errno)};
+}
+
+Expected<UcxWorkerAddress> UcxWorker::address() const {
+  ucp_address_t* address = nullptr;
+  std::size_t size_bytes = 0;
+  const auto status = ucp_worker_get_address(handle_, &address, &size_bytes);
+  if (status != UCS_OK) return ucx_error(status, "asking UCX for the address of a worker");
+  const auto* bytes = reinterpret_cast<const std::byte*>(address);
+  UcxWorkerAddress copy{bytes, bytes + size_bytes};
+  ucp_worker_release_address(handle_, address);
+  return copy;
 }
 
 bool UcxWorker::progress() {

@@ -13,6 +13,7 @@
 #include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/memory.hpp"
 
+#include "ucx/ucx_card.hpp"
 #include "ucx/ucx_completion.hpp"
 #include "ucx/ucx_context.hpp"
 #include "ucx/ucx_header.hpp"
@@ -39,11 +40,10 @@ protected:
 /// it.
 class UcxWorker {
 public:
-  /// Tells peers that connections made by this worker come from fabric `id`, hands every message
-  /// that comes in to `inbox`, from within `progress`, and adds what wakes a sleeping thread to the
-  /// epoll descriptor `events`, which must outlive the worker.
+  /// Hands every message that comes in to `inbox`, from within `progress`, and adds what wakes a
+  /// sleeping thread to the epoll descriptor `events`, which must outlive the worker.
   static Expected<std::unique_ptr<UcxWorker>> make(std::shared_ptr<const UcxContext> context,
-                                                   std::uint64_t id, UcxInbox& inbox, int events);
+                                                   UcxInbox& inbox, int events);
 
   /// Completes every operation, whatever the peer does or has stopped doing: waits a little for
   /// UCX to let go of them, then leaves UCX's worker where it is, untouched, and completes them as
@@ -54,6 +54,9 @@ public:
   UcxWorker& operator=(const UcxWorker&) = delete;
 
   [[nodiscard]] ucp_worker_h get() const noexcept { return handle_; }
+
+  /// By what another worker connects to this one.
+  [[nodiscard]] Expected<UcxWorkerAddress> address() const;
 
   /// Does what can be done now. Returns whether there was anything.
   bool progress();

@@ -31,6 +31,9 @@ struct NodeOptions {
   Heartbeat heartbeat{};
   /// How long to try to reach a director that is not there yet.
   std::chrono::milliseconds patience{60000};
+  /// Told of each stranger that was not let in to the links, in one sentence. Called on their
+  /// thread.
+  std::function<void(const std::string& sentence)> on_refused{};
   /// Called once, from another thread, when the run has ended, before what it used is taken down:
   /// the place to say why, and to limit how long the rest may take.
   std::function<void(const Expected<Done>& outcome)> on_ended{};

@@ -18,15 +18,22 @@ namespace troupe::transport {
 /// How a process joins the others. What the user's own UCX_* environment variables say goes before
 /// what these options imply.
 struct UcxOptions {
+  /// Shared by the fabrics of a run: who connects proves that it knows the secret, and has this
+  /// side prove the same. See secret.hpp for its bounds.
+  std::string secret{};
+
   /// The network interface whose address others connect to, and the only one that is used.
   std::string network_interface = "lo";
 
-  /// Whether processes of one machine may exchange messages through shared memory. TCP remains for
-  /// connecting, and for noticing that a process has died.
+  /// Whether processes of one machine may exchange messages through shared memory. They meet, and
+  /// notice that one has died, by a connection over the interface all the same.
   bool shared_memory = true;
 
   /// How often UCX looks after idle connections.
   std::chrono::milliseconds keepalive{1000};
+
+  /// Told of each connection that was turned away, in one sentence, as by `GateOptions`.
+  std::function<void(const std::string& sentence)> on_refused{};
 
   /// Called once for each peer that was lost and to which a link had been made, with its address
   /// and one sentence. Runs on the thread that finds out: post a message and return.
@@ -55,8 +62,8 @@ inline constexpr std::size_t ucx_unclaimed_bytes_max = std::size_t{64} << 20U;
 class UcxFabric {
 public:
   /// Starts listening on a free port of the interface. Fails with `invalid_config` if there is no
-  /// such interface, otherwise with what UCX said.
-  static Expected<std::unique_ptr<UcxFabric>> make(UcxOptions options = {});
+  /// such interface or the secret is out of bounds, otherwise with what UCX said.
+  static Expected<std::unique_ptr<UcxFabric>> make(UcxOptions options);
 
   /// Closes every link, says goodbye to every peer, and waits for them a second at most. Links may
   /// outlive the fabric; they answer `cancelled`.
