@@ -1,8 +1,11 @@
 // What links between two processes of one machine carry: one-way latency of a ping-pong, and the
 // bandwidth of a stream with a few messages in flight, receives posted beforehand. ucx_links.py
-// compares it with ucx_perftest. Usage: link_bench <shared_memory|tcp>
+// compares it with ucx_perftest. Usage: link_bench <shared_memory|tcp> [<messages in flight>]
 //
-// The other process is this program again: link_bench --peer <shared_memory|tcp> <address>
+// Each message in flight has memory of its own on both sides: 2 unless told otherwise, as many as a
+// stage has for what it sends.
+//
+// The other process is this program again: link_bench --peer <shared_memory|tcp> <n> <address>
 
 #include <algorithm>
 #include <array>
@@ -15,9 +18,12 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include <sched.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,15 +35,17 @@ using namespace troupe;
 using namespace troupe::transport;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t page_bytes = 4096;
+constexpr std::size_t huge_page_bytes = std::size_t{2} << 20U;
 
-/// One transfer at a time, with memory of its own.
+/// One transfer at a time, with memory of its own, in huge pages as a stage's is.
 class Transfer {
 public:
   explicit Transfer(std::size_t size_bytes)
-      : memory_{static_cast<std::byte*>(
-          std::aligned_alloc(page_bytes, (size_bytes + page_bytes - 1) / page_bytes * page_bytes))},
+      : memory_{static_cast<std::byte*>(std::aligned_alloc(
+          huge_page_bytes,
+          (size_bytes + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes))},
         buffer_{BufferView{memory_, size_bytes}} {
+    madvise(memory_, size_bytes, MADV_HUGEPAGE);
     std::fill_n(memory_, size_bytes, std::byte{1});
   }
   ~Transfer() { std::free(memory_); }
@@ -103,8 +111,7 @@ public:
   }
 
   /// The leading end sends `count` messages. Returns its megabytes per second.
-  double stream(std::size_t size_bytes, std::uint32_t count) {
-    constexpr std::size_t in_flight = 4;
+  double stream(std::size_t size_bytes, std::uint32_t count, std::size_t in_flight) {
     std::vector<std::unique_ptr<Transfer>> transfers;
     while (transfers.size() < in_flight)
       transfers.push_back(std::make_unique<Transfer>(size_bytes));
@@ -148,7 +155,7 @@ private:
 };
 
 /// Everything that is measured. The leading end prints one line for each.
-void measure(End end, bool prints) {
+void measure(End end, std::size_t in_flight, bool prints) {
   const auto print = [prints](const char* what, std::size_t size_bytes, double value) {
     if (prints) std::printf("%s,%zu,%.3f\n", what, size_bytes, value);
     std::fflush(stdout);
@@ -160,8 +167,8 @@ void measure(End end, bool prints) {
   }
   for (const auto& [size, count] :
        {std::pair{std::size_t{1} << 20U, 3000U}, std::pair{std::size_t{16} << 20U, 200U}}) {
-    end.stream(size, count / 10);  // Warms up.
-    print("bandwidth_mb_per_s", size, end.stream(size, count));
+    end.stream(size, count / 10, in_flight);  // Warms up.
+    print("bandwidth_mb_per_s", size, end.stream(size, count, in_flight));
   }
 }
 
@@ -179,26 +186,37 @@ std::unique_ptr<UcxFabric> make_fabric(const std::string& transport) {
   return value_of(UcxFabric::make(options));
 }
 
+/// Each process has a core of its own: where the scheduler puts four threads decides more than what
+/// they do.
+void keep_to_core(unsigned core) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(core % std::max(1U, std::thread::hardware_concurrency()), &cores);
+  if (sched_setaffinity(0, sizeof cores, &cores) != 0) std::perror("link_bench: affinity");
+}
+
 constexpr std::uint64_t lane = 1;
 
-int follow(const std::string& transport, const std::string& leader) {
+int follow(const std::string& transport, const std::string& in_flight, const std::string& leader) {
+  keep_to_core(1);
   const auto fabric = make_fabric(transport);
   std::printf("%s\n", fabric->address().c_str());
   std::fflush(stdout);
   const auto link = value_of(fabric->make_link(leader, lane));
-  measure({*link, false}, false);
+  measure({*link, false}, std::stoul(in_flight), false);
   return 0;
 }
 
-int lead(const std::string& transport) {
+int lead(const std::string& transport, const std::string& in_flight) {
+  keep_to_core(0);
   const auto fabric = make_fabric(transport);
   std::array<int, 2> ends{};
   if (pipe(ends.data()) != 0) return 1;
   const auto follower = fork();
   if (follower == 0) {
     dup2(ends[1], STDOUT_FILENO);
-    execl("/proc/self/exe", "link_bench", "--peer", transport.c_str(), fabric->address().c_str(),
-          nullptr);
+    execl("/proc/self/exe", "link_bench", "--peer", transport.c_str(), in_flight.c_str(),
+          fabric->address().c_str(), nullptr);
     _exit(127);
   }
   close(ends[1]);
@@ -208,7 +226,7 @@ int lead(const std::string& transport) {
   const std::string address{line.data(), std::string_view{line.data()}.find('\n')};
   {
     const auto link = value_of(fabric->make_link(address, lane));
-    measure({*link, true}, true);
+    measure({*link, true}, std::stoul(in_flight), true);
   }
   std::fclose(said);
   int status = 0;
@@ -219,8 +237,8 @@ int lead(const std::string& transport) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 4 && std::string_view{argv[1]} == "--peer") return follow(argv[2], argv[3]);
-  if (argc == 2) return lead(argv[1]);
-  std::fprintf(stderr, "usage: link_bench <shared_memory|tcp>\n");
+  if (argc == 5 && std::string_view{argv[1]} == "--peer") return follow(argv[2], argv[3], argv[4]);
+  if (argc == 2 || argc == 3) return lead(argv[1], argc == 3 ? argv[2] : "2");
+  std::fprintf(stderr, "usage: link_bench <shared_memory|tcp> [<messages in flight>]\n");
   return 2;
 }

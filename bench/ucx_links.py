@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What links between two processes reach of what ucx_perftest measures, in turns, as a Markdown table.
 
-Both use the same UCX with error handling for peers, the interface lo and the settings below; what troupe
-leaves to UCX is left to UCX here, unless the environment says otherwise for both.
+Two processes, each on a core of its own. Both use the same UCX with error handling for peers, the interface
+lo and the settings below; what troupe leaves to UCX is left to UCX here, unless the environment says otherwise
+for both.
 Usage: bench/ucx_links.py [--rounds N]     needs build/release (cmake --preset release) and ucx-utils
 """
 
@@ -57,11 +58,11 @@ def wait_for_listener():
 def of_perftest(tls, test, size, count):
     environment = {**SETTINGS, **os.environ, "UCX_TLS": tls}
     command = ["ucx_perftest", "-p", str(PORT), "-e"]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["taskset", "-c", "1", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_listener()
         arguments = ["127.0.0.1", "-t", test, "-s", str(size), "-n", str(count), "-w", "50", "-f", "-v"]
-        client = subprocess.run(command[:1] + arguments + command[1:], env=environment, check=True,
+        client = subprocess.run(["taskset", "-c", "0"] + command[:1] + arguments + command[1:], env=environment, check=True,
                                 capture_output=True, text=True, timeout=300)
     finally:
         server.kill()

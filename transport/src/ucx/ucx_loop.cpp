@@ -15,14 +15,16 @@ namespace troupe::transport {
 namespace {
 
 /// Going to sleep and waking costs more than a message; most answers come sooner.
-constexpr std::chrono::microseconds spin{50};
+constexpr std::chrono::microseconds spin{200};
 
 /// A round in which nothing was done and that took longer shared its core with another thread,
 /// which has better use for it.
 constexpr std::chrono::microseconds crowded{10};
 
-/// How long a busy loop lets timers wait, in rounds of well under a microsecond.
-constexpr std::uint32_t rounds_between_timers = 4096;
+/// A busy loop looks at the clock once in so many rounds, which are well under a microsecond long,
+/// and at timers and connections once in so many looks.
+constexpr std::uint32_t rounds_between_looks = 64;
+constexpr std::uint32_t looks_between_timers = 64;
 
 }  // namespace
 
@@ -59,9 +61,10 @@ void UcxLoop::post(Work work) {
 void UcxLoop::run_what_nobody_runs() {
   while (has_posted_ && try_to_drive()) {
     run_posted();
-    const bool begun = driven_.leave();
+    others_ran_ = true;
+    const bool is_needed = driven_.leave() && asleep_;
     stop_driving();
-    if (begun) wake();
+    if (is_needed) wake();
   }
 }
 
@@ -89,8 +92,10 @@ void UcxLoop::stop_driving() noexcept {
 void UcxLoop::run() {
   while (true) {
     drive();
+    asleep_ = false;
     poll();
     const bool stopped = stopped_;
+    asleep_ = !stopped;
     stop_driving();
     if (stopped) return run_what_nobody_runs();
     if (!has_posted_) sleep();
@@ -98,23 +103,42 @@ void UcxLoop::run() {
 }
 
 void UcxLoop::poll() {
-  auto last_round = Clock::now();
-  auto last_busy = last_round;
-  for (std::uint32_t round = 1; !stopped_; ++round) {
-    if (round % rounds_between_timers == 0) io_.poll();
-    const bool progressed = driven_.progress();
-    const bool ran = run_posted();
+  auto last_look = Clock::now();
+  auto last_busy = last_look;
+  for (std::uint32_t look = 1; !stopped_; ++look) {
+    if (look % looks_between_timers == 0) io_.poll();
+    const bool others_ran = std::exchange(others_ran_, false);
+    const bool advanced = advance();
     const auto now = Clock::now();
-    const auto took = now - std::exchange(last_round, now);
-    if (progressed || ran) {
+    const auto took = now - std::exchange(last_look, now);
+    if (advanced || others_ran) {
       last_busy = now;
       continue;
     }
     const bool spins = now - last_busy < spin && took < crowded;
     if (!spins && driven_.arm()) return;
-    // Whoever was just told of a message, or must run before there is one, gets the core at once.
-    sched_yield();
+    lend();
   }
+}
+
+/// Does what there is to do, as long as there is more at once. Returns whether there was anything.
+bool UcxLoop::advance() {
+  bool advanced = false;
+  for (std::uint32_t times = 0; times < rounds_between_looks; ++times) {
+    const bool progressed = driven_.progress();
+    const bool ran = run_posted();
+    if (!progressed && !ran) return advanced;
+    advanced = true;
+  }
+  return advanced;
+}
+
+/// Whoever was just told of a message, or must run before there is one, gets the core at once, and
+/// what it posts it may run itself.
+void UcxLoop::lend() {
+  stop_driving();
+  sched_yield();
+  drive();
 }
 
 void UcxLoop::sleep() {

@@ -39,10 +39,10 @@ protected:
 /// Runs a thread that makes progress, and work that any thread posts.
 ///
 /// While there is something to do the thread polls; when there has been nothing for a while it
-/// sleeps in Asio until an event, a timer or `wake`. Work is run by the thread while it is awake,
-/// and by whoever posts it while it sleeps: waking it would cost more than most work does. Posting
-/// makes no system call, unless the thread must be woken, and allocates nothing once as much work
-/// was waiting as ever will be.
+/// sleeps in Asio until an event, a timer or `wake`. Work is run by the thread while it has
+/// something to do, and otherwise by whoever posts it: a change of threads would cost more than
+/// most work does. Posting makes no system call, unless the thread must be woken, and allocates
+/// nothing once as much work was waiting as ever will be.
 class UcxLoop {
 public:
   using Work = InlineFunction<void(), 128>;
@@ -81,6 +81,8 @@ private:
   void stop_driving() noexcept;
 
   void poll();
+  bool advance();
+  void lend();
   bool run_posted();
   void run_what_nobody_runs();
   void sleep();
@@ -90,6 +92,8 @@ private:
   int events_;
   int waker_;
   bool stopped_ = false;
+  bool asleep_ = false;      ///< The thread waits for an event, or is about to. Of who drives.
+  bool others_ran_ = false;  ///< Work, since the thread last looked. Of who drives.
   bool waits_for_events_ = false;
   boost::asio::io_context io_{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> io_stays_{
