@@ -31,7 +31,7 @@ VENDORS = {
     r"nlohmann/": ("storage/src/", "cli/", "tests/"),
     r"CLI/": ("cli/",),
     r"(fmt|spdlog)/": ("cli/", "storage/src/", "bench/"),
-    r"boost/asio": ("transport/src/", "cli/"),
+    r"boost/asio": ("transport/src/", "cli/", "tests/transport/"),
     r"openssl/": ("transport/src/gate/", "storage/src/"),
     r"(ucp|uct|ucs|ucm)/": ("transport/src/ucx/", "tests/transport/ucx"),
     r"nccl\.h": ("transport/src/nccl/", "tests/transport/nccl"),

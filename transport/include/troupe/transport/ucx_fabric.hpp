@@ -53,8 +53,8 @@ inline constexpr std::size_t ucx_unclaimed_bytes_max = std::size_t{64} << 20U;
 /// A process's place among the others: an address to be found under, and links to them.
 ///
 /// One thread of the fabric's own drives UCX; it spins for 200 us after the last event and then
-/// sleeps. While it has nothing to do, whoever posts to a link gives UCX the work. Completions run one
-/// at a time. Every member may be called from any thread.
+/// sleeps. While it has nothing to do, whoever posts to a link gives UCX the work. Completions run
+/// one at a time. Every member may be called from any thread.
 ///
 /// A peer is lost when its process dies or its machine cannot be reached: every operation pending
 /// on its links completes with `peer_unreachable`, and so does every later one. A process that has
