@@ -15,6 +15,7 @@ test_packages=(
   "${build_packages[@]}"
   libgtest-dev
   slurm-wlm munge openmpi-bin  # what starts tasks, for the tests of what they are told
+  iproute2 iputils-ping # networks of the tests' own
   python3               # scripts/tidy.py and an independent reader of safetensors
   clang-format-14
   clang-14 libclang-rt-14-dev  # libFuzzer
