@@ -101,8 +101,9 @@ std::uint16_t Cluster::port() const noexcept {
   return impl_->port();
 }
 
-void Cluster::tell_process_ended(std::uint32_t process, const std::string& what) {
-  caf::anon_send(impl_->door(), ProcessEnded{process, what});
+void Cluster::tell_process_ended(std::uint32_t process, const std::string& what,
+                                 const std::string& last_line) {
+  caf::anon_send(impl_->door(), ProcessEnded{process, what, last_line});
 }
 
 }  // namespace troupe::actors

@@ -130,7 +130,8 @@ void DoorState::on(const ProcessEnded& message) {
   }
   if (!is_over_) {
     tell("process " + std::to_string(message.process) + " " + message.what
-         + " before it joined as a node");
+         + " before it joined as a node"
+         + (message.last_line.empty() ? "" : "; its last line: " + message.last_line));
   }
 }
 

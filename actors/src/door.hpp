@@ -34,7 +34,8 @@ struct RunBegun {
 /// From who started a node's process: what became of it.
 struct ProcessEnded {
   std::uint32_t process = 0;
-  std::string what;  ///< For example "was killed by signal 9 (Killed)".
+  std::string what;       ///< For example "was killed by signal 9 (Killed)".
+  std::string last_line;  ///< That it wrote; empty if none is known.
 };
 
 /// From itself: the operating system had time to say what became of a process.

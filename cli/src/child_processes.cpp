@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdint>
@@ -170,8 +171,19 @@ public:
     source_.close();
   }
 
+  /// That was not empty.
+  [[nodiscard]] std::string printable_last_line() const {
+    auto line = last_line_;
+    std::ranges::replace_if(
+        line, [](unsigned char c) { return std::iscntrl(c) != 0; }, ' ');
+    return line;
+  }
+
 private:
   void finish_line(const ChildListener& listener) {
+    if (line_.size() > prefix_.size()) {
+      last_line_ = line_.substr(prefix_.size(), ChildEnd::last_line_bytes_max);
+    }
     line_ += '\n';
     listener.on_line(line_, is_error_);
     line_ = prefix_;
@@ -180,6 +192,7 @@ private:
   Descriptor source_;
   std::string line_;
   std::string prefix_;
+  std::string last_line_;
   bool is_error_;
 };
 
@@ -254,7 +267,7 @@ Expected<Child> start_child(const ChildProgram& program) {
 
 /// Collects the status of a process that has ended.
 ChildEnd reap(const Child& child) {
-  ChildEnd end{.name = child.name, .pid = child.pid, .how = "ended"};
+  ChildEnd end{.name = child.name, .pid = child.pid, .how = "ended", .last_line = {}};
   int status = 0;
   if (again_if_interrupted([&] { return ::waitpid(child.pid, &status, 0); }) < 0) return end;
   if (WIFEXITED(status)) {
@@ -385,7 +398,9 @@ private:
     child.output.finish(listener_);
     child.error.finish(listener_);
     child.ended = true;
-    listener_.on_end(reap(child));
+    auto end = reap(child);
+    end.last_line = child.error.printable_last_line();
+    listener_.on_end(end);
     const std::lock_guard lock{mutex_};
     ++ended_count_;
     all_ended_.notify_all();

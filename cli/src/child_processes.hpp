@@ -34,6 +34,10 @@ struct ChildEnd {
   pid_t pid = 0;
   bool succeeded = false;  ///< Exited with code 0.
   std::string how;         ///< "exited with code 3", "was killed by signal 9 (Killed)"
+  /// The last line that it wrote to stderr, without the name before, cut to `last_line_bytes_max`
+  /// and made printable; empty if there is none.
+  std::string last_line;
+  static constexpr std::size_t last_line_bytes_max = 400;
 };
 
 /// What runs on the thread that watches over the children: it must return soon, and must not

@@ -43,7 +43,8 @@ public:
     auto children = ChildProcesses::start(
         std::move(programs),
         {.on_line = pass_lines_through(), .on_end = [this](const ChildEnd& end) {
-           cluster_->tell_process_ended(static_cast<std::uint32_t>(end.pid), end.how);
+           cluster_->tell_process_ended(static_cast<std::uint32_t>(end.pid), end.how,
+                                        end.last_line);
          }});
     if (!children) return children.error();
     children_ = std::move(*children);

@@ -182,6 +182,16 @@ TEST(Cluster, ANodeThatStopsBeforeItJoinsIsLost) {
             "whether it still runs");
 }
 
+TEST(Cluster, AProcessThatEndsBeforeItJoinsIsQuoted) {
+  const auto cluster = Cluster::listen(options_of(1, true)).value();
+  cluster->tell_process_ended(1234, "exited with code 2", "troupe: there is no such network");
+  const auto trainer = Trainer::make_on(*cluster, make_plan(tiny_config(false)).value());
+  ASSERT_FALSE(trainer);
+  EXPECT_EQ(trainer.error().context,
+            "process 1234 exited with code 2 before it joined as a node; its last line: troupe: "
+            "there is no such network");
+}
+
 /// Two of one process: each would answer for the other.
 TEST(Cluster, AProcessJoinsOnce) {
   const auto options = options_of(2, true);

@@ -191,6 +191,24 @@ TEST(ChildEnd, NamesTheProcess) {
   EXPECT_TRUE(end->succeeded);
 }
 
+std::string last_line_of(const std::string& script) {
+  std::string line;
+  auto children = ChildProcesses::start(
+      {shell("node 0", script)},
+      {.on_line = [](auto, auto) {}, .on_end = [&](const ChildEnd& end) { line = end.last_line; }});
+  EXPECT_TRUE((*children)->wait_for_all(long_enough));
+  return line;
+}
+
+TEST(ChildEnd, KeepsTheLastLineOfTheErrors) {
+  EXPECT_EQ(last_line_of("echo first >&2; echo output; printf 'the reason\n\n' >&2; exit 2"),
+            "the reason");
+  EXPECT_EQ(last_line_of("printf 'no line\tbreak' >&2"), "no line break");
+  EXPECT_EQ(last_line_of("echo output"), "");
+  EXPECT_EQ(last_line_of("head -c 150000 /dev/zero | tr '\\0' x >&2"),
+            std::string(ChildEnd::last_line_bytes_max, 'x'));
+}
+
 TEST(ChildEnd, TakesWithItWhatTheChildStarted) {
   Record record;
   const auto children = started({shell("node 0", "sleep 1000 & echo $!")}, record);

@@ -316,6 +316,14 @@ TEST_F(FullSharedMemory, EndsARunWithASentenceUnlessItGoesWithout) {
     EXPECT_EQ(full.output.find("ucx_shm_posix"), std::string::npos) << full.output;
   }
   EXPECT_EQ(with_kib(4, "--no-shared-memory").exit_code, 0);
+  // Enough for the director alone: it passes on what its node has said.
+  const auto half = shell(
+      "unshare -rm bash -c 'mount -t tmpfs -o size=6000k tmpfs /dev/shm; "
+      "\"$0\" train run.toml --processes 1' \"$TROUPE\"");
+  EXPECT_NE(half.output.find(" exited with code 1 before it joined as a node; its last line: "
+                             "troupe: /dev/shm, the memory that processes share, has "),
+            std::string::npos)
+      << half.output;
 }
 
 }  // namespace

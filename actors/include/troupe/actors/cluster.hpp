@@ -46,7 +46,9 @@ public:
 
   /// Whoever started a node's process tells what became of it, for example "was killed by signal 9
   /// (Killed)", so that the run can say so.
-  void tell_process_ended(std::uint32_t process, const std::string& what);
+  /// @param last_line What the process wrote last, which may say why; empty if nothing is known.
+  void tell_process_ended(std::uint32_t process, const std::string& what,
+                          const std::string& last_line = {});
 
   /// Tells nodes that are still there that the run is over, and lets them leave, 2 s at most. The
   /// destructor does the same.
