@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "troupe/engine/lanes.hpp"
+#include "troupe/engine/memory_need.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
 #include "cluster_impl.hpp"
@@ -28,6 +29,12 @@ std::vector<std::string> describe_ranks(const GridExtent& extent,
   return result;
 }
 
+std::vector<NodeMemory> memory_of(const std::vector<NodeFacts>& facts) {
+  std::vector<NodeMemory> result;
+  for (const auto& node : facts) result.push_back({node.host, node.available_memory_bytes});
+  return result;
+}
+
 /// The ranks are performed by the nodes of a cluster.
 class ClusterTrainer final : public Trainer::Impl {
 public:
@@ -48,6 +55,8 @@ public:
     nodes_ = std::move(*here);
     const auto& extent = plan_->config.parallel;
     node_of_rank_ = place_ranks(extent, static_cast<std::uint32_t>(nodes_.nodes.size()));
+    if (auto fits = check_memory(*plan_, node_of_rank_, memory_of(nodes_.facts)); !fits)
+      return fits;
     caf::anon_send(cluster_.door(),
                    RunBegun{director_, describe_ranks(extent, node_of_rank_, nodes_.nodes.size())});
     for (std::uint32_t node = 0; node < nodes_.nodes.size(); ++node) {

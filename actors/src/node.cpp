@@ -19,12 +19,13 @@ namespace troupe::actors {
 
 namespace {
 
-NodeFacts facts_of(const transport::UcxFabric& fabric) {
+NodeFacts facts_of(const NodeOptions& options, const transport::UcxFabric& fabric) {
   char host[256] = "";
   ::gethostname(host, sizeof host - 1);
   return {.host = host,
           .process = static_cast<std::uint32_t>(::getpid()),
           .core_count = std::max(1U, std::thread::hardware_concurrency()),
+          .available_memory_bytes = options.available_memory_bytes,
           .fabric_address = fabric.address()};
 }
 
@@ -95,7 +96,8 @@ private:
     if (!door) return door.error();
     begin_heartbeat(system_, options_.heartbeat);
     const auto answer = ask<JoinAnswered>(
-        system_, *door, JoinAsked{facts_of(*stock_.fabric), NodeHandle{actor_}}, options_.patience);
+        system_, *door, JoinAsked{facts_of(options_, *stock_.fabric), NodeHandle{actor_}},
+        options_.patience);
     if (!answer) return lost_director(answer.error().context);
     if (!answer->refusal.empty()) {
       return at_director(options_, "refuses this node: " + answer->refusal);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "troupe/engine/memory_need.hpp"
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/transport/ucx_environment.hpp"
 
@@ -16,7 +17,6 @@
 #include "link_test.hpp"
 #include "machine.hpp"
 #include "network_interface.hpp"
-#include "run_inputs.hpp"
 
 namespace troupe::cli {
 

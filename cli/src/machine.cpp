@@ -109,6 +109,12 @@ std::vector<std::string> infiniband_devices() {
 
 }  // namespace
 
+std::uint64_t Machine::usable_memory_bytes() const {
+  if (!memory_quota_bytes) return available_memory_bytes;
+  return available_memory_bytes == 0 ? *memory_quota_bytes
+                                     : std::min(available_memory_bytes, *memory_quota_bytes);
+}
+
 Machine look_at_machine() {
   Machine machine;
   char host[256] = "";

@@ -24,6 +24,8 @@ struct Machine {
   std::uint64_t memory_bytes = 0;
   std::uint64_t available_memory_bytes = 0;
   std::optional<std::uint64_t> memory_quota_bytes;  ///< What its control group grants.
+  /// What processes of this machine can have without pushing others out; 0 if unknown.
+  [[nodiscard]] std::uint64_t usable_memory_bytes() const;
 
   std::optional<std::uint64_t> shared_memory_bytes;  ///< Size of /dev/shm; nothing: there is none.
   std::uint64_t free_shared_memory_bytes = 0;

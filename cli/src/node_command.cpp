@@ -10,6 +10,7 @@
 #include "commands.hpp"
 #include "corpus_batches.hpp"
 #include "launch.hpp"
+#include "machine.hpp"
 #include "network_interface.hpp"
 #include "open_files.hpp"
 
@@ -60,6 +61,7 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
        .secret = std::move(*secret),
        .network_interface = *network,
        .shared_memory = arguments.shared_memory,
+       .available_memory_bytes = look_at_machine().usable_memory_bytes(),
        .heartbeat = {.interval = timeout / 10, .timeout = timeout},
        .on_refused =
            [](const std::string& sentence) { fmt::print(stderr, "troupe: {}\n", sentence); },

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "troupe/engine/memory_need.hpp"
 #include "troupe/stages/cpu_device.hpp"
 
 #include "calibration.hpp"
@@ -48,7 +49,7 @@ void print_memory(const Plan& plan) {
       }
     }
   }
-  fmt::print("batches: {}\n", format_bytes(batch_bytes(plan)));
+  fmt::print("batches: {}\n", format_bytes(batch_bytes(plan, plan.config.parallel.data)));
   fmt::print("this process, all actors and {} for the runtime: {}\n\n", format_bytes(runtime_bytes),
              format_bytes(process_bytes(plan)));
 }
@@ -84,7 +85,7 @@ Expected<ExitCode> plan(const RunArguments& arguments) {
   if (!loaded) return loaded.error();
   print_grid(*loaded);
   print_memory(*loaded);
-  if (auto fits = check_memory(*loaded); !fits) return fits.error();
+  if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
   if (auto printed = print_prediction(*loaded); !printed) return printed.error();
   return exit_success;
 }

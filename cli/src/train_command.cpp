@@ -78,7 +78,8 @@ public:
   [[nodiscard]] static Expected<std::unique_ptr<TrainingRun>> make(const Plan& plan,
                                                                    const PerformerArguments& who) {
     if (who.node_count == 0 && who.launch.is_alone()) {
-      if (auto fits = check_memory(plan); !fits) return fits.error();
+      const auto process_count = std::max(1U, who.process_count);
+      if (auto fits = check_memory(plan, process_count); !fits) return fits.error();
     }
     auto batches = CorpusBatches::open(plan);
     if (!batches) return batches.error();

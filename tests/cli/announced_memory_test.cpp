@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "troupe/engine/memory_need.hpp"
+
 #include "run_inputs.hpp"
 
 namespace troupe::cli {

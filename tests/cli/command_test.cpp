@@ -188,10 +188,13 @@ TEST_F(Command, RefusesABadConfiguration) {
       "troupe train run.toml --set schedule.name=interleaved-1f1b --set schedule.chunks=2 "
       "--set schedule.microbatches=5",
       "multiple");
-  expect_refused(
-      "troupe train run.toml --set model.hidden=16384 --set model.layers=512 "
-      "--set schedule.microbatch_size=64",
-      "this machine has");
+}
+
+TEST_F(Command, RefusesAModelThatDoesNotFitIntoMemory) {
+  const std::string vast = " --set model.hidden=32768 model.layers=64";
+  expect_refused("troupe train run.toml" + vast, "the run needs ");
+  expect_refused("troupe train run.toml" + vast, " of it for pipeline rank 0, and ");
+  expect_refused("troupe train run.toml --processes 2" + vast, "nodes 0 and 1 need ");
 }
 
 TEST_F(Command, RefusesABadCorpus) {

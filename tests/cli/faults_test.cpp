@@ -229,6 +229,20 @@ TEST_P(SeededFaults, OfOneStopAllOthersWithASentence) {
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, SeededFaults, testing::Range<std::uint64_t>(0, 20));
 
+/// The director asks no machine for more than it has, its own or another.
+TEST_F(Faults, NodesWithoutTheMemoryForTheirRanksEndTheRunBeforeItBegins) {
+  auto director = start_director(2, {"model.hidden=32768", "model.layers=64"});
+  auto first = start_node(director, "first");
+  auto second = start_node(director, "second");
+  for (auto* process : {&director, &first, &second}) {
+    ASSERT_TRUE(process->wait_for(death_limit + slack)) << process->said();
+    EXPECT_TRUE(process->last_sentence().starts_with("nodes 0 and 1 need ")) << process->said();
+  }
+  EXPECT_EQ(director.exit_code(), 2);
+  EXPECT_EQ(first.exit_code(), 1);
+  EXPECT_FALSE(exists("out")) << "nothing may be written";
+}
+
 class ManyFaults : public Faults {};
 
 /// 200 seeds, or those of TROUPE_FAULT_SEEDS, FIRST:COUNT.

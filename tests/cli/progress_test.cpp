@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "run_inputs.hpp"
-
 namespace troupe::cli {
 namespace {
 
@@ -32,13 +30,6 @@ TEST(Progress, LeavesOutWhatATerminalHasNoRoomFor) {
   EXPECT_EQ(format_progress(facts, 60), "step   7/300  loss 2.3457  82% of light  1:02:05 left");
   EXPECT_EQ(format_progress(facts, 40), "step   7/300  loss 2.3457  1:02:05 left");
   EXPECT_EQ(format_progress(facts, 10), "step   7/3");
-}
-
-TEST(FormatBytes, PicksTheUnitAPersonWouldPick) {
-  EXPECT_EQ(format_bytes(0), "0 B");
-  EXPECT_EQ(format_bytes(1023), "1023 B");
-  EXPECT_EQ(format_bytes(1536), "1.50 KiB");
-  EXPECT_EQ(format_bytes(std::uint64_t{3} << 30U), "3.00 GiB");
 }
 
 }  // namespace

@@ -28,6 +28,9 @@ struct NodeOptions {
   /// Where other processes' links reach this one; see `transport::UcxOptions`.
   std::string network_interface = "lo";
   bool shared_memory = true;
+  /// What this machine can give to its nodes: the director refuses ranks that need more. 0:
+  /// unknown, and not checked.
+  std::uint64_t available_memory_bytes = 0;
   Heartbeat heartbeat{};
   /// How long to try to reach a director that is not there yet.
   std::chrono::milliseconds patience{60000};

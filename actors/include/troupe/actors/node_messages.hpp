@@ -15,11 +15,12 @@ struct NodeFacts {
   std::string host;  ///< Of its machine.
   std::uint32_t process = 0;
   std::uint32_t core_count = 0;
-  std::string fabric_address;  ///< Where links to it lead.
+  std::uint64_t available_memory_bytes = 0;  ///< 0: unknown.
+  std::string fabric_address;                ///< Where links to it lead.
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, NodeFacts& x) {
-  return f(x.host, x.process, x.core_count, x.fabric_address);
+  return f(x.host, x.process, x.core_count, x.available_memory_bytes, x.fabric_address);
 }
 
 // -- to a node ------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+// troupe/engine/memory_need.hpp -- what processes need of their machines' memory, and whether it is
+// there.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/plan.hpp"
+
+namespace troupe {
+
+/// What a process needs beyond the plan's lines and the batches: program and libraries, actors, the
+/// streams' scratch memory.
+inline constexpr std::uint64_t runtime_bytes = std::uint64_t{64} << 20U;
+
+/// The bytes of the batches that a process keeps if it performs ranks of so many replicas.
+[[nodiscard]] std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count);
+
+/// The bytes of a process that performs `ranks` of the grid.
+[[nodiscard]] std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks);
+/// The bytes of a process that performs the whole grid.
+[[nodiscard]] std::uint64_t process_bytes(const Plan& plan);
+
+/// The memory of a node's machine.
+struct NodeMemory {
+  std::string host;  ///< Nodes of one host share its memory.
+  /// What the node sees available there; 0: unknown, and not checked.
+  std::uint64_t available_bytes = 0;
+};
+
+/// Checks what the nodes of each host need together against what is available there, by the node
+/// that sees least. A process that performs all ranks is one node.
+/// @param node_of_rank As from `place_ranks`.
+/// @returns `out_of_memory` with the nodes, their host, both numbers and what to change.
+[[nodiscard]] Expected<Done> check_memory(const Plan& plan,
+                                          std::span<const std::uint32_t> node_of_rank,
+                                          std::span<const NodeMemory> nodes);
+
+/// Formats bytes for a person, for example "1.50 GiB".
+[[nodiscard]] std::string format_bytes(std::uint64_t bytes);
+
+}  // namespace troupe

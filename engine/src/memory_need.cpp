@@ -1,0 +1,120 @@
+#include "troupe/engine/memory_need.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <map>
+#include <numeric>
+#include <set>
+#include <vector>
+
+#include "troupe/engine/check.hpp"
+
+namespace troupe {
+
+namespace {
+
+/// The nodes of one host, together.
+struct HostNeed {
+  std::vector<std::uint32_t> nodes;
+  std::uint64_t available_bytes = 0;  ///< 0: unknown.
+  std::uint64_t needed_bytes = 0;
+  std::vector<std::uint32_t> ranks;
+};
+
+RankIndex pipeline_rank_of(const Plan& plan, std::uint32_t rank) {
+  return coordinate_of(plan.config.parallel, rank).pipeline;
+}
+
+/// "node 2", or "nodes 0, 1 and 2".
+std::string list_of(const std::vector<std::uint32_t>& nodes) {
+  std::string text = nodes.size() == 1 ? "node " : "nodes ";
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (i > 0) text += i + 1 == nodes.size() ? " and " : ", ";
+    text += std::to_string(nodes[i]);
+  }
+  return text;
+}
+
+Error does_not_fit(const Plan& plan, std::size_t node_count, const std::string& host,
+                   const HostNeed& need) {
+  const auto bytes = [&](std::uint32_t rank) {
+    return plan.bytes_of(pipeline_rank_of(plan, rank));
+  };
+  const auto largest = *std::ranges::max_element(need.ranks, {}, bytes);
+  const auto rank = pipeline_rank_of(plan, largest).value();
+  const auto who = node_count == 1 ? std::string{"the run"} : list_of(need.nodes);
+  return {Errc::out_of_memory,
+          who + (need.nodes.size() == 1 ? " needs " : " need ") + format_bytes(need.needed_bytes)
+              + " of memory on " + host + ", " + format_bytes(bytes(largest))
+              + " of it for pipeline rank " + std::to_string(rank)
+              + ", and " + format_bytes(need.available_bytes)
+              + " are available there; make model.hidden, schedule.microbatch_size or "
+                "schedule.microbatches smaller, or spread the ranks over more machines"};
+}
+
+}  // namespace
+
+std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
+  constexpr std::uint64_t batch_count = 2;      // This step's and the next one's,
+  constexpr std::uint64_t bytes_per_token = 8;  // each with tokens and targets.
+  const auto tokens = plan.tokens_per_step() / plan.config.parallel.data;
+  return batch_count * bytes_per_token * tokens * replica_count;
+}
+
+std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks) {
+  std::set<std::uint32_t> replicas;
+  std::uint64_t sum = runtime_bytes;
+  for (const auto rank : ranks) {
+    sum += plan.bytes_of(pipeline_rank_of(plan, rank));
+    replicas.insert(coordinate_of(plan.config.parallel, rank).replica);
+  }
+  return sum + batch_bytes(plan, replicas.size());
+}
+
+std::uint64_t process_bytes(const Plan& plan) {
+  std::vector<std::uint32_t> ranks(plan.config.parallel.rank_count());
+  std::iota(ranks.begin(), ranks.end(), 0U);
+  return process_bytes(plan, ranks);
+}
+
+Expected<Done> check_memory(const Plan& plan, std::span<const std::uint32_t> node_of_rank,
+                            std::span<const NodeMemory> nodes) {
+  TROUPE_ASSERT(node_of_rank.size() == plan.config.parallel.rank_count());
+  std::vector<std::vector<std::uint32_t>> ranks_of_node(nodes.size());
+  for (std::uint32_t rank = 0; rank < node_of_rank.size(); ++rank) {
+    ranks_of_node.at(node_of_rank[rank]).push_back(rank);
+  }
+  std::map<std::string, HostNeed> needs;
+  for (std::uint32_t node = 0; node < nodes.size(); ++node) {
+    auto& need = needs[nodes[node].host];
+    const auto available = nodes[node].available_bytes;
+    if (need.available_bytes == 0) need.available_bytes = available;
+    if (available > 0) need.available_bytes = std::min(need.available_bytes, available);
+    const auto& ranks = ranks_of_node[node];
+    need.nodes.push_back(node);
+    need.needed_bytes += process_bytes(plan, ranks);
+    need.ranks.insert(need.ranks.end(), ranks.begin(), ranks.end());
+  }
+  for (const auto& [host, need] : needs) {
+    if (need.available_bytes == 0 || need.needed_bytes <= need.available_bytes) continue;
+    return does_not_fit(plan, nodes.size(), host, need);
+  }
+  return Done{};
+}
+
+std::string format_bytes(std::uint64_t bytes) {
+  constexpr std::array<const char*, 4> units{"B", "KiB", "MiB", "GiB"};
+  if (bytes < 1024) return std::to_string(bytes) + " B";
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024.0 && unit + 1 < units.size()) {
+    value /= 1024.0;
+    ++unit;
+  }
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f %s", value, units[unit]);
+  return text.data();
+}
+
+}  // namespace troupe

@@ -1,0 +1,95 @@
+#include "troupe/engine/memory_need.hpp"
+
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/lanes.hpp"
+
+namespace troupe {
+namespace {
+
+constexpr std::uint64_t plenty = std::uint64_t{1} << 40U;
+
+Plan two_by_two() {
+  Config config;
+  config.model = {.layers = 4, .heads = 2, .hidden = 16, .sequence = 8, .vocabulary = 256};
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  return make_plan(config).value();
+}
+
+/// What so many ranks of each pipeline rank need, and the batches of so many replicas.
+std::uint64_t ranks_and_batches(const Plan& plan, std::uint64_t count_0, std::uint64_t count_1,
+                                std::uint64_t replica_count) {
+  return count_0 * plan.bytes_of(RankIndex{0}) + count_1 * plan.bytes_of(RankIndex{1})
+         + replica_count * 2 * 8 * plan.tokens_per_step() / 2;
+}
+
+TEST(MemoryNeed, OfAProcessIsThatOfItsRanksTheirBatchesAndTheRuntime) {
+  const auto plan = two_by_two();
+  const std::vector<std::uint32_t> all{0, 1, 2, 3};
+  EXPECT_EQ(process_bytes(plan), process_bytes(plan, all));
+  EXPECT_EQ(process_bytes(plan, all), runtime_bytes + ranks_and_batches(plan, 2, 2, 2));
+  const std::vector<std::uint32_t> second_replica{1, 3};
+  EXPECT_EQ(process_bytes(plan, second_replica), runtime_bytes + ranks_and_batches(plan, 1, 1, 1));
+}
+
+TEST(MemoryNeed, FitsToTheByte) {
+  const auto plan = two_by_two();
+  const auto one_node = place_ranks(plan.config.parallel, 1);
+  const auto needed = runtime_bytes + ranks_and_batches(plan, 2, 2, 2);
+  EXPECT_TRUE(check_memory(plan, one_node, std::vector<NodeMemory>{{"vm", needed}}));
+  EXPECT_FALSE(check_memory(plan, one_node, std::vector<NodeMemory>{{"vm", needed - 1}}));
+}
+
+TEST(MemoryNeed, NamesRankHostBothNumbersAndWhatToDo) {
+  const auto plan = two_by_two();
+  const auto fits = check_memory(plan, place_ranks(plan.config.parallel, 1),
+                                 std::vector<NodeMemory>{{"vm", std::uint64_t{3} << 19U}});
+  ASSERT_FALSE(fits);
+  EXPECT_EQ(fits.error().code, Errc::out_of_memory);
+  const auto largest = plan.bytes_of(RankIndex{0}) > plan.bytes_of(RankIndex{1}) ? 0U : 1U;
+  EXPECT_EQ(fits.error().context,
+            "the run needs " + format_bytes(process_bytes(plan)) + " of memory on vm, "
+                + format_bytes(plan.bytes_of(RankIndex{largest})) + " of it for pipeline rank "
+                + std::to_string(largest)
+                + ", and 1.50 MiB are available there; make model.hidden, "
+                  "schedule.microbatch_size or schedule.microbatches smaller, or spread the ranks "
+                  "over more machines");
+}
+
+TEST(MemoryNeed, OfTheNodesOfOneHostIsOne) {
+  const auto plan = two_by_two();
+  const auto node_of_rank = place_ranks(plan.config.parallel, 4);
+  const auto with = [&](std::uint64_t bytes) {
+    const std::vector<NodeMemory> nodes{
+        {"a", bytes + 1}, {"a", bytes}, {"b", plenty}, {"a", bytes + 2}};
+    return check_memory(plan, node_of_rank, nodes);
+  };
+  // Nodes 0 and 1 hold pipeline rank 0, nodes 2 and 3 rank 1.
+  const auto shared = 3 * runtime_bytes + ranks_and_batches(plan, 2, 1, 3);
+  EXPECT_TRUE(with(shared));
+  const auto fits = with(shared - 1);
+  ASSERT_FALSE(fits) << "each alone has room, and the least of what they see counts";
+  EXPECT_TRUE(fits.error().context.starts_with("nodes 0, 1 and 3 need ")) << fits.error().context;
+  EXPECT_NE(fits.error().context.find(" of memory on a, "), std::string::npos);
+}
+
+TEST(MemoryNeed, IsNotComparedWithWhatIsUnknown) {
+  const auto plan = two_by_two();
+  const auto node_of_rank = place_ranks(plan.config.parallel, 2);
+  EXPECT_TRUE(check_memory(plan, node_of_rank, std::vector<NodeMemory>{{"a", 0}, {"b", plenty}}));
+  const auto fits =
+      check_memory(plan, node_of_rank, std::vector<NodeMemory>{{"a", 0}, {"b", 1024}});
+  ASSERT_FALSE(fits);
+  EXPECT_TRUE(fits.error().context.starts_with("node 1 needs ")) << fits.error().context;
+}
+
+TEST(MemoryNeed, IsWrittenForAPerson) {
+  EXPECT_EQ(format_bytes(1023), "1023 B");
+  EXPECT_EQ(format_bytes(1536), "1.50 KiB");
+  EXPECT_EQ(format_bytes(std::uint64_t{3} << 41U), "6144.00 GiB");
+}
+
+}  // namespace
+}  // namespace troupe
