@@ -9,6 +9,7 @@
 #include "troupe/engine/schedule_text.hpp"
 
 #include "cluster_impl.hpp"
+#include "message_checks.hpp"
 #include "trainer_impl.hpp"
 
 namespace troupe::actors {
@@ -132,15 +133,11 @@ private:
     }
     const auto ready = ask_nodes<RanksReady>(gifts);
     if (!ready) return ready.error();
+    if (auto answered = check_answers(*ready); !answered) return answered;
     GroupChosen group;
     std::vector<std::size_t> next(ready->size(), 0);
     for (const auto node : node_of_rank_) {
-      const auto& answer = (*ready)[node];
-      if (answer.code != Errc::none) {
-        return Error{answer.code, "node " + std::to_string(node) + " on " + nodes_.facts[node].host
-                                      + ": " + answer.refusal};
-      }
-      group.stages.push_back(answer.stages.at(next[node]++));
+      group.stages.push_back((*ready)[node].stages[next[node]++]);
     }
     group.loaders.assign(nodes_.nodes.begin(), nodes_.nodes.end());
     std::vector<std::int64_t> lead_of_node;
@@ -151,6 +148,20 @@ private:
     }
     for (const auto node : node_of_rank_) group.clock_lead_ns.push_back(lead_of_node[node]);
     caf::anon_send(director_, std::move(group));
+    return Done{};
+  }
+
+  /// Whether every node is ready, with as many stage actors as it has ranks.
+  [[nodiscard]] Expected<Done> check_answers(const std::vector<RanksReady>& answers) const {
+    for (std::uint32_t node = 0; node < answers.size(); ++node) {
+      const auto& answer = answers[node];
+      const auto who = "node " + std::to_string(node) + " on " + nodes_.facts[node].host;
+      const auto rank_count = std::ranges::count(node_of_rank_, node);
+      if (const auto misfit = misfit_of(answer, static_cast<std::size_t>(rank_count))) {
+        return Error{Errc::internal, who + " answers with " + *misfit + ", which is a bug"};
+      }
+      if (answer.code != Errc::none) return Error{answer.code, who + ": " + answer.refusal};
+    }
     return Done{};
   }
 

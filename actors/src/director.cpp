@@ -7,6 +7,8 @@
 
 #include "troupe/stages/device.hpp"
 
+#include "message_checks.hpp"
+
 namespace troupe::actors {
 
 namespace {
@@ -59,13 +61,14 @@ void DirectorState::on(const GroupChosen& message) {
   loaders_ = message.loaders;
   stages_ = message.stages;
   clock_lead_ns_ = message.clock_lead_ns;
-  reported_.resize(stages_.size());
 }
 
 void DirectorState::on(const StepWanted& message) {
   TROUPE_ASSERT(!is_running_);
   is_running_ = true;
   if (failure_) return finish(*failure_);
+  reported_.assign(stages_.size(), std::nullopt);
+  has_finished_.assign(stages_.size(), false);
   reported_count_ = 0;
   finished_count_ = 0;
   report_ = {};
@@ -76,9 +79,18 @@ void DirectorState::on(const StepWanted& message) {
   for (const auto& loader : loaders_) caf::anon_send(loader, message);
 }
 
+bool DirectorState::refuse(const std::optional<std::string>& misfit) {
+  if (!misfit) return false;
+  give_up(Errc::internal, "step " + std::to_string(report_.step) + ": a rank has reported "
+                              + *misfit + ", which is a bug");
+  return true;
+}
+
 void DirectorState::on(StepReported& message) {
-  if (!is_running_) return;
-  reported_[message.rank] = std::move(message);
+  if (!is_running_ || refuse(misfit_of(*plan_, message))) return;
+  auto& place = reported_[message.rank];
+  if (place) return (void)refuse("its gradients twice");
+  place = std::move(message);
   if (++reported_count_ < stages_.size()) return;
   report_.loss = mean_loss();
   if (report_.kind == StepKind::evaluation) return;
@@ -104,7 +116,9 @@ void DirectorState::decide_clipping() {
 }
 
 void DirectorState::on(RankFinished& message) {
-  if (!is_running_) return;
+  if (!is_running_ || refuse(misfit_of(*plan_, message))) return;
+  if (has_finished_[message.rank]) return (void)refuse("its end twice");
+  has_finished_[message.rank] = true;
   auto& rank = report_.ranks[message.rank];
   rank = {coordinate_of(plan_->config.parallel, message.rank), message.account,
           std::move(message.trace)};
@@ -117,6 +131,7 @@ void DirectorState::on(RankFinished& message) {
 /// A process that dies makes its neighbours fail. The door soon knows better what happened.
 void DirectorState::on(const RankFailed& message) {
   if (!is_running_ || unexplained_) return;  // The others follow from the first.
+  if (refuse(misfit_of(*plan_, message))) return;
   unexplained_ = message;
   if (is_alone()) return on(CauseAwaited{});
   constexpr std::chrono::seconds patience{1};
@@ -158,7 +173,7 @@ double DirectorState::mean_loss() const {
   double sum = 0.0;
   const auto last = plan_->training.rank_of_stage.back();
   for (std::uint32_t r = 0; r < plan_->config.parallel.data; ++r) {
-    const auto& losses = reported_[rank_at(plan_->config.parallel, {r, 0, last})].losses;
+    const auto& losses = reported_[rank_at(plan_->config.parallel, {r, 0, last})]->losses;
     for (const auto loss : losses) sum += loss;
   }
   return sum / plan_->tokens_per_step();
@@ -171,7 +186,7 @@ double DirectorState::global_norm() const {
   std::vector<std::size_t> next_of_rank(plan_->training.rank_count(), 0);
   for (const auto rank : plan_->training.rank_of_stage) {
     const auto& report = reported_[rank_at(plan_->config.parallel, {0, 0, rank})];
-    for (const auto square : report.squares[next_of_rank[rank.value()]++]) sum += square;
+    for (const auto square : report->squares[next_of_rank[rank.value()]++]) sum += square;
   }
   return std::sqrt(sum);
 }

@@ -43,6 +43,7 @@ JoinAnswered DoorState::on(const JoinAsked& message) {
   if (members_.size() == node_count_) {
     return {"the " + std::to_string(node_count_) + " nodes that the director waits for are in", 0};
   }
+  if (!message.node) return {"it has named no actor to talk to, which is a bug", 0};
   self_->monitor(message.node);
   members_.push_back({message.facts, message.node, false, {}, {}});
   answer_if_complete();

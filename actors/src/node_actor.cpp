@@ -5,7 +5,8 @@
 
 #include "troupe/actors/stage_actor.hpp"
 #include "troupe/engine/lanes.hpp"
-#include "troupe/engine/schedule_text.hpp"
+
+#include "message_checks.hpp"
 
 namespace troupe::actors {
 
@@ -38,16 +39,8 @@ RanksReady NodeState::on(const RanksGiven& message) {
   return ready;
 }
 
-/// The schedule travels as it is, so that one from a file needs no file here.
-Expected<Plan> NodeState::plan_of(const RanksGiven& message) const {
-  const auto config = parse_config(message.config, "the director's configuration", {});
-  if (!config) return config.error();
-  auto schedule = from_csv(message.schedule, "the director's schedule");
-  if (!schedule) return schedule.error();
-  return make_plan(*config, std::move(*schedule));
-}
-
 Expected<Done> NodeState::build(const RanksGiven& message) {
+  if (plan_) return Error{Errc::internal, "the director gives ranks twice, which is a bug"};
   const auto plan = plan_of(message);
   if (!plan) return plan.error();
   auto source = stock_->make_source(*plan);
@@ -80,16 +73,29 @@ Expected<Done> NodeState::build(const RanksGiven& message) {
 }
 
 PeakTold NodeState::on(const PeakAsked& message) {
-  if (message.stream_count == 0) return {};
+  if (message.stream_count == 0 || !stock_->ranks) return {};
+  if (message.stream_count > plan_->config.parallel.rank_count()) return {};
   return {stock_->ranks->device().measure_peak_flops(message.stream_count,
                                                      plan_->config.run.threads_per_stage)};
 }
 
+stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
+  if (!stock_->ranks || message.stage >= plan_->training.stage_count()) return nullptr;
+  const auto* held = stock_->ranks->find(0, StageIndex{message.stage});
+  if (held == nullptr || message.index >= held->stage->parameters().size()) return nullptr;
+  return held->stage.get();
+}
+
 void NodeState::on(const ParameterAsked& message) {
-  auto& stage = *stock_->ranks->find(0, StageIndex{message.stage})->stage;
+  auto* stage = stage_of(message);
+  if (stage == nullptr) {
+    return end(Error{Errc::internal,
+                     "the director asks for a parameter that this node does not hold, which is a "
+                     "bug"});
+  }
   const auto values =
-      std::make_shared<std::vector<float>>(stage.parameters()[message.index].values.size());
-  stage.read_parameter(message.index, *values);
+      std::make_shared<std::vector<float>>(stage->parameters()[message.index].values.size());
+  stage->read_parameter(message.index, *values);
   const BufferView bytes{reinterpret_cast<std::byte*>(values->data()),
                          values->size() * sizeof(float), MemorySpace::host};
   // The values live as long as the link needs them.

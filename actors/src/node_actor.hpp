@@ -57,7 +57,8 @@ public:
 
 private:
   [[nodiscard]] Expected<Done> build(const RanksGiven& message);
-  [[nodiscard]] Expected<Plan> plan_of(const RanksGiven& message) const;
+  /// Null if this node does not hold it.
+  [[nodiscard]] stages::Stage* stage_of(const ParameterAsked& message);
   void end(Expected<Done> outcome);
 
   WatchedNodeHandle::pointer self_ = nullptr;

@@ -141,10 +141,13 @@ public:
   Rehearsal(const Rehearsal&) = delete;
   Rehearsal& operator=(const Rehearsal&) = delete;
 
-  /// Runs one step to its end; returns nothing if something got stuck.
-  std::optional<Expected<StepReport>> run(StepWanted what) {
+  /// Runs one step to its end; returns nothing if something got stuck. The director hears `lies`
+  /// as soon as the step has begun.
+  template <class... Lies>
+  std::optional<Expected<StepReport>> run(StepWanted what, Lies... lies) {
     outcomes_.clear();
     caf::anon_send(director_, what);
+    (caf::anon_send(director_, lies), ...);
     while (happen()) {
     }
     if (outcomes_.size() != 1) return std::nullopt;
@@ -411,6 +414,42 @@ TEST(Director, ALostNodeEndsTheStepAndEveryLaterOne) {
     EXPECT_EQ(outcome.error().code, Errc::peer_unreachable);
     EXPECT_EQ(outcome.error().context, "node 1 is lost: it was killed, in step 3");
   }
+}
+
+// -- what a rank of another process may say -------------------------------------------------------
+
+template <class... Lies>
+void expect_refused(const std::string& what, Lies... lies) {
+  Rehearsal rehearsal{config_of("1f1b", 1, 2, 2, 1, false, false), 1};
+  const auto outcome = rehearsal.run({1, StepKind::training}, lies...);
+  ASSERT_TRUE(outcome && !outcome->has_value()) << what;
+  EXPECT_EQ(outcome->error().code, Errc::internal);
+  EXPECT_EQ(outcome->error().context, "step 1: a rank has reported " + what + ", which is a bug");
+}
+
+TEST(Director, EndsTheRunWhenARankReportsWhatItCannotHaveDone) {
+  const TraceEntry good{TraceEntry::Kind::pass, {StageIndex{0}, Pass::forward, {}}, 10, 20};
+  const auto with = [&](auto change) {
+    auto entry = good;
+    change(entry);
+    return RankFinished{0, {}, {good, entry}};
+  };
+  const StepReported report{0, {}, {{1.0}}};
+  expect_refused("rank 2 of 2", StepReported{2, {}, {{1.0}}});
+  expect_refused("rank 2 of 2", RankFinished{2, {}, {}});
+  expect_refused("rank 9 of 2", RankFailed{9, Errc::device_failure, "the pass 0F0"});
+  expect_refused("gradients of 0 stages from a rank that holds 1", StepReported{0, {}, {}});
+  expect_refused("its gradients twice", report, report);
+  expect_refused("its end twice", RankFinished{0, {}, {good}}, RankFinished{0, {}, {good}});
+  expect_refused("error code 0", RankFailed{0, Errc::none, "the pass 0F0"});
+  expect_refused("error code 77", RankFailed{0, Errc{77}, "the pass 0F0"});
+  const std::string pass = "a pass that is not of the schedule";
+  expect_refused(pass, with([](auto& entry) { entry.action.stage = StageIndex{2}; }));
+  expect_refused(pass, with([](auto& entry) { entry.action.pass = Pass{4}; }));
+  expect_refused(pass, with([](auto& entry) { entry.action.microbatch = MicrobatchIndex{2}; }));
+  expect_refused(pass, with([](auto& entry) { entry.kind = TraceEntry::Kind{3}; }));
+  expect_refused(pass, with([](auto& entry) { entry.end_ns = 9; }));
+  expect_refused(pass, with([](auto& entry) { entry.begin_ns = -1; }));
 }
 
 }  // namespace

@@ -32,6 +32,9 @@ public:
   void on(const CauseAwaited& message);
 
 private:
+  /// Ends the run if `misfit` names what is wrong with a message that a rank has sent. Returns
+  /// whether it does.
+  bool refuse(const std::optional<std::string>& misfit);
   void decide_clipping();
   [[nodiscard]] double mean_loss() const;
   [[nodiscard]] double global_norm() const;
@@ -44,8 +47,10 @@ private:
   std::shared_ptr<const Plan> plan_;
   StepDone done_;
   std::vector<LoaderHandle> loaders_;
-  std::vector<StageHandle> stages_;     ///< By rank of the grid.
-  std::vector<StepReported> reported_;  ///< By rank of the grid.
+  std::vector<StageHandle> stages_;  ///< By rank of the grid.
+  /// By rank of the grid; empty until it has reported, in this step.
+  std::vector<std::optional<StepReported>> reported_;
+  std::vector<bool> has_finished_;  ///< By rank of the grid.
   std::size_t reported_count_ = 0;
   std::size_t finished_count_ = 0;
   bool is_running_ = false;

@@ -1,0 +1,87 @@
+#include "message_checks.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "troupe/engine/schedule_text.hpp"
+
+namespace troupe::actors {
+
+namespace {
+
+std::string number(std::uint64_t value) {
+  return std::to_string(value);
+}
+
+Misfit misfit_of_rank(const Plan& plan, std::uint32_t rank) {
+  const auto count = plan.config.parallel.rank_count();
+  if (rank < count) return std::nullopt;
+  return "rank " + number(rank) + " of " + number(count);
+}
+
+bool fits(const Plan& plan, const TraceEntry& entry) {
+  const auto& action = entry.action;
+  return entry.kind <= TraceEntry::Kind::optimize && action.pass <= Pass::backward_weight
+         && action.stage.value() < plan.training.stage_count()
+         && action.microbatch.value() < plan.training.microbatch_count && entry.begin_ns >= 0
+         && entry.end_ns >= entry.begin_ns;
+}
+
+}  // namespace
+
+Misfit misfit_of(const Plan& plan, const StepReported& message) {
+  if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
+  const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
+  const auto stage_count = plan.training.stages_of(rank).size();
+  if (message.squares.size() == stage_count) return std::nullopt;
+  return "gradients of " + number(message.squares.size()) + " stages from a rank that holds "
+         + number(stage_count);
+}
+
+Misfit misfit_of(const Plan& plan, const RankFinished& message) {
+  if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
+  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, entry); };
+  if (std::ranges::all_of(message.trace, fits_plan)) return std::nullopt;
+  return "a pass that is not of the schedule";
+}
+
+Misfit misfit_of(const Plan& plan, const RankFailed& message) {
+  if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
+  if (message.code > Errc::none && message.code <= Errc::internal) return std::nullopt;
+  return "error code " + number(static_cast<std::uint8_t>(message.code));
+}
+
+Misfit misfit_of(const RanksReady& message, std::size_t rank_count) {
+  if (message.code > Errc::internal) {
+    return "error code " + number(static_cast<std::uint8_t>(message.code));
+  }
+  if (message.code != Errc::none) return std::nullopt;
+  if (message.stages.size() != rank_count) {
+    return number(message.stages.size()) + " stage actors for " + number(rank_count) + " ranks";
+  }
+  if (std::ranges::all_of(message.stages, [](const auto& stage) { return bool{stage}; })) {
+    return std::nullopt;
+  }
+  return "a stage actor that leads nowhere";
+}
+
+Expected<Plan> plan_of(const RanksGiven& message) {
+  const auto config = parse_config(message.config, "the director's configuration", {});
+  if (!config) return config.error();
+  auto schedule = from_csv(message.schedule, "the director's schedule");
+  if (!schedule) return schedule.error();
+  auto plan = make_plan(*config, std::move(*schedule));
+  if (!plan) return plan;
+  const auto rank_count = plan->config.parallel.rank_count();
+  const auto& placed = message.node_of_rank;
+  const bool is_placed =
+      placed.size() == rank_count && message.node < message.nodes.size()
+      && std::ranges::all_of(placed, [&](auto node) { return node < message.nodes.size(); });
+  if (is_placed) return plan;
+  return Error{Errc::internal, "the director places " + number(placed.size()) + " of "
+                                   + number(rank_count) + " ranks on "
+                                   + number(message.nodes.size())
+                                   + " nodes, or on others, which is a bug"};
+}
+
+}  // namespace troupe::actors

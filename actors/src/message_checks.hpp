@@ -1,0 +1,34 @@
+// actors/src/message_checks.hpp -- whether what another process sent can be acted upon.
+//
+// A process that has the run's secret sends what its code makes it send, so that what these refuse
+// is a bug, there or on the way. It ends the run with a sentence, not with a crash.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include "troupe/actors/node_messages.hpp"
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/plan.hpp"
+
+namespace troupe::actors {
+
+/// What is wrong with a message, for the end of a sentence; nothing if it can be acted upon.
+using Misfit = std::optional<std::string>;
+
+// To the director. A report's numbers may be any, its indices may not.
+[[nodiscard]] Misfit misfit_of(const Plan& plan, const StepReported& message);
+[[nodiscard]] Misfit misfit_of(const Plan& plan, const RankFinished& message);
+[[nodiscard]] Misfit misfit_of(const Plan& plan, const RankFailed& message);
+/// @param rank_count Of the node that was asked.
+[[nodiscard]] Misfit misfit_of(const RanksReady& message, std::size_t rank_count);
+
+/// The plan that a node is given. The schedule travels as it is, so that one from a file needs no
+/// file here.
+/// @returns what is wrong with the configuration or the schedule, or `internal` if the ranks are
+/// not
+///          placed on the nodes that are named.
+[[nodiscard]] Expected<Plan> plan_of(const RanksGiven& message);
+
+}  // namespace troupe::actors

@@ -1,0 +1,63 @@
+#include "message_checks.hpp"
+
+#include <gtest/gtest.h>
+
+#include "troupe/engine/schedule_text.hpp"
+
+namespace troupe::actors {
+namespace {
+
+/// A pipeline of three on two nodes.
+RanksGiven good_gift() {
+  Config config;
+  config.model = {.layers = 3, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel.pipeline = 3;
+  const auto plan = make_plan(config).value();
+  return {.node = 1,
+          .config = to_toml(config),
+          .schedule = to_csv(plan.training),
+          .node_of_rank = {0, 1, 1},
+          .nodes = std::vector<NodeFacts>(2),
+          .director_fabric = {},
+          .director = {}};
+}
+
+TEST(RanksGiven, MakeThePlanThatTheDirectorHas) {
+  const auto plan = plan_of(good_gift());
+  ASSERT_TRUE(plan) << plan.error().context;
+  EXPECT_EQ(plan->training.rank_count(), 3U);
+}
+
+TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
+  const auto refusal_of = [](auto change) {
+    auto gift = good_gift();
+    change(gift);
+    const auto plan = plan_of(gift);
+    return plan ? std::string{"accepted"} : plan.error().context;
+  };
+  EXPECT_EQ(refusal_of([](auto& gift) {
+              gift.node_of_rank = {0, 1, 2};
+            }),
+            "the director places 3 of 3 ranks on 2 nodes, or on others, which is a bug");
+  EXPECT_EQ(refusal_of([](auto& gift) { gift.node_of_rank.pop_back(); }),
+            "the director places 2 of 3 ranks on 2 nodes, or on others, which is a bug");
+  EXPECT_EQ(refusal_of([](auto& gift) { gift.node = 2; }),
+            "the director places 3 of 3 ranks on 2 nodes, or on others, which is a bug");
+  EXPECT_NE(refusal_of([](auto& gift) { gift.schedule = "0F0\n"; }).find("the director's schedule"),
+            std::string::npos);
+  EXPECT_NE(refusal_of([](auto& gift) { gift.config = "[model"; }).find("configuration"),
+            std::string::npos);
+}
+
+TEST(RanksReady, AreAsManyActorsAsRanksOrAFailureWithItsCode) {
+  EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, {}}, 0), std::nullopt);
+  EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, std::vector<StageHandle>(2)}, 3),
+            "2 stage actors for 3 ranks");
+  EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, std::vector<StageHandle>(2)}, 2),
+            "a stage actor that leads nowhere");
+  EXPECT_EQ(misfit_of(RanksReady{Errc::out_of_memory, "no room", {}}, 2), std::nullopt);
+  EXPECT_EQ(misfit_of(RanksReady{Errc{200}, "no room", {}}, 2), "error code 200");
+}
+
+}  // namespace
+}  // namespace troupe::actors
