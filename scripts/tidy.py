@@ -25,7 +25,7 @@ NARROWED = {
 
 # Where each third party may be included. A prefix of the including file's path decides.
 VENDORS = {
-    r"caf/": ("actors/", "tests/actors/", "bench/actors"),
+    r"caf/": ("actors/", "tests/actors/", "tests/fuzz/read_message.cpp", "bench/actors"),
     r"(dnnl|oneapi)": ("stages/src/cpu/", "tests/stages/allocations"),
     r"toml\+\+": ("engine/src/",),
     r"nlohmann/": ("storage/src/", "cli/", "tests/"),

@@ -3,7 +3,7 @@
 # behaviour sanitizers. Exits with 1 after a finding, whose input is then under build/fuzz/<target>;
 # put it into tests/fuzz/corpus/<target> once it is understood.
 #
-# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, llvm-14,
+# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, llvm-14, libcaf-dev,
 #                                      libtomlplusplus-dev and nlohmann-json3-dev.
 set -eu
 
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 root=$PWD/tests/fuzz
 out=$PWD/build/fuzz
 PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in a finding
-targets="parse_config from_csv parse_safetensors read_hello read_header"
+targets="parse_config from_csv parse_safetensors read_hello read_header read_message"
 
 sources_of() {
   case $1 in
@@ -21,6 +21,12 @@ sources_of() {
     parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
     read_hello) echo transport/src/gate/hello.cpp ;;
     read_header) echo transport/src/ucx/ucx_header.cpp ;;
+    read_message)
+      echo actors/src/director.cpp actors/src/door.cpp actors/src/message_checks.cpp \
+        actors/src/step_report.cpp engine/src/config*.cpp engine/src/model_layout.cpp \
+        engine/src/partition.cpp engine/src/plan.cpp engine/src/schedule*.cpp \
+        engine/src/simulate.cpp engine/src/stage_machine.cpp stages/src/device.cpp -lcaf_core
+      ;;
   esac
 }
 
@@ -28,7 +34,8 @@ build() {
   mkdir -p "$out/$1/found"
   # shellcheck disable=SC2046 # One word per source.
   clang++-14 -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-    -Iengine/include -Istorage/include -Itransport/include -Itransport/src "tests/fuzz/$1.cpp" \
+    -Iengine/include -Istages/include -Istorage/include -Itransport/include -Itransport/src \
+    -Iactors/include -Iactors/src "tests/fuzz/$1.cpp" \
     engine/src/check.cpp engine/src/error.cpp engine/src/nearest.cpp $(sources_of "$1") -o "$out/$1/fuzz"
 }
 

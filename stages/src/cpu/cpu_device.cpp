@@ -1,7 +1,6 @@
 #include "troupe/stages/cpu_device.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -106,12 +105,6 @@ std::vector<std::string> cpu_instruction_sets() {
   std::vector<std::string> names;
   for (const auto* isa : available_isas()) names.emplace_back(isa->name);
   return names;
-}
-
-std::int64_t steady_now_ns() noexcept {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace troupe::stages
