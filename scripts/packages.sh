@@ -2,10 +2,10 @@
 
 build_packages=(
   g++ cmake ninja-build ccache
-  libcaf-dev            # C++ Actor Framework 0.17
+  libcaf-dev            # C++ Actor Framework 0.17, with its OpenSSL module
   libucx-dev            # links between processes
   libboost-dev          # Asio, headers only: the loop that drives them, sockets
-  libssl-dev            # HMAC and random numbers
+  libssl-dev            # HMAC, random numbers, TLS
   libdnnl-dev           # oneDNN: matrix products
   libtomlplusplus-dev   # configuration
   libcli11-dev libfmt-dev nlohmann-json3-dev
@@ -14,6 +14,7 @@ quickstart_packages=("${build_packages[@]}" bible-kjv)
 test_packages=(
   "${build_packages[@]}"
   libgtest-dev
+  openssl               # certificates, for the tests of TLS
   slurm-wlm munge openmpi-bin  # what starts tasks, for the tests of what they are told
   iproute2 iputils-ping # networks of the tests' own
   python3               # scripts/tidy.py and an independent reader of safetensors

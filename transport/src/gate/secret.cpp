@@ -10,29 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "gate/file.hpp"
 #include "gate/proof.hpp"
 
 namespace troupe::transport {
 
 namespace {
-
-/// A file, closed at the end of its scope.
-class File {
-public:
-  File(const std::string& path, int flags)
-      : descriptor_{::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, S_IRUSR | S_IWUSR)} {}
-  ~File() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  [[nodiscard]] bool is_open() const noexcept { return descriptor_ >= 0; }
-  [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
-
-private:
-  int descriptor_;
-};
 
 Error failure(const std::string& verb, const std::string& path, const std::string& advice) {
   const std::error_code reason{errno, std::generic_category()};
@@ -48,19 +31,6 @@ bool write_all(const File& file, std::string_view text) {
     text.remove_prefix(static_cast<std::size_t>(written));
   }
   return ::fsync(file.descriptor()) == 0;
-}
-
-/// Reads the file, or as much of it as shows that it is too long.
-bool read_all(const File& file, std::string& text) {
-  std::array<char, secret_max_bytes + 2> buffer{};
-  while (text.size() < buffer.size()) {
-    const auto count = ::read(file.descriptor(), buffer.data(), buffer.size() - text.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return false;
-    if (count == 0) return true;
-    text.append(buffer.data(), static_cast<std::size_t>(count));
-  }
-  return true;
 }
 
 }  // namespace
@@ -108,7 +78,8 @@ Expected<std::string> read_secret(const std::string& path) {
                                          + ": run  chmod 600 " + path};
   }
   std::string secret;
-  if (!read_all(file, secret)) return failure("read", path, "copy it here again");
+  if (!read_all(file, secret_max_bytes + 1, secret))
+    return failure("read", path, "copy it here again");
   if (secret.ends_with('\n')) secret.pop_back();
   if (secret.size() < secret_min_bytes || secret.size() > secret_max_bytes) {
     const auto bounds =
