@@ -4,9 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include "troupe/transport/refusals.hpp"
+
 #include "gate/hello.hpp"
 #include "gate/proof.hpp"
-#include "gate/refusals.hpp"
 
 namespace troupe::transport {
 
@@ -14,6 +15,9 @@ Hello sample(std::string version = "0.1.0") {
   Hello hello;
   hello.version = std::move(version);
   for (std::size_t i = 0; i < nonce_bytes; ++i) hello.nonce[i] = static_cast<std::byte>(i + 1);
+  for (std::size_t i = 0; i < hello.tls_authority.size(); ++i) {
+    hello.tls_authority[i] = static_cast<std::byte>(i + 0xc1);
+  }
   return hello;
 }
 
@@ -47,9 +51,10 @@ TEST(Hello, ReadsWhatItWrote) {
 
 TEST(Hello, LooksTheSameOnEveryMachine) {
   EXPECT_EQ(hex(write_hello(sample())),
-            "74726f7570650001"  // "troupe\0", 1
+            "74726f7570650002"  // "troupe\0", 2
             "302e312e30000000000000000000000000000000000000000000000000000000"
-            "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20");
+            "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20"
+            "c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedfe0");
 }
 
 TEST(Hello, IsIncompleteUpToItsLastByte) {
@@ -92,13 +97,14 @@ TEST(Hello, RefusesVersionsThatCannotBePrinted) {
 
 TEST(Hello, TellsTheVersionOfAnotherProtocolWhateverFollows) {
   auto bytes = as_text(write_hello(sample("9.0.0")));
-  bytes[7] = '\x02';
+  bytes[7] = '\x03';
   EXPECT_EQ(reading(bytes.substr(0, 39)), "more");
   EXPECT_EQ(reading(bytes.substr(0, 40)), "9.0.0");
   const auto read = read_hello(std::as_bytes(std::span{bytes}));
   ASSERT_TRUE(read && read->has_value());
-  EXPECT_EQ((*read)->protocol, 2);
+  EXPECT_EQ((*read)->protocol, 3);
   EXPECT_EQ((*read)->nonce, Nonce{});
+  EXPECT_EQ((*read)->tls_authority, no_tls);
 }
 
 TEST(Answer, ReadsWhatItWrote) {
@@ -129,9 +135,9 @@ TEST(Proof, IsTheHmacThatPythonComputes) {
   const Greetings greetings{.node = write_hello(sample()), .gate = write_hello(sample("0.2.0"))};
   const std::string secret = "sixteen bytes it is";
   EXPECT_EQ(hex(prove(Role::node, secret, greetings)),
-            "e6381621b35d2ea1b04a4feae73c37725cd472f024dd8e00e0f9ebba0b2f7f82");
+            "bc820e1d87801fe4d31bfdffc8654bbd49f5a0d955870ee944056fbb5b68dc7d");
   EXPECT_EQ(hex(prove(Role::gate, secret, greetings)),
-            "a39e49f305a91252eb39e2791a2fdf687315ad5c3a26e14dfc2687ec00a294bf");
+            "7655783e3198598cd3e826a011d5d50eafcba35499f50cf3dbdad718c4ae8d6e");
 }
 
 TEST(Proof, DiffersInEverythingThatEntersIt) {

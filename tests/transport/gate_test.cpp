@@ -162,6 +162,41 @@ TEST_F(AGate, RefusesAnotherVersionAndBothSidesNameBoth) {
   EXPECT_TRUE(server.is_alone());
 }
 
+TEST_F(AGate, RefusesAnotherIdeaOfTlsAndBothSidesSayWhatToDo) {
+  constexpr TlsAuthority one{std::byte{1}};
+  constexpr TlsAuthority other{std::byte{2}};
+  const std::string options = "--tls-certificate, --tls-key and --tls-authority";
+  struct Case {
+    TlsAuthority gate;
+    TlsAuthority node;
+    std::string said;
+    std::string logged;
+  };
+  const std::vector<Case> cases{
+      {one, no_tls, " wants TLS, and this node has no certificate: give it " + options,
+       "runs troupe without TLS, this director with it: give the node " + options},
+      {no_tls, one,
+       " runs without TLS, and this node with it: give " + options + " to both or to neither",
+       "runs troupe with TLS, this director without: give " + options + " to both or to neither"},
+      {one, other,
+       " trusts another TLS authority than this node: give both the same file as --tls-authority",
+       "runs troupe with another TLS authority than this director: give both the same file as "
+       "--tls-authority"},
+  };
+  std::vector<std::string> expected;
+  for (const auto& [gate_authority, node_authority, said, logged] : cases) {
+    gate_options.tls_authority = gate_authority;
+    tunnel_options.tls_authority = node_authority;
+    open_gate();
+    EXPECT_EQ(refusal(), "the director at " + gate_name + said);
+    expected.push_back("127.0.0.1 " + logged);
+    EXPECT_EQ(log.wait_for(expected.size()), expected);
+  }
+  EXPECT_TRUE(server.is_alone());
+  tunnel_options.tls_authority = one;
+  expect_flow(make_line());
+}
+
 TEST_F(AGate, SaysWhenItIsFull) {
   gate_options.admitted_max = 1;
   open_gate();
@@ -207,24 +242,24 @@ TEST_F(AGate, DoesNotTakeAConversationTwice) {
   std::jthread relay{[&] {
     const auto node = eavesdropper.accept();
     const auto director = Wire::connect(gate->port());
-    overheard = node.receive(72);
+    overheard = node.receive(104);
     director.send(overheard);
-    node.send(director.receive(72));
+    node.send(director.receive(104));
     overheard += node.receive(32);
-    director.send(overheard.substr(72));
+    director.send(overheard.substr(104));
     node.send(director.receive(33));
   }};
   EXPECT_EQ(refusal(), "none");
   relay.join();
-  ASSERT_EQ(overheard.size(), 104U);
+  ASSERT_EQ(overheard.size(), 136U);
   EXPECT_TRUE(server.accept().is_open());
 
   const auto replay = Wire::connect(gate->port());
   EXPECT_TRUE(replay.send(overheard));
-  const auto reply = replay.receive(72 + 33);
-  ASSERT_EQ(reply.size(), 72U + 33U);
-  EXPECT_EQ(reply[72], '\x02') << "wrong_secret";
-  EXPECT_EQ(reply.substr(73), std::string(32, '\0'));
+  const auto reply = replay.receive(104 + 33);
+  ASSERT_EQ(reply.size(), 104U + 33U);
+  EXPECT_EQ(reply[104], '\x02') << "wrong_secret";
+  EXPECT_EQ(reply.substr(105), std::string(32, '\0'));
   EXPECT_EQ(replay.end(), "ended");
   EXPECT_TRUE(server.is_alone());
 }
@@ -238,10 +273,10 @@ TEST_F(AGate, RefusesEveryStrangerOnceAndDisturbsNobody) {
   const std::string instead = " instead of troupe's greeting at" + gate_port + nodes_only;
   const std::string hello =
       std::string{
-          "troupe\0\1"
+          "troupe\0\2"
           "0.1.0",
           13}
-      + std::string(59, '\0');
+      + std::string(91, '\0');
   auto bad_version = hello;
   bad_version[10] = '\n';
   struct Case {
@@ -254,7 +289,7 @@ TEST_F(AGate, RefusesEveryStrangerOnceAndDisturbsNobody) {
       {"SSH-2.0-OpenSSH_9.2\r\n", spoke + "SSH" + instead},
       {std::string(1U << 20U, '\xff'), spoke + "an unknown protocol" + instead},
       {"", "127.0.0.1 closed the connection too early at" + gate_port + nodes_only},
-      {hello.substr(0, 71), ""},
+      {hello.substr(0, 103), ""},
       {hello, ""},
       {bad_version, "127.0.0.1 sent a greeting whose version is not 1 to 32 printable characters at"
                         + gate_port + nodes_only},
@@ -405,6 +440,19 @@ TEST_F(ATunnel, TakesItsLineWithIt) {
   EXPECT_EQ(line.director.end(), "ended");
 }
 
+// -- what goes round it ---------------------------------------------------------------------------
+
+TEST_F(AGate, IsToldFromAStrangerByTheServerBehindIt) {
+  const auto own = Wire::connect(server.port());
+  EXPECT_TRUE(is_from_this_process(server.accept().descriptor()));
+  const auto command = "bash -c 'exec 3<>/dev/tcp/127.0.0.1/" + std::to_string(server.port())
+                       + "; read -r -t 60 line <&3'";
+  auto* stranger = ::popen(command.c_str(), "r");
+  ASSERT_NE(stranger, nullptr);
+  EXPECT_FALSE(is_from_this_process(server.accept().descriptor()));
+  ::pclose(stranger);
+}
+
 // -- where they listen ----------------------------------------------------------------------------
 
 TEST_F(AGate, ListensOnLoopbackAloneUnlessToldOtherwise) {
@@ -495,8 +543,8 @@ TEST_F(ATunnel, WaitsForAGateThatComesLater) {
   auto early = std::make_unique<Server>();
   gate_options.port = tunnel_options.port = early->port();
   std::jthread director{[&] {
-    EXPECT_EQ(early->accept().receive(72).size(),
-              72U);  // The node has tried, and finds nobody for a while.
+    EXPECT_EQ(early->accept().receive(104).size(),
+              104U);  // The node has tried, and finds nobody for a while.
     early.reset();
     open_gate();
   }};
@@ -570,14 +618,14 @@ std::string refusal_of_impostor(const GateTest& test, const std::function<void(c
 TEST_F(ATunnel, RefusesWhatIsNoGate) {
   EXPECT_EQ(refusal_of_impostor(*this,
                                 [](const Wire& node) {
-                                  EXPECT_EQ(node.receive(72).size(), 72U);
+                                  EXPECT_EQ(node.receive(104).size(), 104U);
                                   node.send("HTTP/1.1 400 Bad Request\r\n\r\n");
                                 }),
             "NAME spoke HTTP instead of troupe's greeting: it is no gate of troupe; check host and "
             "port");
   EXPECT_EQ(refusal_of_impostor(*this,
                                 [](const Wire& node) {
-                                  node.send(node.receive(72));
+                                  node.send(node.receive(104));
                                   EXPECT_EQ(node.receive(32).size(), 32U);
                                   node.send(std::string(33, '\xee'));
                                 }),
@@ -591,14 +639,14 @@ TEST_F(ATunnel, HasTheGateProveThatItKnowsTheSecret) {
       "check host and port";
   EXPECT_EQ(refusal_of_impostor(*this,
                                 [](const Wire& node) {
-                                  node.send(node.receive(72));
+                                  node.send(node.receive(104));
                                   EXPECT_EQ(node.receive(32).size(), 32U);
                                   node.send("\x01" + std::string(32, '\0'));
                                 }),
             sentence);
   EXPECT_EQ(refusal_of_impostor(*this,
                                 [](const Wire& node) {
-                                  node.send(node.receive(72));
+                                  node.send(node.receive(104));
                                   node.send("\x01" + node.receive(32));
                                 }),
             sentence)

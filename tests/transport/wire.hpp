@@ -54,6 +54,7 @@ public:
   }
 
   [[nodiscard]] bool is_open() const { return descriptor_ >= 0; }
+  [[nodiscard]] int descriptor() const { return descriptor_; }
 
   bool send(std::string_view bytes) const {
     while (!bytes.empty()) {

@@ -45,7 +45,9 @@ private:
 
 Gate::Impl::Impl(GateOptions options, const Tcp::endpoint& place)
     : options_{std::move(options)},
-      own_{.secret = options_.secret, .version = options_.version},
+      own_{.secret = options_.secret,
+           .version = options_.version,
+           .tls_authority = options_.tls_authority},
       reception_{io_,
                  {.place = place,
                   .place_given = to_text(options_.listen_host, options_.port),
@@ -123,7 +125,7 @@ std::uint16_t Gate::port() const noexcept {
 }
 
 Expected<std::unique_ptr<Gate>> Gate::open(GateOptions options) {
-  if (auto checked = check(Credentials{options.secret, options.version}); !checked) {
+  if (auto checked = check(Credentials{options.secret, options.version, {}}); !checked) {
     return checked.error();
   }
   if (options.inner_port == 0 || options.waiting_max == 0 || options.admitted_max == 0) {

@@ -14,6 +14,8 @@ using boost::asio::use_awaitable;
 
 namespace {
 
+const std::string tls_options = "--tls-certificate, --tls-key and --tls-authority";
+
 struct Received {
   Hello hello;
   HelloBytes bytes{};
@@ -63,6 +65,7 @@ awaitable<Expected<Done>> receive(Tcp::socket& peer, std::array<std::byte, size_
 Expected<HelloBytes> make_hello(const Credentials& own) {
   Hello hello;
   hello.version = own.version;
+  hello.tls_authority = own.tls_authority;
   if (const auto drawn = draw(hello.nonce); !drawn) return drawn.error();
   return write_hello(hello);
 }
@@ -73,6 +76,40 @@ bool speaks_as(const Hello& hello, const Credentials& own) {
 
 std::string title(const Credentials& own) {
   return "the " + std::string{own.host_title} + " at ";
+}
+
+/// What a node reads if it does not speak TLS as its director does.
+Expected<Done> compare_as_node(const Hello& gate, const Credentials& own,
+                               const std::string& gate_name) {
+  if (gate.tls_authority == own.tls_authority) return Done{};
+  const auto director = "the director at " + gate_name;
+  if (own.tls_authority == no_tls) {
+    return Error{Errc::invalid_config,
+                 director + " wants TLS, and this node has no certificate: give it " + tls_options};
+  }
+  if (gate.tls_authority == no_tls) {
+    return Error{Errc::invalid_config, director + " runs without TLS, and this node with it: give "
+                                           + tls_options + " to both or to neither"};
+  }
+  return Error{Errc::invalid_config, director
+                                         + " trusts another TLS authority than this node: give "
+                                           "both the same file as --tls-authority"};
+}
+
+/// What the director logs in that case.
+Expected<Done> compare_as_gate(const Hello& node, const Credentials& own) {
+  if (node.tls_authority == own.tls_authority) return Done{};
+  if (node.tls_authority == no_tls) {
+    return Error{Errc::invalid_config,
+                 "runs troupe without TLS, this director with it: give the node " + tls_options};
+  }
+  if (own.tls_authority == no_tls) {
+    return Error{Errc::invalid_config, "runs troupe with TLS, this director without: give "
+                                           + tls_options + " to both or to neither"};
+  }
+  return Error{Errc::invalid_config,
+               "runs troupe with another TLS authority than this director: give both the same "
+               "file as --tls-authority"};
 }
 
 /// What a node makes of a gate's answer.
@@ -132,6 +169,7 @@ awaitable<Expected<Greetings>> examine(Tcp::socket& node, const Credentials& own
                                               + own.host_title + " " + own.version
                                               + ": install the same version on every node"};
   }
+  if (auto equal = compare_as_gate(theirs->hello, own); !equal) co_return equal.error();
   const Greetings greetings{.node = theirs->bytes, .gate = *ours};
   Proof proof{};
   auto received = co_await receive(node, proof);
@@ -172,6 +210,9 @@ awaitable<Expected<Done>> enter(Tcp::socket& gate, const Credentials& own,
     co_return Error{Errc::invalid_config, title(own) + gate_name + " runs troupe "
                                               + theirs->hello.version + ", this node " + own.version
                                               + ": install the same version on every node"};
+  }
+  if (auto equal = compare_as_node(theirs->hello, own, gate_name); !equal) {
+    co_return equal.error();
   }
   const Greetings greetings{.node = *ours, .gate = theirs->bytes};
   const auto proof = prove(Role::node, own.secret, greetings);

@@ -17,6 +17,7 @@ namespace troupe::transport {
 struct Credentials {
   std::string secret;
   std::string version;
+  TlsAuthority tls_authority{};
   const char* host_title = "director";  ///< What sentences call the process that listens.
 };
 

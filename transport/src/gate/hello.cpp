@@ -11,6 +11,7 @@ constexpr std::string_view magic{"troupe\0", 7};
 constexpr std::size_t protocol_at = magic.size();
 constexpr std::size_t version_at = protocol_at + 1;
 constexpr std::size_t nonce_at = version_at + version_max_bytes;
+constexpr std::size_t authority_at = nonce_at + nonce_bytes;
 
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -44,6 +45,7 @@ HelloBytes write_hello(const Hello& hello) {
   bytes[protocol_at] = static_cast<std::byte>(hello.protocol);
   std::memcpy(&bytes[version_at], hello.version.data(), hello.version.size());
   std::ranges::copy(hello.nonce, bytes.begin() + nonce_at);
+  std::ranges::copy(hello.tls_authority, bytes.begin() + authority_at);
   return bytes;
 }
 
@@ -65,7 +67,8 @@ Expected<std::optional<Hello>> read_hello(std::span<const std::byte> bytes) {
   }
   if (hello.protocol != gate_protocol) return std::optional{hello};
   if (bytes.size() < hello_bytes) return std::optional<Hello>{};
-  std::ranges::copy(bytes.subspan(nonce_at), hello.nonce.begin());
+  std::ranges::copy(bytes.subspan(nonce_at, nonce_bytes), hello.nonce.begin());
+  std::ranges::copy(bytes.subspan(authority_at), hello.tls_authority.begin());
   return std::optional{hello};
 }
 

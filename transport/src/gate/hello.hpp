@@ -1,16 +1,19 @@
 // transport/src/gate/hello.hpp -- what a node and a gate say to each other before anything else.
 //
 //   node  -- hello -->   gate
-//   node  <-- hello --   gate       and the end, if the versions differ
+//   node  <-- hello --   gate       and the end, if versions or authorities differ
 //   node  -- proof -->   gate       HMAC-SHA256(secret, "node" + both hellos)
 //   node  <-- answer --  gate       a verdict, and HMAC-SHA256(secret, "gate" + both hellos)
 //
 // A hello. Its first 40 bytes mean the same under every protocol, so that versions can be told:
 //
-//   0             7          8                  40        72
-//   +-------------+----------+------------------+---------+
-//   | "troupe\0"  | protocol | version, zeros   |  nonce  |
-//   +-------------+----------+------------------+---------+
+//   0             7          8                  40        72               104
+//   +-------------+----------+------------------+---------+----------------+
+//   | "troupe\0"  | protocol | version, zeros   |  nonce  | TLS authority  |
+//   +-------------+----------+------------------+---------+----------------+
+//
+// The authority is the one whose certificates its process trusts, as SHA-256, and zeros if it does
+// without TLS: so the two are told what does not fit, instead of waiting for each other.
 //
 // Both nonces enter both proofs, so no proof is good for another connection; the roles do, so none
 // is good in the other direction. The node proves first: who has no secret gets nothing from a gate
@@ -26,13 +29,15 @@
 #include <string_view>
 
 #include "troupe/engine/expected.hpp"
+#include "troupe/transport/tls_files.hpp"
 
 namespace troupe::transport {
 
-inline constexpr std::uint8_t gate_protocol = 1;
+inline constexpr std::uint8_t gate_protocol = 2;
 inline constexpr std::size_t version_max_bytes = 32;
 inline constexpr std::size_t nonce_bytes = 32;
-inline constexpr std::size_t hello_bytes = 8 + version_max_bytes + nonce_bytes;
+inline constexpr std::size_t hello_bytes =
+    8 + version_max_bytes + nonce_bytes + sizeof(TlsAuthority);
 inline constexpr std::size_t proof_bytes = 32;
 
 using Nonce = std::array<std::byte, nonce_bytes>;
@@ -43,6 +48,7 @@ struct Hello {
   std::uint8_t protocol = gate_protocol;
   std::string version;
   Nonce nonce{};
+  TlsAuthority tls_authority{};
 
   friend bool operator==(const Hello&, const Hello&) = default;
 };
@@ -55,7 +61,7 @@ struct Hello {
 
 /// Reads what anybody may have sent so far. Returns nothing while the bytes may yet become a hello,
 /// and fails with `invalid_file` as soon as they cannot, with a clause that says what they are. A
-/// hello of another protocol is read without its nonce.
+/// hello of another protocol is read up to its version.
 [[nodiscard]] Expected<std::optional<Hello>> read_hello(std::span<const std::byte> bytes);
 
 /// How a gate answers a proof.

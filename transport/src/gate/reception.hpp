@@ -11,8 +11,9 @@
 
 #include <boost/asio/awaitable.hpp>
 
+#include "troupe/transport/refusals.hpp"
+
 #include "gate/handshake.hpp"
-#include "gate/refusals.hpp"
 
 namespace troupe::transport {
 

@@ -1,4 +1,4 @@
-#include "gate/refusals.hpp"
+#include "troupe/transport/refusals.hpp"
 
 #include <utility>
 

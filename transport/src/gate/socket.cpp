@@ -9,6 +9,8 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include "troupe/transport/gate.hpp"
+
 namespace troupe::transport {
 
 namespace {
@@ -113,11 +115,10 @@ void reset(Tcp::socket& socket) {
   socket.close(ignored);
 }
 
-bool is_of_this_process(const Tcp::socket& socket) {
-  Failure failure;
-  const auto here = socket.local_endpoint(failure);
-  const auto there = socket.remote_endpoint(failure);
-  if (failure) return false;
+bool is_from_this_process(int socket) {
+  const auto here = name(::getsockname, socket);
+  const auto there = name(::getpeername, socket);
+  if (here == Tcp::endpoint{} || there == Tcp::endpoint{}) return false;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd", ignored}) {
     const auto descriptor = std::atoi(entry.path().filename().c_str());

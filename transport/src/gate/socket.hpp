@@ -51,9 +51,6 @@ void prepare_to_carry(Tcp::socket& socket);
 /// Closes so that the peer sees a broken connection.
 void reset(Tcp::socket& socket);
 
-/// Whether the other end of a connection within this machine belongs to this process.
-[[nodiscard]] bool is_of_this_process(const Tcp::socket& socket);
-
 /// Calls `ring` on the loop's thread when its time has come, if it still lives.
 class Alarm {
 public:

@@ -12,6 +12,8 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <pthread.h>
 
+#include "troupe/transport/gate.hpp"
+
 #include "gate/dial.hpp"
 #include "gate/splice.hpp"
 
@@ -34,7 +36,9 @@ class Tunnel::Impl {
 public:
   explicit Impl(TunnelOptions options)
       : options_{std::move(options)},
-        own_{.secret = options_.secret, .version = options_.version},
+        own_{.secret = options_.secret,
+             .version = options_.version,
+             .tls_authority = options_.tls_authority},
         gate_name_{to_text(options_.host, options_.port)} {}
 
   /// Runs the loop on the caller's thread until it is known whether there is a way.
@@ -139,7 +143,7 @@ awaitable<void> Tunnel::Impl::receive_own() {
     if (failure) co_return;
     Tcp::endpoint peer;
     auto inner = accept(acceptor_, peer, failure);
-    if (failure || !is_of_this_process(inner)) continue;
+    if (failure || !is_from_this_process(inner.native_handle())) continue;
     acceptor_.close(failure);
     const auto splice = std::make_shared<Splice>(std::move(outer_), std::move(inner));
     splice_ = splice;
@@ -158,7 +162,7 @@ std::uint16_t Tunnel::local_port() const noexcept {
 }
 
 Expected<std::unique_ptr<Tunnel>> Tunnel::connect(TunnelOptions options) {
-  if (auto checked = check(Credentials{options.secret, options.version}); !checked) {
+  if (auto checked = check(Credentials{options.secret, options.version, {}}); !checked) {
     return checked.error();
   }
   auto impl = std::make_unique<Impl>(std::move(options));

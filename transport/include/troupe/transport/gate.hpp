@@ -16,6 +16,7 @@
 #include <string>
 
 #include "troupe/engine/expected.hpp"
+#include "troupe/transport/tls_files.hpp"
 
 namespace troupe::transport {
 
@@ -25,6 +26,8 @@ struct GateOptions {
   std::uint16_t inner_port = 0;           ///< Where the server listens, on 127.0.0.1.
   std::string secret;                     ///< See secret.hpp for its bounds.
   std::string version;  ///< Of this program: 1 to 32 printable characters without a space.
+  /// Whom the server behind trusts, if it speaks TLS. A node that says otherwise is refused.
+  TlsAuthority tls_authority = no_tls;
 
   std::uint32_t waiting_max = 64;  ///< Connections without a proof; beyond, the oldest is dropped.
   std::chrono::milliseconds proof_time_max{5000};
@@ -61,5 +64,9 @@ private:
   explicit Gate(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+/// Whether `socket`, a connection that came in on 127.0.0.1, was made by this process. The server
+/// behind a gate asks it: who is not of this process has gone round the gate.
+[[nodiscard]] bool is_from_this_process(int socket);
 
 }  // namespace troupe::transport

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "troupe/engine/expected.hpp"
+#include "troupe/transport/tls_files.hpp"
 
 namespace troupe::transport {
 
@@ -16,6 +17,7 @@ struct TunnelOptions {
   std::string bind_host;  ///< The address of this machine to connect from; empty: any.
   std::string secret;
   std::string version;
+  TlsAuthority tls_authority = no_tls;        ///< Whom this node trusts. The director must, too.
   std::chrono::milliseconds patience{30000};  ///< How long to begin again while there is no gate.
 };
 
@@ -29,8 +31,8 @@ public:
   /// Connects, proves that this node knows the secret, and has the gate prove the same. Blocks. A
   /// gate that is absent, silent for 5 s, full or not ready is tried again. Fails with
   /// `peer_unreachable` when the last try before patience has run out did, and at once with
-  /// `invalid_config` if the options are out of bounds, the director runs another version or has
-  /// another secret, or what answers is no gate.
+  /// `invalid_config` if the options are out of bounds, the director runs another version, has
+  /// another secret or another idea of TLS, or what answers is no gate.
   static Expected<std::unique_ptr<Tunnel>> connect(TunnelOptions options);
 
   /// Closes everything.

@@ -1,4 +1,4 @@
-// transport/src/gate/refusals.hpp -- what is said of refusals: everything once, nothing forever.
+// troupe/transport/refusals.hpp -- what is said of refusals: everything once, nothing forever.
 #pragma once
 
 #include <chrono>
@@ -9,7 +9,7 @@
 namespace troupe::transport {
 
 /// Passes on each sentence once an hour, and so many different ones: a stranger who comes back
-/// again and again, or sends something new every time, cannot fill a log.
+/// again and again, or sends something new every time, cannot fill a log. For one thread.
 class Refusals {
 public:
   using Clock = std::chrono::steady_clock;
