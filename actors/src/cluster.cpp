@@ -7,11 +7,13 @@
 #include "troupe/transport/orphaned_segments.hpp"
 
 #include "cluster_impl.hpp"
+#include "door_port.hpp"
 #include "open_fabric.hpp"
 
 namespace troupe::actors {
 
-Cluster::Impl::Impl(const ClusterOptions& options) : options_{options} {
+Cluster::Impl::Impl(const ClusterOptions& options, const transport::TlsAuthority& tls_authority)
+    : options_{options}, tls_authority_{tls_authority} {
   begin_heartbeat(system_, options.heartbeat);
   const NodeGone node_gone = [this](const NodeFacts& facts, const std::string& why) {
     fabric_->give_up(facts.fabric_address, why);
@@ -42,16 +44,14 @@ Expected<Done> Cluster::Impl::open() {
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   const auto inner_port =
-      system_.middleman().publish(caf::actor_cast<DoorHandle>(door_), 0, "127.0.0.1");
-  if (!inner_port) {
-    return Error{Errc::internal,
-                 "CAF cannot listen on 127.0.0.1: " + system_.render(inner_port.error())};
-  }
+      publish_behind_gate(system_, caf::actor_cast<DoorHandle>(door_), options_.on_refused);
+  if (!inner_port) return inner_port.error();
   auto gate = transport::Gate::open({.listen_host = options_.listen_host,
                                      .port = options_.listen_port,
                                      .inner_port = *inner_port,
                                      .secret = options_.secret,
                                      .version = TROUPE_VERSION,
+                                     .tls_authority = tls_authority_,
                                      .on_refused = options_.on_refused,
                                      .on_admitted = [door = door_](const std::string& from) {
                                        caf::anon_send(door, NodeAdmitted{from});
@@ -88,7 +88,10 @@ Cluster::Cluster(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
 Cluster::~Cluster() = default;
 
 Expected<std::unique_ptr<Cluster>> Cluster::listen(const ClusterOptions& options) {
-  auto impl = std::make_unique<Impl>(options);
+  Expected<transport::TlsAuthority> authority = transport::no_tls;
+  if (options.tls) authority = check_tls_files(*options.tls, transport::TlsSide::director);
+  if (!authority) return authority.error();
+  auto impl = std::make_unique<Impl>(options, *authority);
   if (auto opened = impl->open(); !opened) return opened.error();
   return std::unique_ptr<Cluster>{new Cluster{std::move(impl)}};
 }

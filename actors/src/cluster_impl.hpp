@@ -17,7 +17,7 @@ namespace troupe::actors {
 
 class Cluster::Impl {
 public:
-  explicit Impl(const ClusterOptions& options);
+  Impl(const ClusterOptions& options, const transport::TlsAuthority& tls_authority);
   ~Impl();
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -43,7 +43,8 @@ public:
 
 private:
   const ClusterOptions options_;
-  NetworkSettings settings_;
+  const transport::TlsAuthority tls_authority_;
+  NetworkSettings settings_{options_.tls};
   caf::actor_system system_{settings_};
   WatchedDoorHandle door_;
   std::unique_ptr<transport::UcxFabric> fabric_;

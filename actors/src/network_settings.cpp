@@ -2,6 +2,7 @@
 
 #include <caf/io/all.hpp>
 #include <caf/io/basp_broker.hpp>
+#include <caf/openssl/manager.hpp>
 
 #include "troupe/actors/node_messages.hpp"
 
@@ -9,8 +10,14 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(caf::actor_clock::time_point)
 
 namespace troupe::actors {
 
-NetworkSettings::NetworkSettings() {
+NetworkSettings::NetworkSettings(const std::optional<transport::TlsFiles>& tls) {
   load<caf::io::middleman>();
+  if (tls) {  // Without all three, CAF would speak TLS with anybody.
+    load<caf::openssl::manager>();
+    openssl_certificate = tls->certificate_path;
+    openssl_key = tls->key_path;
+    openssl_cafile = tls->authority_path;
+  }
   set("middleman.heartbeat-interval", caf::timespan{0});  // See begin_heartbeat.
   add_message_type<StepWanted>("troupe.StepWanted");
   add_message_type<StepReported>("troupe.StepReported");

@@ -10,7 +10,8 @@ namespace troupe::actors {
 /// Knows every message that travels.
 class NetworkSettings : public ActorSettings {
 public:
-  NetworkSettings();
+  /// @param tls Files that `transport::check_tls_files` has found good, or none.
+  explicit NetworkSettings(const std::optional<transport::TlsFiles>& tls);
 };
 
 /// From now on, sends signs of life through every connection, and closes those through which none

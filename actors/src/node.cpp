@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <caf/io/all.hpp>
+#include <caf/openssl/manager.hpp>
 #include <unistd.h>
 
 #include "troupe/transport/orphaned_segments.hpp"
@@ -37,8 +38,9 @@ Error at_director(const NodeOptions& options, const std::string& what) {
 /// A node from its start to its end.
 class Node {
 public:
-  Node(const NodeOptions& options, const SourceFactory& make_source, RankParts parts)
-      : options_{options} {
+  Node(const NodeOptions& options, const transport::TlsAuthority& tls_authority,
+       const SourceFactory& make_source, RankParts parts)
+      : options_{options}, tls_authority_{tls_authority} {
     stock_.make_source = make_source;
     stock_.parts = std::move(parts);
     stock_.on_ended = [this](Expected<Done> outcome) {
@@ -89,6 +91,7 @@ private:
                                               .bind_host = {},
                                               .secret = options_.secret,
                                               .version = TROUPE_VERSION,
+                                              .tls_authority = tls_authority_,
                                               .patience = options_.patience});
     if (!tunnel) return tunnel.error();
     tunnel_ = std::move(*tunnel);
@@ -108,9 +111,11 @@ private:
 
   /// The gate was open a moment ago: a director that does not answer now hangs.
   Expected<DoorHandle> find_door() {
-    auto connect = caf::make_function_view(system_.middleman().actor_handle(),
-                                           caf::duration{options_.heartbeat.timeout});
+    const auto& connector = options_.tls ? system_.openssl_manager().actor_handle()
+                                         : system_.middleman().actor_handle();
+    auto connect = caf::make_function_view(connector, caf::duration{options_.heartbeat.timeout});
     const auto met = connect(caf::connect_atom_v, std::string{"127.0.0.1"}, tunnel_->local_port());
+    if (!met && options_.tls) return no_tls_with_director(system_.render(met.error()));
     if (!met) return lost_director(system_.render(met.error()));
     return caf::actor_cast<DoorHandle>(std::get<caf::strong_actor_ptr>(*met));
   }
@@ -122,11 +127,17 @@ private:
                            + reason + ")");
   }
 
+  [[nodiscard]] Error no_tls_with_director(const std::string& reason) const {
+    return at_director(options_, "let this node in, but no TLS came about (" + reason
+                                     + "): its log may say why; compare both clocks");
+  }
+
   const NodeOptions& options_;
+  const transport::TlsAuthority tls_authority_;
   NodeStock stock_;
   std::promise<Expected<Done>> ended_;
   std::unique_ptr<transport::Tunnel> tunnel_;
-  NetworkSettings settings_;
+  NetworkSettings settings_{options_.tls};
   caf::actor_system system_{settings_};
   WatchedNodeHandle actor_;
 };
@@ -135,7 +146,10 @@ private:
 
 Expected<Done> perform_as_node(const NodeOptions& options, const SourceFactory& make_source,
                                RankParts parts) {
-  Node node{options, make_source, std::move(parts)};
+  Expected<transport::TlsAuthority> authority = transport::no_tls;
+  if (options.tls) authority = check_tls_files(*options.tls, transport::TlsSide::node);
+  if (!authority) return authority.error();
+  Node node{options, *authority, make_source, std::move(parts)};
   return node.perform();
 }
 

@@ -12,6 +12,9 @@
 
 #include "troupe/transport/tunnel.hpp"
 
+#include "../storage/temporary_folder.hpp"
+#include "../transport/authority.hpp"
+#include "../transport/wire.hpp"
 #include "node_processes.hpp"
 #include "tiny_training.hpp"
 
@@ -147,6 +150,134 @@ TEST(Cluster, NamesTheNodeThatDied) {
   const auto end = run.nodes.wait(0);
   EXPECT_EQ(end.exit_code, 1);
   EXPECT_NE(end.said.find("was killed by signal 9 (Killed)"), std::string::npos) << end.said;
+}
+
+struct Encrypted : testing::Test {
+  storage::TemporaryFolder folder;
+  transport::Authority authority{folder.path()};
+  transport::TlsFiles files = authority.issue("node");
+};
+
+TEST_F(Encrypted, RunsHaveTheSameBits) {
+  auto config = tiny_config(true);
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches /= 2;
+  auto alone = Trainer::make(make_plan(config).value(), source_of(config));
+  const auto expected = train(**alone);
+  auto options = options_of(2, true);
+  options.tls = files;
+  Ensemble run{config, options};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  EXPECT_EQ(train(**run.trainer), expected);
+  run.end();
+  for (std::uint32_t node = 0; node < 2; ++node) {
+    const auto end = run.nodes.wait(node);
+    EXPECT_EQ(end.exit_code, 0) << end.said;
+  }
+}
+
+TEST_F(Encrypted, ANodeThatStopsAnsweringIsLost) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  auto options = options_of(2, true);
+  options.tls = files;
+  options.heartbeat = {.interval = std::chrono::milliseconds{300},
+                       .timeout = std::chrono::milliseconds{3000}};
+  Ensemble run{config, options};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  run.nodes.send_signal(0, SIGSTOP);
+  const auto report = (*run.trainer)->train_step();
+  ASSERT_FALSE(report);
+  EXPECT_NE(report.error().context.find("stopped answering"), std::string::npos)
+      << report.error().context;
+  run.end();
+  EXPECT_EQ(run.nodes.wait(1).exit_code, 1);
+}
+
+TEST_F(Encrypted, ANodeThatIsKilledIsLostAtOnce) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  auto options = options_of(2, true);
+  options.tls = files;
+  options.heartbeat.timeout = std::chrono::hours{1};
+  Ensemble run{config, options};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  run.nodes.send_signal(0, SIGKILL);
+  const auto report = (*run.trainer)->train_step();
+  ASSERT_FALSE(report);
+  EXPECT_NE(report.error().context.find("is lost"), std::string::npos) << report.error().context;
+  run.end();
+  EXPECT_EQ(run.nodes.wait(1).exit_code, 1);
+}
+
+/// What a node and its director say to each other.
+std::string overhear(const std::optional<transport::TlsFiles>& files) {
+  auto options = options_of(1, true);
+  options.tls = files;
+  auto cluster = Cluster::listen(options).value();
+  const transport::Server relay;
+  auto node = std::async(std::launch::async, [&] {
+    return perform_as_node(
+        {.director_port = relay.port(), .secret = options.secret, .tls = files},
+        [](const Plan& plan) -> Expected<BatchSource> { return source_of(plan.config); });
+  });
+  const auto to_node = relay.accept();
+  const auto to_director = transport::Wire::connect(cluster->port());
+  const auto copy = [](const transport::Wire& from, const transport::Wire& to) {
+    std::string bytes;
+    for (std::string byte; !(byte = from.receive(1)).empty() && to.send(byte);) bytes += byte;
+    to.finish_sending();
+    return bytes;
+  };
+  auto up = std::async(std::launch::async, copy, std::cref(to_node), std::cref(to_director));
+  auto down = std::async(std::launch::async, copy, std::cref(to_director), std::cref(to_node));
+  {
+    const auto trainer = Trainer::make_on(*cluster, make_plan(tiny_config(false)).value());
+    EXPECT_TRUE(trainer) << trainer.error().context;
+  }
+  cluster.reset();
+  EXPECT_TRUE(node.get());
+  return up.get() + down.get();
+}
+
+TEST_F(Encrypted, NobodyCanReadWhatTravels) {
+  constexpr const char* message = "troupe.JoinAsked";
+  EXPECT_NE(overhear(std::nullopt).find(message), std::string::npos);
+  EXPECT_EQ(overhear(files).find(message), std::string::npos);
+}
+
+TEST_F(Encrypted, BadFilesStartNothing) {
+  files.key_path = authority.issue("other").key_path;
+  const auto sentence = "the TLS key " + files.key_path + " does not belong to the certificate "
+                        + files.certificate_path + ": give the two that were made together";
+  auto options = options_of(1, true);
+  options.tls = files;
+  const auto cluster = Cluster::listen(options);
+  ASSERT_FALSE(cluster);
+  EXPECT_EQ(cluster.error().context, sentence);
+  const auto node = perform_as_node({.secret = options.secret, .tls = files}, {});
+  ASSERT_FALSE(node);
+  EXPECT_EQ(node.error().context, sentence);
+}
+
+/// Each of two kinds of misconfiguration is told at once, and the cluster still waits.
+TEST_F(Encrypted, ADirectorAndANodeThatDoNotFitAreTold) {
+  const transport::Authority stranger{folder.path(), "stranger"};
+  const auto refusal_of = [&](const std::optional<transport::TlsFiles>& director,
+                              const std::optional<transport::TlsFiles>& node) {
+    auto options = options_of(1, true);
+    options.tls = director;
+    const auto cluster = Cluster::listen(options).value();
+    const auto outcome = perform_as_node(
+        {.director_port = cluster->port(), .secret = options.secret, .tls = node}, {});
+    EXPECT_FALSE(outcome);
+    const auto name = "the director at 127.0.0.1:" + std::to_string(cluster->port()) + " ";
+    EXPECT_TRUE(outcome.error().context.starts_with(name)) << outcome.error().context;
+    return outcome.error().context.substr(name.size());
+  };
+  EXPECT_TRUE(refusal_of(files, std::nullopt).starts_with("wants TLS, "));
+  EXPECT_TRUE(refusal_of(std::nullopt, files).starts_with("runs without TLS, "));
+  EXPECT_TRUE(refusal_of(files, stranger.issue("other")).starts_with("trusts another TLS "));
 }
 
 /// CAF's own heartbeat closes a connection that is looked at before its first answer has come.

@@ -38,6 +38,10 @@ NodeProcesses::NodeProcesses(std::uint32_t count, const Cluster& cluster,
                                        options.shared_memory ? "shared-memory" : "tcp",
                                        std::to_string(options.heartbeat.interval.count()),
                                        std::to_string(options.heartbeat.timeout.count())};
+    if (options.tls) {
+      arguments.insert(arguments.end(), {options.tls->certificate_path, options.tls->key_path,
+                                         options.tls->authority_path});
+    }
     std::vector<char*> pointers;
     for (auto& argument : arguments) pointers.push_back(argument.data());
     pointers.push_back(nullptr);
@@ -88,6 +92,7 @@ void perform_if_node(int argc, char** argv) {
                       .shared_memory = argv[4] == std::string_view{"shared-memory"}};
   options.heartbeat = {.interval = std::chrono::milliseconds{std::atoi(argv[5])},
                        .timeout = std::chrono::milliseconds{std::atoi(argv[6])}};
+  if (argc == 10) options.tls = transport::TlsFiles{argv[7], argv[8], argv[9]};
   const auto outcome = perform_as_node(
       options, [](const Plan& plan) -> Expected<BatchSource> { return source_of(plan.config); });
   if (!outcome) std::fprintf(stderr, "%s\n", outcome.error().context.c_str());

@@ -21,6 +21,7 @@ struct ProcessEnd {
 /// Processes that join a cluster. What is still there at the end is killed.
 class NodeProcesses {
 public:
+  /// They join with what the director's options say, also its certificate.
   NodeProcesses(std::uint32_t count, const Cluster& cluster, const ClusterOptions& options);
   ~NodeProcesses();
   NodeProcesses(const NodeProcesses&) = delete;

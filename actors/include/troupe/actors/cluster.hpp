@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "troupe/actors/node.hpp"
@@ -18,15 +19,17 @@ namespace troupe::actors {
 
 struct ClusterOptions {
   std::uint32_t node_count = 1;
-  std::string listen_host = "127.0.0.1";  ///< An address of this machine.
-  std::uint16_t listen_port = 0;          ///< 0: any that is free.
-  std::string secret;                     ///< As in `NodeOptions`.
-  std::string network_interface = "lo";   ///< As in `NodeOptions`.
+  std::string listen_host = "127.0.0.1";     ///< An address of this machine.
+  std::uint16_t listen_port = 0;             ///< 0: any that is free.
+  std::string secret;                        ///< As in `NodeOptions`.
+  std::optional<transport::TlsFiles> tls{};  ///< As in `NodeOptions`.
+  std::string network_interface = "lo";      ///< As in `NodeOptions`.
   bool shared_memory = true;
   Heartbeat heartbeat{};
   /// How long to wait for all nodes to join, and then for all to be ready.
   std::chrono::milliseconds patience{120000};
-  /// Told of each stranger that was not let in, in one sentence. Called on a thread of the gate.
+  /// Told of each stranger that was not let in, in one sentence. Called on threads of the
+  /// gate and of CAF.
   std::function<void(const std::string& sentence)> on_refused{};
 };
 
@@ -36,7 +39,8 @@ struct ClusterOptions {
 class Cluster {
 public:
   /// Begins to let nodes in.
-  /// @returns `invalid_config` if it cannot listen there.
+  /// @returns `invalid_config` if it cannot listen there; the errors of
+  ///          `transport::check_tls_files`.
   [[nodiscard]] static Expected<std::unique_ptr<Cluster>> listen(const ClusterOptions& options);
   ~Cluster();
   Cluster(const Cluster&) = delete;

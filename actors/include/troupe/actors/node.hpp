@@ -4,12 +4,14 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "troupe/actors/loader.hpp"
 #include "troupe/actors/local_ranks.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/plan.hpp"
+#include "troupe/transport/tls_files.hpp"
 
 namespace troupe::actors {
 
@@ -25,6 +27,9 @@ struct NodeOptions {
   std::uint16_t director_port = 0;
   /// Shared by all processes of the run; who does not know it is not let in.
   std::string secret;
+  /// Encrypts what is said to the director, who must have TLS from the same authority, or none like
+  /// this node.
+  std::optional<transport::TlsFiles> tls{};
   /// Where other processes' links reach this one; see `transport::UcxOptions`.
   std::string network_interface = "lo";
   bool shared_memory = true;
@@ -49,7 +54,8 @@ using SourceFactory = std::function<Expected<BatchSource>(const Plan&)>;
 /// The director may be in this process as well, on another thread; a crash of a rank ends both
 /// then. `parts.connect` is not looked at.
 /// @returns Done if the run ended in order; otherwise why it ended: `peer_unreachable` if the
-///          director cannot be reached, does not let this process in, or is lost.
+///          director cannot be reached, does not let this process in, or is lost; the errors of
+///          `transport::check_tls_files`.
 [[nodiscard]] Expected<Done> perform_as_node(const NodeOptions& options,
                                              const SourceFactory& make_source,
                                              RankParts parts = {});
