@@ -25,6 +25,7 @@ struct NodeArguments {
   std::string secret_path;        ///< Or:
   int secret_descriptor = -1;     ///< An inherited pipe to read the secret from; -1: none. Or:
   std::string secret;             ///< Itself.
+  transport::TlsFiles tls{};      ///< As `tls_of` reads it.
   std::string network_interface;  ///< Empty: the one that leads to the director.
   bool shared_memory = true;
   double heartbeat_seconds = 5.0;

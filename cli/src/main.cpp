@@ -63,6 +63,20 @@ void add_network_options(CLI::App& command, std::string& network_interface, bool
       ->capture_default_str();
 }
 
+void add_tls_options(CLI::App& command, transport::TlsFiles& tls) {
+  command
+      .add_option("--tls-certificate", tls.certificate_path,
+                  "Encrypt what director and nodes say to each other: the certificate of this "
+                  "machine, in PEM form; needs the other two")
+      ->type_name("FILE");
+  command.add_option("--tls-key", tls.key_path, "The certificate's key, for its owner alone")
+      ->type_name("FILE");
+  command
+      .add_option("--tls-authority", tls.authority_path,
+                  "The certificate of who issued all certificates of the run")
+      ->type_name("FILE");
+}
+
 void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand("train", "Train the model of a configuration");
   add_run_options(*command, arguments);
@@ -81,6 +95,7 @@ void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
   command->add_option("--listen", performers.listen, "Where nodes join, HOST:PORT");
   command->add_option("--secret", performers.secret_path,
                       "A file that only who may join can read, the same on every node");
+  add_tls_options(*command, performers.tls);
   add_network_options(*command, performers.network_interface, performers.shared_memory,
                       performers.heartbeat_seconds);
   command->callback([&] {
@@ -98,6 +113,7 @@ void add_node(CLI::App& app, NodeArguments& arguments, Command& chosen) {
   auto* descriptor = command->add_option("--secret-fd", arguments.secret_descriptor,
                                          "An open file descriptor to read it from instead");
   secret->excludes(descriptor);
+  add_tls_options(*command, arguments.tls);
   add_network_options(*command, arguments.network_interface, arguments.shared_memory,
                       arguments.heartbeat_seconds);
   command->footer(

@@ -13,6 +13,7 @@
 #include "machine.hpp"
 #include "network_interface.hpp"
 #include "open_files.hpp"
+#include "tls_options.hpp"
 
 namespace troupe::cli {
 
@@ -47,6 +48,8 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
   if (!director) return director.error();
   auto secret = secret_of(arguments);
   if (!secret) return secret.error();
+  auto tls = tls_of(arguments.tls);
+  if (!tls) return tls.error();
   const auto network = network_interface_or(arguments.network_interface, director->host);
   if (!network) return network.error();
   raise_open_files_limit();
@@ -59,6 +62,7 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
       {.director_host = director->host,
        .director_port = director->port,
        .secret = std::move(*secret),
+       .tls = std::move(*tls),
        .network_interface = *network,
        .shared_memory = arguments.shared_memory,
        .available_memory_bytes = look_at_machine().usable_memory_bytes(),

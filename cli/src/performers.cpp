@@ -16,6 +16,7 @@
 #include "network_interface.hpp"
 #include "open_files.hpp"
 #include "shared_secret.hpp"
+#include "tls_options.hpp"
 
 namespace troupe::cli {
 
@@ -89,6 +90,7 @@ actors::ClusterOptions cluster_options(const PerformerArguments& arguments,
           .listen_host = listen.host,
           .listen_port = listen.port,
           .secret = std::move(secret),
+          .tls = tls_of(arguments.tls).value(),
           .network_interface = std::move(network_interface),
           .shared_memory = arguments.shared_memory,
           .heartbeat = {.interval = timeout / 10, .timeout = timeout},
@@ -111,6 +113,8 @@ ChildProgram node_program(const PerformerArguments& arguments, std::uint32_t ind
                                  "--heartbeat",
                                  fmt::format("{}", arguments.heartbeat_seconds)};
   if (!arguments.shared_memory) words.emplace_back("--no-shared-memory");
+  const auto tls = to_options(arguments.tls);
+  words.insert(words.end(), tls.begin(), tls.end());
   return {fmt::format("node {}", index), "/proc/self/exe", std::move(words), secret};
 }
 
@@ -201,6 +205,7 @@ Expected<Done> Performers::check(const PerformerArguments& arguments, const Plan
                  "--processes and --nodes: give one of them; --processes starts them on this "
                  "machine, --nodes waits for those that you start"};
   }
+  if (auto tls = tls_of(arguments.tls); !tls) return tls.error();
   const auto rank_count = plan.config.parallel.rank_count();
   const auto count = is_launched ? arguments.launch.task_count
                                  : std::max(arguments.process_count, arguments.node_count);

@@ -8,6 +8,7 @@
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/plan.hpp"
+#include "troupe/transport/tls_files.hpp"
 
 #include "corpus_batches.hpp"
 #include "launch.hpp"
@@ -20,6 +21,7 @@ struct PerformerArguments {
   std::uint32_t node_count = 0;     ///< To wait for; 0: none.
   std::string listen;               ///< HOST:PORT; empty: as follows from the rest.
   std::string secret_path;          ///< Empty: made by this process, where it can be.
+  transport::TlsFiles tls{};        ///< As `tls_of` reads it.
   std::string network_interface;    ///< Empty: the one that leads to the director.
   bool shared_memory = true;
   double heartbeat_seconds = 5.0;

@@ -341,6 +341,7 @@ Expected<ExitCode> join_task_0(const PerformerArguments& performers, const Plan&
   return node({.join = to_string(launch.director),
                .secret_path = {},
                .secret = std::move(*secret),
+               .tls = performers.tls,
                .network_interface = performers.network_interface,
                .shared_memory = performers.shared_memory,
                .heartbeat_seconds = performers.heartbeat_seconds});

@@ -28,6 +28,7 @@ protected:
       words.insert(words.end(), {"--nodes", std::to_string(node_count), "--listen", "127.0.0.1:0",
                                  "--secret", "secret"});
     }
+    words.insert(words.end(), more_.begin(), more_.end());
     PeerProcess director{folder_, "director", words};
     if (node_count > 0) {
       EXPECT_TRUE(director.wait_until([&] { return !place_of(director).empty(); }))
@@ -41,6 +42,7 @@ protected:
     std::vector<std::string> words{"node",        "--join", place_of(director), "--secret", secret,
                                    "--heartbeat", "1"};
     if (!shared_memory) words.emplace_back("--no-shared-memory");
+    words.insert(words.end(), more_.begin(), more_.end());
     return {folder_, name, words};
   }
 
@@ -57,6 +59,8 @@ protected:
     const auto metrics = read("out/metrics.jsonl");
     return static_cast<std::size_t>(std::ranges::count(metrics, '\n'));
   }
+
+  std::vector<std::string> more_;  ///< Options of those that are started from now on.
 };
 
 }  // namespace troupe::cli
