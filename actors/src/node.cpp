@@ -115,6 +115,7 @@ private:
                                          : system_.middleman().actor_handle();
     auto connect = caf::make_function_view(connector, caf::duration{options_.heartbeat.timeout});
     const auto met = connect(caf::connect_atom_v, std::string{"127.0.0.1"}, tunnel_->local_port());
+    if (!met) tunnel_.reset();  // CAF does not end before it has written, or cannot any more.
     if (!met && options_.tls) return no_tls_with_director(system_.render(met.error()));
     if (!met) return lost_director(system_.render(met.error()));
     return caf::actor_cast<DoorHandle>(std::get<caf::strong_actor_ptr>(*met));

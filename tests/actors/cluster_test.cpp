@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "troupe/transport/gate.hpp"
 #include "troupe/transport/tunnel.hpp"
 
 #include "../storage/temporary_folder.hpp"
@@ -278,6 +279,45 @@ TEST_F(Encrypted, ADirectorAndANodeThatDoNotFitAreTold) {
   EXPECT_TRUE(refusal_of(files, std::nullopt).starts_with("wants TLS, "));
   EXPECT_TRUE(refusal_of(std::nullopt, files).starts_with("runs without TLS, "));
   EXPECT_TRUE(refusal_of(files, stranger.issue("other")).starts_with("trusts another TLS "));
+}
+
+/// A director by its secret and its greeting, behind whose gate there is none.
+TEST_F(Encrypted, ANodeThatGetsNoTlsSaysSo) {
+  const auto options = options_of(1, true);
+  const auto refusal_of = [&](bool speaks) {
+    const transport::Server behind;
+    const auto gate =
+        transport::Gate::open(
+            {.inner_port = behind.port(),
+             .secret = options.secret,
+             .version = TROUPE_VERSION,
+             .tls_authority = check_tls_files(files, transport::TlsSide::director).value()})
+            .value();
+    auto node = std::async(std::launch::async, [&] {
+      return perform_as_node({.director_port = gate->port(),
+                              .secret = options.secret,
+                              .tls = files,
+                              .heartbeat = {.timeout = std::chrono::milliseconds{500}}},
+                             {});
+    });
+    const auto wire = behind.accept();
+    EXPECT_EQ(wire.receive(2), "\x16\x03") << "a handshake begins";
+    if (speaks) wire.send("HTTP/1.1 400 Bad Request\r\n\r\n");
+    const auto outcome = node.get();
+    EXPECT_FALSE(outcome);
+    EXPECT_EQ(outcome.error().code, Errc::peer_unreachable);
+    auto sentence = outcome.error().context;
+    const auto port = std::to_string(gate->port());
+    sentence.replace(sentence.find(port), port.size(), "PORT");
+    return sentence;
+  };
+  for (const bool speaks : {true, false}) {
+    const auto sentence = refusal_of(speaks);
+    EXPECT_TRUE(sentence.starts_with(
+        "the director at 127.0.0.1:PORT let this node in, but no TLS came about ("))
+        << sentence;
+    EXPECT_TRUE(sentence.ends_with("): its log may say why; compare both clocks")) << sentence;
+  }
 }
 
 /// CAF's own heartbeat closes a connection that is looked at before its first answer has come.
