@@ -151,9 +151,11 @@ Expected<std::unique_ptr<Performers>> wait_for_nodes(const PerformerArguments& a
   auto cluster = actors::Cluster::listen(
       cluster_options(arguments, arguments.node_count, *listen, std::move(*secret), *network));
   if (!cluster) return cluster.error();
-  fmt::print("waiting for {} node{}: troupe node --join {} --secret FILE\n", arguments.node_count,
+  const bool has_tls = !to_options(arguments.tls).empty();
+  fmt::print("waiting for {} node{}: troupe node --join {} --secret FILE{}\n", arguments.node_count,
              arguments.node_count == 1 ? "" : "s",
-             to_string(Endpoint{listen->host, (*cluster)->port()}));
+             to_string(Endpoint{listen->host, (*cluster)->port()}),
+             has_tls ? " --tls-certificate FILE --tls-key FILE --tls-authority FILE" : "");
   std::fflush(stdout);
   return std::unique_ptr<Performers>{std::make_unique<OtherProcesses>(std::move(*cluster))};
 }
