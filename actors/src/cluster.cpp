@@ -8,7 +8,6 @@
 
 #include "cluster_impl.hpp"
 #include "door_port.hpp"
-#include "open_fabric.hpp"
 
 namespace troupe::actors {
 
@@ -37,10 +36,11 @@ void Cluster::Impl::close() {
 }
 
 Expected<Done> Cluster::Impl::open() {
-  auto fabric = open_fabric({.secret = options_.secret,
-                             .network_interface = options_.network_interface,
-                             .shared_memory = options_.shared_memory,
-                             .on_refused = options_.on_refused});
+  transport::remove_orphaned_segments();
+  auto fabric = transport::UcxFabric::make({.secret = options_.secret,
+                                            .network_interface = options_.network_interface,
+                                            .shared_memory = options_.shared_memory,
+                                            .on_refused = options_.on_refused});
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   const auto inner_port =

@@ -97,7 +97,10 @@ void DoorState::answer_if_empty() {
 }
 
 void DoorState::on(const PeerGone& message) {
-  if (is_over_ || message.peer >= members_.size() || message.node >= members_.size()) return;
+  if (is_over_ || message.peer > members_.size() || message.node >= members_.size()) return;
+  if (message.peer == members_.size()) {
+    return tell(describe(message.node) + " cannot reach the director: " + message.sentence);
+  }
   auto& member = members_[message.peer];
   if (!member.complaint.empty()) return;
   member.complaint =

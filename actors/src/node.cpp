@@ -14,7 +14,6 @@
 #include "ask.hpp"
 #include "network_settings.hpp"
 #include "node_actor.hpp"
-#include "open_fabric.hpp"
 
 namespace troupe::actors {
 
@@ -71,15 +70,16 @@ public:
 
 private:
   Expected<Done> reach_out() {
+    transport::remove_orphaned_segments();
     actor_ = system_.spawn(node_actor, &stock_);
-    auto fabric =
-        open_fabric({.secret = options_.secret,
-                     .network_interface = options_.network_interface,
-                     .shared_memory = options_.shared_memory,
-                     .on_refused = options_.on_refused,
-                     .on_peer_lost = [this](const std::string& peer, const std::string& sentence) {
-                       caf::anon_send(actor_, PeerCut{peer, sentence});
-                     }});
+    auto fabric = transport::UcxFabric::make(
+        {.secret = options_.secret,
+         .network_interface = options_.network_interface,
+         .shared_memory = options_.shared_memory,
+         .on_refused = options_.on_refused,
+         .on_peer_lost = [this](const std::string& peer, const std::string& sentence) {
+           caf::anon_send(actor_, PeerCut{peer, sentence});
+         }});
     if (!fabric) return fabric.error();
     stock_.fabric = std::move(*fabric);
     return Done{};

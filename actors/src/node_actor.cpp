@@ -104,8 +104,9 @@ void NodeState::on(const ParameterAsked& message) {
 }
 
 void NodeState::on(const PeerCut& message) {
+  if (!door_) return;
   const auto lost = std::ranges::find(nodes_, message.address, &NodeFacts::fabric_address);
-  if (lost == nodes_.end() || !door_) return;  // The director: CAF notices as well.
+  // Behind the last node is the director, which may be unreachable for a reason of this process's.
   const auto peer = static_cast<std::uint32_t>(lost - nodes_.begin());
   self_->send(door_, PeerGone{node_, peer, message.sentence});
 }

@@ -200,7 +200,9 @@ inline std::vector<std::string> messages_of_strangers() {
   std::string noise(std::size_t{1} << 20U, '\0');
   for (auto& byte : noise) byte = static_cast<char>(random());
   noise[0] = 'x';  // Neither HTTP nor a greeting of troupe.
-  return {"GET / HTTP/1.1\r\nHost: director\r\n\r\n", noise.substr(0, 200), noise.substr(0, 7),
+  return {"GET / HTTP/1.1\r\nHost: director\r\n\r\n",
+          noise.substr(0, 200),
+          noise.substr(0, 7),
           noise,
           std::string(16, '\0'),  // By which UCX's own connection manager ends its process.
           std::string(17, '\0'),

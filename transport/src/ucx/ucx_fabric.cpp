@@ -68,8 +68,12 @@ private:
   void join_host(const UcxCard& card, UcxAcquaintancePtr host);
   void visit(UcxPeer& peer, const UcxAddress& address);
   UcxLane& claim(const UcxAddress& address, const std::string& name, std::uint64_t lane);
+  /// The peer's process is to blame.
   void lose(std::uint64_t number, const std::string& reason);
-  void announce_loss_of(std::uint64_t number, const std::string& reason) const;
+  /// This process is to blame.
+  void fail_to_reach(std::uint64_t number, const Error& error);
+  /// Ends everything with the peer and, if it was alive, says so: `before`, its name, `after`.
+  void end(std::uint64_t number, const std::string& before, const std::string& after);
   void say_goodbye();
   /// Whether nobody is left and nothing in flight, so that a fabric that leaves may end.
   [[nodiscard]] bool has_left();
@@ -112,7 +116,7 @@ Expected<Done> UcxFabric::Impl::start() {
   if (!loop) return loop.error();
   loop_ = std::move(*loop);
   const auto number = draw_number();
-  shared_ = std::make_unique<UcxShared>(context_, loop_->events(), number);
+  shared_ = std::make_unique<UcxShared>(context_, loop_->events(), number, options_.shared_memory);
   UcxMeetingOptions meeting{
       .place = *where, .secret = options_.secret, .on_refused = options_.on_refused};
   UcxMeetingPlace& place = *this;
@@ -234,9 +238,9 @@ void UcxFabric::Impl::receive_guest(const UcxCard& card, UcxAcquaintancePtr gues
   auto& peer = peer_of(card.number);
   if (peer.state() != UcxPeer::State::alive) return meeting_->part(std::move(guest));
   const auto own = peer.card();
-  if (!own) return lose(card.number, own.error().context);
+  if (!own) return fail_to_reach(card.number, own.error());
   if (const auto done = peer.connect(card.address, guest); !done) {
-    return lose(card.number, done.error().context);
+    return fail_to_reach(card.number, done.error());
   }
   meeting_->greet(std::move(guest), card.number, *own);
 }
@@ -245,14 +249,14 @@ void UcxFabric::Impl::join_host(const UcxCard& card, UcxAcquaintancePtr host) {
   auto& peer = peer_of(card.number);
   if (peer.state() != UcxPeer::State::alive) return meeting_->part(std::move(host));
   if (const auto done = peer.connect(card.address, std::move(host)); !done) {
-    return lose(card.number, done.error().context);
+    return fail_to_reach(card.number, done.error());
   }
   peer.greet();
 }
 
 void UcxFabric::Impl::visit(UcxPeer& peer, const UcxAddress& address) {
   auto own = peer.card();
-  if (!own) return lose(address.fabric, own.error().context);
+  if (!own) return fail_to_reach(address.fabric, own.error());
   meeting_->visit(address, std::move(*own));
 }
 
@@ -266,21 +270,25 @@ UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& na
 }
 
 void UcxFabric::Impl::lose(std::uint64_t number, const std::string& reason) {
+  end(number, "the process behind ",
+      " is lost: " + reason + "; see whether it still runs, and what it printed last");
+}
+
+void UcxFabric::Impl::fail_to_reach(std::uint64_t number, const Error& error) {
+  end(number, "no messages to ", ": " + error.context);
+}
+
+void UcxFabric::Impl::end(std::uint64_t number, const std::string& before,
+                          const std::string& after) {
   auto& peer = peer_of(number);
-  const bool was_alive = peer.state() == UcxPeer::State::alive;
-  if (was_alive) {
-    announce_loss_of(number, reason);
+  if (peer.state() == UcxPeer::State::alive) {
+    const auto name = names_.find(number);
+    if (!leaving_ && name != names_.end() && options_.on_peer_lost) {
+      options_.on_peer_lost(name->second, before + name->second + after);
+    }
     peer.end(UcxPeer::State::lost, Errc::peer_unreachable);
   }
   for (auto& acquaintance : peer.disconnect()) meeting_->part(std::move(acquaintance));
-}
-
-void UcxFabric::Impl::announce_loss_of(std::uint64_t number, const std::string& reason) const {
-  const auto name = names_.find(number);
-  if (leaving_ || name == names_.end() || !options_.on_peer_lost) return;
-  options_.on_peer_lost(name->second,
-                        "the process behind " + name->second + " is lost: " + reason
-                            + "; see whether it still runs, and what it printed last");
 }
 
 void UcxFabric::Impl::say_goodbye() {

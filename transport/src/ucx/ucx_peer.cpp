@@ -1,6 +1,8 @@
 #include "ucx/ucx_peer.hpp"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 namespace troupe::transport {
 
@@ -8,6 +10,21 @@ namespace {
 
 /// Lanes of one peer that it has used and this end has not made.
 constexpr std::uint32_t unclaimed_lanes_max = 4096;
+
+/// Less than some workers take: UCX 1.13 takes 4.2 MB for each.
+constexpr std::uintmax_t little_bytes = std::uintmax_t{16} << 20U;
+
+/// UCX does not say what there is too little of.
+Error with_cause(const Error& error) {
+  std::error_code unknown;
+  const auto space = std::filesystem::space("/dev/shm", unknown);
+  if (unknown || space.available > little_bytes) return error;
+  return {error.code, "/dev/shm, the memory that processes share, has "
+                          + std::to_string(space.available >> 10U)
+                          + " KiB left, and each process needs about 4200 for each other that it "
+                            "exchanges messages with: enlarge it, or give --no-shared-memory ("
+                          + error.context + ")"};
+}
 
 }  // namespace
 
@@ -36,7 +53,7 @@ UcxLane* UcxPeer::lane_of(std::uint64_t number) {
 Expected<UcxCard> UcxPeer::card() {
   if (worker_ == nullptr) {
     auto worker = UcxWorker::make(shared_.context, *this, shared_.events);
-    if (!worker) return worker.error();
+    if (!worker) return shared_.shared_memory ? with_cause(worker.error()) : worker.error();
     worker_ = std::move(*worker);
   }
   auto address = worker_->address();

@@ -36,6 +36,7 @@ struct UcxShared {
   std::shared_ptr<const UcxContext> context;
   int events;          ///< Where workers report what wakes a sleeping thread.
   std::uint64_t self;  ///< This fabric's number, from which its messages come.
+  bool shared_memory;
   std::vector<UcxFailure> failures{};
   UcxPool<UcxSend> sends{};
   UcxPool<UcxReceive> receives{};

@@ -129,10 +129,10 @@ typename Inspector::result_type inspect(Inspector& f, JoinAnswered& x) {
   return f(x.refusal, x.node);
 }
 
-/// From a node: its links to another are broken.
+/// From a node: its links to another, or to the director, are broken.
 struct PeerGone {
   std::uint32_t node = 0;  ///< That tells it.
-  std::uint32_t peer = 0;  ///< That it no longer reaches.
+  std::uint32_t peer = 0;  ///< That it no longer reaches; the number of nodes: the director.
   std::string sentence;
 };
 template <class Inspector>
