@@ -35,6 +35,11 @@ void refuse(const SharedRefusals& refusals, const std::string& sentence) {
   refusals->note(sentence, transport::Refusals::Clock::now());
 }
 
+void refuse_tls(const SharedRefusals& refusals, const std::string& why) {
+  refuse(refusals, "a node was let in, but no TLS came about: " + why
+                       + "; see its certificate, and compare both clocks");
+}
+
 std::string last_tls_error() {
   const char* reason = ::ERR_reason_error_string(::ERR_peek_last_error());
   return reason == nullptr ? "the connection ended" : reason;
@@ -50,10 +55,7 @@ public:
   rw_state read_some(std::size_t& count, native_socket socket, void* bytes, std::size_t size) {
     ::ERR_clear_error();
     const auto state = session_->read_some(count, socket, bytes, size);
-    if (state == rw_state::failure && !has_received_) {
-      refuse(refusals_, "a node was let in, but no TLS came about: " + last_tls_error()
-                            + "; see its certificate, and compare both clocks");
-    }
+    if (state == rw_state::failure && !has_received_) refuse_tls(refusals_, last_tls_error());
     has_received_ = has_received_ || count > 0;
     return state;
   }
@@ -90,7 +92,7 @@ public:
   bool consume(caf::execution_unit* unit, const void* bytes, std::size_t size) override {
     has_received_ = true;
     const bool goes_on = scribe::consume(unit, bytes, size);
-    flush();
+    if (goes_on) flush();
     return goes_on;
   }
   void flush() override {
@@ -164,8 +166,7 @@ private:
       why = error.what() + std::string{" ("} + last_tls_error() + ")";
     }
     if (!session) {
-      refuse(refusals_, "a node was let in, but no TLS came about: " + why
-                            + "; see its certificate, and compare both clocks");
+      refuse_tls(refusals_, why);
       return false;
     }
     auto& multiplexer = acceptor_.backend();
