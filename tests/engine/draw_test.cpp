@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <regex>
 #include <set>
+#include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -30,29 +31,46 @@ struct DrawnBox {
   double font_size = 0.0;
 };
 
+/// What stands in `text` between the first `before` and the next `after`; empty without them.
+std::string between(const std::string& text, const std::string& before, const std::string& after) {
+  const auto found = text.find(before);
+  if (found == std::string::npos) return {};
+  const auto begin = found + before.size();
+  const auto end = text.find(after, begin);
+  return end == std::string::npos ? std::string{} : text.substr(begin, end - begin);
+}
+
 std::vector<DrawnBox> boxes_in(const std::string& svg) {
-  static const std::regex box{
-      "<g><title>(\\S+) [^<]*</title><rect x=\"([\\d.]+)\" y=\"([\\d.]+)\" width=\"([\\d.]+)\" "
-      "height=\"[\\d.]+\" fill=\"(#[0-9A-F]{6})\"/>"
-      "(?:<text x=\"[\\d.]+\" y=\"[\\d.]+\" font-size=\"([\\d.]+)\">([^<]*)</text>)?</g>"};
+  const std::string group_begin = "<g><title>";
   std::vector<DrawnBox> boxes;
-  for (std::sregex_iterator it{svg.begin(), svg.end(), box}, end; it != end; ++it) {
-    const auto& m = *it;
-    boxes.push_back({m[1], std::stod(m[2]), std::stod(m[3]), std::stod(m[4]), m[5], m[7],
-                     m[6].matched ? std::stod(m[6]) : 0.0});
+  for (auto at = svg.find(group_begin); at != std::string::npos;
+       at = svg.find(group_begin, at + 1)) {
+    const auto group = svg.substr(at, svg.find("</g>", at) - at);
+    const auto text_at = group.find("<text ");
+    const auto rect = group.substr(0, text_at);
+    const auto text = text_at == std::string::npos ? std::string{} : group.substr(text_at);
+    boxes.push_back({between(rect, "<title>", " "), std::stod(between(rect, " x=\"", "\"")),
+                     std::stod(between(rect, " y=\"", "\"")),
+                     std::stod(between(rect, " width=\"", "\"")), between(rect, " fill=\"", "\"/>"),
+                     between(text, ">", "</text>"),
+                     text.empty() ? 0.0 : std::stod(between(text, " font-size=\"", "\""))});
   }
   return boxes;
 }
 
 /// Whether every element that opens also closes, in the right order.
 bool is_well_formed(const std::string& xml) {
-  static const std::regex tag{"<(/?)([a-z]+)[^<>]*?(/?)>"};
   std::vector<std::string> open;
-  for (std::sregex_iterator it{xml.begin(), xml.end(), tag}, end; it != end; ++it) {
-    if ((*it)[3].length() > 0) continue;
-    if ((*it)[1].length() == 0) {
-      open.push_back((*it)[2]);
-    } else if (open.empty() || open.back() != (*it)[2]) {
+  for (auto at = xml.find('<'); at != std::string::npos; at = xml.find('<', at + 1)) {
+    const auto tag = between(xml.substr(at, xml.find('>', at) + 1 - at), "<", ">");
+    const auto begin = tag.starts_with('/') ? 1U : 0U;
+    const auto end = tag.find_first_not_of("abcdefghijklmnopqrstuvwxyz", begin);
+    const auto name = tag.substr(begin, end - begin);
+    if (name.empty() || tag.find('<') != std::string::npos) return false;
+    if (tag.ends_with('/')) continue;
+    if (begin == 0) {
+      open.push_back(name);
+    } else if (open.empty() || open.back() != name) {
       return false;
     } else {
       open.pop_back();
@@ -63,8 +81,10 @@ bool is_well_formed(const std::string& xml) {
 }
 
 /// `text` without the line ends that a backslash precedes.
-std::string unwrapped(const std::string& text) {
-  return std::regex_replace(text, std::regex{"\\\\\n"}, "");
+std::string unwrapped(std::string text) {
+  for (auto at = text.find("\\\n"); at != std::string::npos; at = text.find("\\\n", at))
+    text.erase(at, 2);
+  return text;
 }
 
 TEST(DrawText, AlignsRanksByTime) {
