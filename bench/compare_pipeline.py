@@ -2,7 +2,11 @@
 """troupe against PyTorch with a pipeline of two processes, one stage, thread and core each, pair by pair.
 
 Same model halves, 1F1B over the same microbatches, fp32; PyTorch's transfers run over gloo. The bar is 1.15.
-Usage: bench/compare_pipeline.py [--rounds N] [--microbatches M]     needs build/release and python3-torch
+PyTorch gets what it is fastest with, as in compare_pytorch.py: OpenBLAS, without presets and with one thread in
+each process, and an allocator that keeps what it has been given. With the reference BLAS, which is what
+python3-torch comes with, it reaches 100 tokens/s and the comparison ends with a sentence.
+Usage: bench/compare_pipeline.py [--rounds N] [--microbatches M]
+Needs build/release and Debian's python3-torch and libopenblas0-openmp.
 """
 
 import argparse
@@ -11,13 +15,13 @@ import statistics
 import subprocess
 import tempfile
 
-from compare_pytorch import ROOT, corpus, environment, finish_troupe, start_troupe_processes
+from compare_pytorch import ROOT, corpus, environment_of_pytorch, finish_troupe, start_troupe_processes
 
 
 def run_pytorch(folder, cores, **settings):
     meeting = pathlib.Path(folder) / "meeting"
     words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    variables = {**environment(), "GLOO_SOCKET_IFNAME": "lo"}
+    variables = {**environment_of_pytorch(), "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
         subprocess.Popen(["taskset", "-c", core, "/usr/bin/python3", ROOT / "bench/pipeline_pytorch.py",
                           "--rank", str(rank), "--meeting", meeting, "--text", corpus(), *words],

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from gpt_pytorch import Block
+from gpt_pytorch import Block, require_fast_products
 
 
 class FirstHalf(nn.Module):
@@ -101,6 +101,7 @@ def main():
     parser.add_argument("--text", default="kjv.txt")
     args = parser.parse_args()
 
+    require_fast_products()
     torch.set_num_threads(1)
     torch.manual_seed(1)
     dist.init_process_group("gloo", init_method=f"file://{args.meeting}", rank=args.rank, world_size=2)
