@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "troupe/actors/loader.hpp"
 #include "troupe/actors/stage_actor.hpp"
 #include "troupe/engine/lanes.hpp"
 

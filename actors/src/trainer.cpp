@@ -4,6 +4,7 @@
 #include <thread>
 #include <vector>
 
+#include "troupe/actors/loader.hpp"
 #include "troupe/actors/stage_actor.hpp"
 
 #include "actor_settings.hpp"

@@ -4,7 +4,7 @@
 #include <memory>
 #include <optional>
 
-#include "troupe/actors/loader.hpp"
+#include "troupe/actors/batch_source.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/plan.hpp"
 #include "troupe/storage/corpus.hpp"

@@ -2,24 +2,17 @@
 #pragma once
 
 #include <array>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "troupe/actors/batch_source.hpp"
 #include "troupe/actors/local_ranks.hpp"
 #include "troupe/actors/messages.hpp"
 #include "troupe/engine/plan.hpp"
 #include "troupe/stages/stage.hpp"
 
 namespace troupe::actors {
-
-/// Fills the tokens and targets of `replica` for a step; the batch has its final size already. Must
-/// depend on its arguments alone. Called on the loader's own thread while the step before runs,
-/// also for one step more than is wanted in the end. What it throws, and tokens outside the
-/// vocabulary, end the step with `invalid_batch`.
-using BatchSource =
-    std::function<void(StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch&)>;
 
 /// Opens each step for the ranks of its process, with the batches of `LocalRanks`: those that the
 /// current step reads, and the next training step's, filled while the current step runs.

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "troupe/actors/loader.hpp"
+#include "troupe/actors/batch_source.hpp"
 #include "troupe/actors/local_ranks.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/plan.hpp"

@@ -10,7 +10,7 @@
 #include <memory>
 #include <span>
 
-#include "troupe/actors/loader.hpp"
+#include "troupe/actors/batch_source.hpp"
 #include "troupe/actors/local_ranks.hpp"
 #include "troupe/actors/step_report.hpp"
 #include "troupe/engine/expected.hpp"
