@@ -177,10 +177,10 @@ TEST_F(Encrypted, RunsHaveTheSameBits) {
   }
 }
 
+/// By CAF alone: there is no other node that would miss it.
 TEST_F(Encrypted, ANodeThatStopsAnsweringIsLost) {
-  auto config = tiny_config(false);
-  config.parallel.pipeline = 2;
-  auto options = options_of(2, true);
+  const auto config = tiny_config(false);
+  auto options = options_of(1, true);
   options.tls = files;
   options.heartbeat = {.interval = std::chrono::milliseconds{300},
                        .timeout = std::chrono::milliseconds{3000}};
@@ -191,8 +191,6 @@ TEST_F(Encrypted, ANodeThatStopsAnsweringIsLost) {
   ASSERT_FALSE(report);
   EXPECT_NE(report.error().context.find("stopped answering"), std::string::npos)
       << report.error().context;
-  run.end();
-  EXPECT_EQ(run.nodes.wait(1).exit_code, 1);
 }
 
 TEST_F(Encrypted, ANodeThatIsKilledIsLostAtOnce) {
