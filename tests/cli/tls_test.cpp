@@ -155,9 +155,11 @@ TEST_F(TlsStrangers, NodesWithoutTlsOrOfAnotherAuthorityAreSentAwayAndLoggedOnce
   expect_undisturbed();
 }
 
+const std::string spoke = "127.0.0.1 spoke ";
 const std::string went_round = "a program of this machine went round the gate, to port ";
 
-/// Behind the gate listens CAF, on 127.0.0.1; and the fabric, which drops them without a word.
+/// Behind the gate listens CAF, on 127.0.0.1; beside it the fabric, where others meet it, and UCX,
+/// which drops them without a word.
 TEST_F(TlsStrangers, WhoGoesRoundTheGateIsNotHeardAndLoggedOnce) {
   std::vector<Connection> silent;
   for (const auto port : ports_of(director_->pid())) {
@@ -172,7 +174,7 @@ TEST_F(TlsStrangers, WhoGoesRoundTheGateIsNotHeardAndLoggedOnce) {
       }
     }
   }
-  expect_said({went_round});
+  expect_said({spoke + "HTTP", spoke + "an unknown protocol", went_round});
   expect_undisturbed();
 }
 
@@ -268,7 +270,7 @@ TEST_F(StrangersWithoutTls, WhoGoesRoundTheGateIsNotHeardAndLoggedOnce) {
       stranger.part();
     }
   }
-  expect_said({went_round});
+  expect_said({spoke + "HTTP", spoke + "an unknown protocol", went_round});
   expect_undisturbed();
 }
 

@@ -82,6 +82,7 @@ protected:
   /// Keeps the thread where it sleeps, away from what it drives, until `awake_` is counted down.
   /// Returns when it is there.
   void hold_asleep() {
+    driven_.wait_for_rest();
     std::promise<void> held;
     post(loop_->io(), [this, &held] {
       held.set_value();
