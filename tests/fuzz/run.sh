@@ -20,7 +20,7 @@ sources_of() {
     from_csv) echo engine/src/schedule*.cpp ;;
     parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
     read_hello) echo transport/src/gate/hello.cpp ;;
-    read_header) echo transport/src/ucx/ucx_header.cpp ;;
+    read_header) echo transport/src/ucx/ucx_header.cpp transport/src/ucx/ucx_card.cpp ;;
     read_message)
       echo actors/src/director.cpp actors/src/door.cpp actors/src/message_checks.cpp \
         actors/src/step_report.cpp engine/src/config*.cpp engine/src/model_layout.cpp \
