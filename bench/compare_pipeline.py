@@ -2,7 +2,7 @@
 """troupe against PyTorch with a pipeline of two processes, one stage, thread and core each, pair by pair.
 
 Same model halves, 1F1B over the same microbatches, fp32; PyTorch's transfers run over gloo. The bar is 1.15.
-PyTorch gets what it is fastest with, as in compare_pytorch.py: OpenBLAS, without presets and with one thread in
+PyTorch gets, as in compare_pytorch.py, OpenBLAS, without presets and with one thread in
 each process, and an allocator that keeps what it has been given. With the reference BLAS, which is what
 python3-torch comes with, it reaches 100 tokens/s and the comparison ends with a sentence.
 Usage: bench/compare_pipeline.py [--rounds N] [--microbatches M]

@@ -2,7 +2,7 @@
 """troupe against PyTorch on one stage and one thread, pair by pair: prints both medians and their ratio.
 
 Model: 6 layers, 6 heads, 384 wide, 256 tokens, 256 vocabulary, batch 8, fp32. The bar is 1.15.
-PyTorch gets what it is fastest with: OpenBLAS, without presets and with one thread, and an allocator that keeps
+PyTorch gets OpenBLAS, without presets and with one thread, and an allocator that keeps
 what it has been given.
 Usage: bench/compare_pytorch.py [--rounds N] [--core C]
 Needs build/release and Debian's python3-torch and libopenblas0-openmp.
@@ -62,7 +62,7 @@ def environment():
 
 
 def environment_of_pytorch():
-    """Also with one thread on its one core, and memory kept from step to step, worth 2 % and more."""
+    """Also with one thread on its one core, and memory that is kept from step to step."""
     return {**environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
