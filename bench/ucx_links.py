@@ -20,6 +20,8 @@ SETTINGS = {
     "UCX_NET_DEVICES": "lo",
     "UCX_MM_ERROR_HANDLING": "y",
     "UCX_TCP_PUT_ENABLE": "n",
+    "UCX_ZCOPY_THRESH": "inf",
+    "UCX_TCP_TX_SEG_SIZE": "64kb",
     "UCX_MM_FIFO_SIZE": "256",
     "UCX_KEEPALIVE_INTERVAL": "1s",
     "UCX_ERROR_SIGNALS": "",

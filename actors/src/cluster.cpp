@@ -37,10 +37,14 @@ void Cluster::Impl::close() {
 
 Expected<Done> Cluster::Impl::open() {
   transport::remove_orphaned_segments();
-  auto fabric = transport::UcxFabric::make({.secret = options_.secret,
-                                            .network_interface = options_.network_interface,
-                                            .shared_memory = options_.shared_memory,
-                                            .on_refused = options_.on_refused});
+  auto fabric = transport::UcxFabric::make(
+      {.secret = options_.secret,
+       .network_interface = options_.network_interface,
+       .shared_memory = options_.shared_memory,
+       .on_refused = options_.on_refused,
+       .on_peer_lost = [door = door_](const std::string& peer, const std::string& sentence) {
+         caf::anon_send(door, FabricCut{peer, sentence});
+       }});
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   const auto inner_port =

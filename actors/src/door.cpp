@@ -101,11 +101,21 @@ void DoorState::on(const PeerGone& message) {
   if (message.peer == members_.size()) {
     return tell(describe(message.node) + " cannot reach the director: " + message.sentence);
   }
-  auto& member = members_[message.peer];
+  complain(describe(message.node), message.peer, message.sentence);
+}
+
+void DoorState::on(const FabricCut& message) {
+  for (std::uint32_t node = 0; node < members_.size() && !is_over_; ++node) {
+    if (members_[node].facts.fabric_address != message.address) continue;
+    return complain("the director", node, message.sentence);
+  }
+}
+
+void DoorState::complain(const std::string& who, std::uint32_t node, const std::string& sentence) {
+  auto& member = members_[node];
   if (!member.complaint.empty()) return;
-  member.complaint =
-      describe(message.node) + " cannot reach " + describe(message.peer) + ": " + message.sentence;
-  if (!member.is_gone) wait_for_evidence(message.peer);
+  member.complaint = who + " cannot reach " + describe(node) + ": " + sentence;
+  if (!member.is_gone) wait_for_evidence(node);
 }
 
 void DoorState::on_down(const caf::down_msg& message) {
@@ -179,6 +189,7 @@ WatchedDoorHandle::behavior_type door(WatchedDoorHandle::stateful_pointer<DoorSt
       [self](const RunBegun& message) { self->state.on(message); },
       [self](const RunEnded& message) { self->state.on(message); },
       [self](const ProcessEnded& message) { self->state.on(message); },
+      [self](const FabricCut& message) { self->state.on(message); },
       [self](const EvidenceAwaited& message) { self->state.on(message); },
       [self](const NodeAdmitted& message) { self->state.on(message); },
       [self](const JoinDue& message) { self->state.on(message); },

@@ -38,6 +38,12 @@ struct ProcessEnded {
   std::string last_line;  ///< That it wrote; empty if none is known.
 };
 
+/// From the director's fabric: no messages to the node whose fabric is at `address`.
+struct FabricCut {
+  std::string address;
+  std::string sentence;
+};
+
 /// From itself: the operating system had time to say what became of a process.
 struct EvidenceAwaited {
   std::uint32_t node = 0;
@@ -58,12 +64,11 @@ struct JoinDue {
 struct DepartureAwaited {};
 struct Departed {};
 
-using WatchedDoorHandle =
-    DoorHandle::extend<caf::replies_to<NodesWanted>::with<NodesHere>,
-                       caf::replies_to<LossAwaited>::with<Loss>, caf::reacts_to<RunBegun>,
-                       caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
-                       caf::reacts_to<EvidenceAwaited>, caf::reacts_to<NodeAdmitted>,
-                       caf::reacts_to<JoinDue>, caf::replies_to<DepartureAwaited>::with<Departed>>;
+using WatchedDoorHandle = DoorHandle::extend<
+    caf::replies_to<NodesWanted>::with<NodesHere>, caf::replies_to<LossAwaited>::with<Loss>,
+    caf::reacts_to<RunBegun>, caf::reacts_to<RunEnded>, caf::reacts_to<ProcessEnded>,
+    caf::reacts_to<FabricCut>, caf::reacts_to<EvidenceAwaited>, caf::reacts_to<NodeAdmitted>,
+    caf::reacts_to<JoinDue>, caf::replies_to<DepartureAwaited>::with<Departed>>;
 
 /// Called on the door's thread when a node's connection is gone: links to it will not get further.
 using NodeGone = std::function<void(const NodeFacts& facts, const std::string& why)>;
@@ -84,6 +89,7 @@ public:
   void on(const RunBegun& message);
   void on(const RunEnded& message);
   void on(const ProcessEnded& message);
+  void on(const FabricCut& message);
   void on(const EvidenceAwaited& message);
   [[nodiscard]] caf::result<Departed> on(const DepartureAwaited& message);
 
@@ -97,6 +103,8 @@ private:
   };
 
   void on_down(const caf::down_msg& message);
+  /// `who` cannot reach a node any more, unless the node is known to have gone.
+  void complain(const std::string& who, std::uint32_t node, const std::string& sentence);
   void answer_if_complete();
   void answer_if_empty();
   /// Waits a little for what others know, then tells.
@@ -134,6 +142,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LossAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Loss)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::RunBegun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ProcessEnded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::FabricCut)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::EvidenceAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodeAdmitted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::JoinDue)

@@ -135,10 +135,14 @@ TEST(UcxSettings, AskForSharedMemoryOnlyWhereItIsAllowed) {
   EXPECT_EQ(settings_for(tcp), (std::vector<UcxSetting>{{"TLS", "tcp,self"},
                                                         {"NET_DEVICES", "eth0"},
                                                         {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
+                                                        {"ZCOPY_THRESH", "inf"},
+                                                        {"TCP_TX_SEG_SIZE", "64kb", "TX_SEG_SIZE"},
                                                         {"KEEPALIVE_INTERVAL", "1000ms"}}));
   EXPECT_EQ(settings_for({}), (std::vector<UcxSetting>{{"TLS", "posix,tcp,self"},
                                                        {"NET_DEVICES", "lo"},
                                                        {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
+                                                       {"ZCOPY_THRESH", "inf"},
+                                                       {"TCP_TX_SEG_SIZE", "64kb", "TX_SEG_SIZE"},
                                                        {"KEEPALIVE_INTERVAL", "1000ms"},
                                                        {"MM_ERROR_HANDLING", "y"},
                                                        {"MM_FIFO_SIZE", "256"}}));

@@ -170,7 +170,10 @@ Introduced introduce(const std::string& fabric, const UcxCard& own) {
       introduced.card = std::move(card);
       introduced.host = std::move(host);
     }
-    void on_end(std::uint64_t, std::string why) override { ADD_FAILURE() << why; }
+    void on_miss(std::uint64_t, std::string why) override { ADD_FAILURE() << why; }
+    void on_end(std::uint64_t, UcxAcquaintancePtr, std::string why) override {
+      ADD_FAILURE() << why;
+    }
     Introduced introduced;
   } place;
   auto& introduced = place.introduced;

@@ -68,7 +68,10 @@ public:
     hosts.push_back(std::move(card));
     acquaintances.push_back(std::move(host));
   }
-  void on_end(std::uint64_t number, std::string why) override {
+  void on_miss(std::uint64_t number, std::string why) override {
+    misses.push_back(std::to_string(number) + ": " + why);
+  }
+  void on_end(std::uint64_t number, UcxAcquaintancePtr, std::string why) override {
     ends.push_back(std::to_string(number) + ": " + why);
   }
 
@@ -80,7 +83,7 @@ public:
   bool receives = true;
   std::vector<UcxCard> guests, hosts;
   std::vector<UcxAcquaintancePtr> acquaintances;
-  std::vector<std::string> ends, refusals;
+  std::vector<std::string> misses, ends, refusals;
 
 private:
   std::uint64_t number_;
@@ -138,8 +141,8 @@ TEST_F(UcxMeetings, NobodyAtTheAddressIsTold) {
   io_.poll();
   gone.reset();
   one_.meeting().visit(address, one_.own());
-  turn_until([&] { return !one_.ends.empty(); });
-  EXPECT_EQ(one_.ends,
+  turn_until([&] { return !one_.misses.empty(); });
+  EXPECT_EQ(one_.misses,
             std::vector<std::string>{"3: 127.0.0.1:" + std::to_string(address.socket.port())
                                      + " says Connection refused"});
 }
@@ -148,17 +151,17 @@ TEST_F(UcxMeetings, AnotherProcessAtTheAddressIsTold) {
   auto address = other_.address();
   address.fabric = 99;
   one_.meeting().visit(address, one_.own());
-  turn_until([&] { return !one_.ends.empty(); });
-  EXPECT_EQ(one_.ends, std::vector<std::string>{"99: another process has its address"});
+  turn_until([&] { return !one_.misses.empty(); });
+  EXPECT_EQ(one_.misses, std::vector<std::string>{"99: another process has its address"});
 }
 
 TEST_F(UcxMeetings, WhoHasAnotherSecretIsSentAway) {
   Fabric stranger{io_, 3, "which only strangers know"};
   stranger.meeting().visit(other_.address(), stranger.own());
-  turn_until([&] { return !stranger.ends.empty() && !other_.refusals.empty(); });
-  EXPECT_EQ(stranger.ends, std::vector<std::string>{
-                               "2: the process at 127.0.0.1:" + other_.port()
-                               + " has another secret than this node: give both the same file"});
+  turn_until([&] { return !stranger.misses.empty() && !other_.refusals.empty(); });
+  EXPECT_EQ(stranger.misses, std::vector<std::string>{
+                                 "2: the process at 127.0.0.1:" + other_.port()
+                                 + " has another secret than this node: give both the same file"});
   EXPECT_EQ(other_.refusals,
             std::vector<std::string>{"127.0.0.1 runs troupe with another secret than this process: "
                                      "give both the same file"});
@@ -223,11 +226,31 @@ TEST_F(UcxMeetings, AGuestWithoutAWholeCardIsRefused) {
   std::ranges::sort(other_.refusals);
   EXPECT_EQ(other_.refusals,
             (std::vector<std::string>{
-                "127.0.0.1 has the secret but introduces itself as nobody",
-                "127.0.0.1 has the secret but introduces itself by half",
+                "127.0.0.1 has the secret but hung up instead of introducing itself",
+                "127.0.0.1 has the secret but hung up while it introduced itself",
                 "127.0.0.1 has the secret but sent the card of a fabric without a worker's address",
             }));
   EXPECT_TRUE(other_.guests.empty());
+}
+
+TEST_F(UcxMeetings, WhoComesToAGateInsteadIsToldSo) {
+  const Credentials node{.secret = "which all fabrics know", .version = "0.1.0"};
+  const auto place = on_loopback(other_.address().socket.port());
+  std::string told;
+  boost::asio::co_spawn(
+      io_,
+      [](boost::asio::io_context& loop, Tcp::endpoint to, const Credentials& own,
+         std::string& sentence) -> boost::asio::awaitable<void> {
+        const Destination destination{to, "the host", {}};
+        auto socket = co_await dial(loop, destination, own);
+        sentence = socket ? "let in" : socket.error().context;
+      }(io_, place, node, told),
+      boost::asio::detached);
+  turn_until([&] { return !told.empty() && !other_.refusals.empty(); });
+  EXPECT_EQ(told, "the host is a port for links, not the director's: check host and port");
+  EXPECT_EQ(other_.refusals,
+            std::vector<std::string>{
+                "127.0.0.1 came to the wrong port: see which one it was told to join"});
 }
 
 TEST_F(UcxMeetings, WhatIsSaidAfterTheCardEndsTheAcquaintance) {

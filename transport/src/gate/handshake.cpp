@@ -70,6 +70,11 @@ Expected<HelloBytes> make_hello(const Credentials& own) {
   return write_hello(hello);
 }
 
+/// Whether one of the two wants links, and the other a director.
+bool is_elsewhere(const Hello& hello, const Credentials& own) {
+  return hello.version.starts_with(links_prefix) != own.version.starts_with(links_prefix);
+}
+
 bool speaks_as(const Hello& hello, const Credentials& own) {
   return hello.protocol == gate_protocol && hello.version == own.version;
 }
@@ -164,6 +169,10 @@ awaitable<Expected<Greetings>> examine(Tcp::socket& node, const Credentials& own
   if (!ours) co_return ours.error();
   auto sent = co_await send(node, *ours);
   if (!sent) co_return sent.error();
+  if (is_elsewhere(theirs->hello, own)) {
+    co_return Error{Errc::invalid_config,
+                    "came to the wrong port: see which one it was told to join"};
+  }
   if (!speaks_as(theirs->hello, own)) {
     co_return Error{Errc::invalid_config, "runs troupe " + theirs->hello.version + ", this "
                                               + own.host_title + " " + own.version
@@ -206,6 +215,10 @@ awaitable<Expected<Done>> enter(Tcp::socket& gate, const Credentials& own,
   if (!sent) co_return named(sent.error());
   auto theirs = co_await receive_hello(gate);
   if (!theirs) co_return named(theirs.error());
+  if (is_elsewhere(theirs->hello, own)) {
+    co_return Error{Errc::invalid_config, gate_name + " is a port for links, not the director's: "
+                                                      "check host and port"};
+  }
   if (!speaks_as(theirs->hello, own)) {
     co_return Error{Errc::invalid_config, title(own) + gate_name + " runs troupe "
                                               + theirs->hello.version + ", this node " + own.version

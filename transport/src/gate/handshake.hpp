@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <boost/asio/awaitable.hpp>
@@ -12,6 +13,9 @@
 #include "gate/socket.hpp"
 
 namespace troupe::transport {
+
+/// What stands before the number in place of a version of troupe where fabrics meet for links.
+inline constexpr std::string_view links_prefix = "links-";
 
 /// What a process brings to the conversation.
 struct Credentials {

@@ -106,9 +106,12 @@ void Reception::receive(VisitorPtr visitor) {
 
 awaitable<void> Reception::examine_visitor(VisitorPtr visitor) {
   const Alarm alarm{io_, options_.proof_time_max, [&] {
-                      visitor->drop("proved nothing at " + here() + " within "
-                                    + std::to_string(options_.proof_time_max.count())
-                                    + " ms: only nodes of troupe may connect there");
+                      const auto time = std::to_string(options_.proof_time_max.count()) + " ms";
+                      visitor->drop(visitor->has_proved
+                                        ? "has the secret but got no further at " + here()
+                                              + " within " + time + ": see what it printed"
+                                        : "proved nothing at " + here() + " within " + time
+                                              + ": only nodes of troupe may connect there");
                     }};
   auto admitted = co_await admit(*visitor);
   if (!admitted) {
@@ -121,7 +124,10 @@ awaitable<void> Reception::examine_visitor(VisitorPtr visitor) {
 
 awaitable<Expected<Done>> Reception::admit(Visitor& visitor) {
   auto greetings = co_await examine(visitor.socket, options_.own);
-  if (greetings) co_return co_await admit_(visitor, *greetings);
+  if (greetings) {
+    visitor.has_proved = true;
+    co_return co_await admit_(visitor, *greetings);
+  }
   const auto& error = greetings.error();
   if (error.code == Errc::invalid_config) co_return error;
   co_return Error{error.code,

@@ -27,6 +27,7 @@ struct Visitor {
 
   Tcp::socket socket;
   std::string name;
+  bool has_proved = false;  ///< That it knows the secret.
   std::string dropped_because;
 };
 

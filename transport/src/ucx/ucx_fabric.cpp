@@ -56,7 +56,8 @@ private:
 
   void on_guest(UcxCard card, UcxAcquaintancePtr guest) override;
   void on_host(UcxCard card, UcxAcquaintancePtr host) override;
-  void on_end(std::uint64_t number, std::string why) override;
+  void on_miss(std::uint64_t number, std::string why) override;
+  void on_end(std::uint64_t number, UcxAcquaintancePtr acquaintance, std::string why) override;
 
   bool progress() override;
   bool arm() override;
@@ -72,8 +73,10 @@ private:
   void lose(std::uint64_t number, const std::string& reason);
   /// This process is to blame.
   void fail_to_reach(std::uint64_t number, const Error& error);
-  /// Ends everything with the peer and, if it was alive, says so: `before`, its name, `after`.
+  /// Ends everything with the peer and, if it was alive, has it told: `before`, its name, `after`.
   void end(std::uint64_t number, const std::string& before, const std::string& after);
+  /// Once a link was made to the peer, whose name is not known before.
+  void tell_of_end(std::uint64_t number);
   void say_goodbye();
   /// Whether nobody is left and nothing in flight, so that a fabric that leaves may end.
   [[nodiscard]] bool has_left();
@@ -89,6 +92,7 @@ private:
   std::unique_ptr<UcxShared> shared_;
   std::map<std::uint64_t, UcxPeer> peers_;
   std::map<std::uint64_t, std::string> names_;  ///< Addresses of the peers that links were made to.
+  std::map<std::uint64_t, std::pair<std::string, std::string>> untold_;  ///< Ends, by `end`.
   bool leaving_ = false;
   std::unique_ptr<UcxLoop> loop_;
   std::unique_ptr<UcxMeeting> meeting_;
@@ -174,8 +178,10 @@ void UcxFabric::Impl::shut_down() {
   thread_.join();
   meeting_->close();
   loop_->io().poll();  // Whoever waited for a connection hears that it is over.
-  for (auto& [number, peer] : peers_) peer.disconnect();
-  context_.reset();
+  loop_->post([this] {
+    for (auto& [number, peer] : peers_) peer.disconnect();
+    context_.reset();
+  });
 }
 
 // -- in the loop
@@ -227,8 +233,18 @@ void UcxFabric::Impl::on_host(UcxCard card, UcxAcquaintancePtr host) {
                host = std::move(host)]() mutable { join_host(*card, std::move(host)); });
 }
 
-void UcxFabric::Impl::on_end(std::uint64_t number, std::string why) {
-  loop_->post([this, number, why = std::move(why)] { lose(number, why); });
+void UcxFabric::Impl::on_miss(std::uint64_t number, std::string why) {
+  loop_->post([this, number, why = std::move(why)] {
+    // Its own visit may have succeeded.
+    if (!peer_of(number).is_connected()) lose(number, why);
+  });
+}
+
+void UcxFabric::Impl::on_end(std::uint64_t number, UcxAcquaintancePtr acquaintance,
+                             std::string why) {
+  loop_->post([this, number, acquaintance = std::move(acquaintance), why = std::move(why)] {
+    if (!peer_of(number).forget(acquaintance)) lose(number, why);
+  });
 }
 
 void UcxFabric::Impl::receive_guest(const UcxCard& card, UcxAcquaintancePtr guest) {
@@ -264,6 +280,7 @@ UcxLane& UcxFabric::Impl::claim(const UcxAddress& address, const std::string& na
                                 std::uint64_t lane) {
   auto& peer = peer_of(address.fabric);
   names_.try_emplace(address.fabric, name);
+  tell_of_end(address.fabric);
   auto& claimed = peer.claim(lane);
   if (peer.worker() == nullptr && peer.state() == UcxPeer::State::alive) visit(peer, address);
   return claimed;
@@ -282,13 +299,20 @@ void UcxFabric::Impl::end(std::uint64_t number, const std::string& before,
                           const std::string& after) {
   auto& peer = peer_of(number);
   if (peer.state() == UcxPeer::State::alive) {
-    const auto name = names_.find(number);
-    if (!leaving_ && name != names_.end() && options_.on_peer_lost) {
-      options_.on_peer_lost(name->second, before + name->second + after);
-    }
+    untold_.insert_or_assign(number, std::pair{before, after});
+    tell_of_end(number);
     peer.end(UcxPeer::State::lost, Errc::peer_unreachable);
   }
   for (auto& acquaintance : peer.disconnect()) meeting_->part(std::move(acquaintance));
+}
+
+void UcxFabric::Impl::tell_of_end(std::uint64_t number) {
+  const auto name = names_.find(number);
+  if (leaving_ || name == names_.end() || !options_.on_peer_lost) return;
+  const auto words = untold_.extract(number);
+  if (words.empty()) return;
+  const auto& [before, after] = words.mapped();
+  options_.on_peer_lost(name->second, before + name->second + after);
 }
 
 void UcxFabric::Impl::say_goodbye() {

@@ -106,7 +106,7 @@ void UcxLoop::poll() {
   auto last_look = Clock::now();
   auto last_busy = last_look;
   for (std::uint32_t look = 1; !stopped_; ++look) {
-    if (look % looks_between_timers == 0) io_.poll();
+    if (look % looks_between_timers == 0) poll_io();
     const bool others_ran = std::exchange(others_ran_, false);
     const bool advanced = advance();
     const auto now = Clock::now();
@@ -119,6 +119,12 @@ void UcxLoop::poll() {
     if (!spins && driven_.arm()) return;
     lend();
   }
+}
+
+/// As much as does not keep what is driven waiting, however many strangers connect.
+void UcxLoop::poll_io() {
+  constexpr int handlers_max = 16;
+  for (int handler = 0; handler < handlers_max && io_.poll_one() != 0; ++handler) continue;
 }
 
 /// Does what there is to do, as long as there is more at once. Returns whether there was anything.

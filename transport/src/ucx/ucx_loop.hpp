@@ -81,6 +81,7 @@ private:
   void stop_driving() noexcept;
 
   void poll();
+  void poll_io();
   bool advance();
   void lend();
   bool run_posted();

@@ -1,5 +1,6 @@
 #include "ucx/ucx_meeting.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -13,8 +14,6 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 
-#include "gate/dial.hpp"
-
 namespace troupe::transport {
 
 using boost::asio::awaitable;
@@ -25,11 +24,15 @@ namespace {
 
 /// In place of troupe's version, which nodes have compared at the gate: who connects to a fabric in
 /// place of a gate, or the other way round, is told so.
-constexpr const char* protocol = "links-2";
+const std::string protocol = std::string{links_prefix} + "2";
 
-/// A fabric that is stormed by strangers may drop a visitor unheard.
-constexpr int attempts_max = 3;
-constexpr std::chrono::milliseconds pause{20};
+/// How long to visit again and again: a fabric that is stormed may drop a visitor unheard.
+constexpr std::chrono::seconds patience{2};
+constexpr std::chrono::milliseconds first_pause{10};
+constexpr std::chrono::milliseconds longest_pause{320};
+
+/// All fabrics of a run may come at the same time.
+constexpr std::uint32_t waiting_max = 256;
 
 /// How long a host may take from its proof to its card.
 constexpr std::chrono::seconds card_time_max{5};
@@ -50,12 +53,12 @@ awaitable<Expected<UcxCard>> receive_card(Tcp::socket& socket) {
   std::array<std::byte, ucx_card_head_bytes> head{};
   co_await boost::asio::async_read(socket, boost::asio::buffer(head),
                                    redirect_error(use_awaitable, failure));
-  if (failure) co_return Error{Errc::peer_unreachable, "introduces itself as nobody"};
+  if (failure) co_return Error{Errc::peer_unreachable, "hung up instead of introducing itself"};
   auto card = read_card_head(head);
   if (!card) co_return card.error();
   co_await boost::asio::async_read(socket, boost::asio::buffer(card->address),
                                    redirect_error(use_awaitable, failure));
-  if (failure) co_return Error{Errc::peer_unreachable, "introduces itself by half"};
+  if (failure) co_return Error{Errc::peer_unreachable, "hung up while it introduced itself"};
   co_return std::move(*card);
 }
 
@@ -78,6 +81,7 @@ UcxMeeting::UcxMeeting(boost::asio::io_context& io, UcxMeetingOptions options,
                  {.place = to_endpoint(options.place),
                   .place_given = name_of(to_endpoint(options.place)),
                   .own = own_,
+                  .waiting_max = waiting_max,
                   .on_refused = std::move(options.on_refused)},
                  [this](Visitor& visitor, const Greetings& greetings) {
                    return admit(visitor, greetings);
@@ -125,12 +129,21 @@ void UcxMeeting::visit(const UcxAddress& address, UcxCard own) {
 }
 
 awaitable<void> UcxMeeting::introduce(UcxAddress address, UcxCard own) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  const auto endpoint = to_endpoint(address.socket);
+  const Destination destination{endpoint, name_of(endpoint), {}};
   boost::asio::steady_timer timer{io_};
-  for (int attempt = 1;; ++attempt) {
-    auto host = co_await introduce_once(address, own);
-    if (host) co_return co_await watch(std::move(*host), address.fabric);
-    if (attempt == attempts_max || host.error().code != Errc::peer_unreachable) {
-      co_return place_.on_end(address.fabric, host.error().context);
+  for (auto pause = first_pause;; pause = std::min(2 * pause, longest_pause)) {
+    auto connection = co_await dial(io_, destination, own_);
+    if (connection) {
+      auto host = co_await show_card(std::move(*connection), destination, address, own);
+      if (host) co_return co_await watch(std::move(*host), address.fabric);
+      co_return place_.on_miss(address.fabric, host.error().context);
+    }
+    const auto& error = connection.error();
+    const bool is_over = std::chrono::steady_clock::now() + pause >= deadline;
+    if (is_over || error.code != Errc::peer_unreachable) {
+      co_return place_.on_miss(address.fabric, error.context);
     }
     Failure ignored;
     timer.expires_after(pause);
@@ -138,13 +151,12 @@ awaitable<void> UcxMeeting::introduce(UcxAddress address, UcxCard own) {
   }
 }
 
-awaitable<Expected<UcxAcquaintancePtr>> UcxMeeting::introduce_once(const UcxAddress& address,
-                                                                   const UcxCard& own) {
-  const auto endpoint = to_endpoint(address.socket);
-  const Destination destination{endpoint, name_of(endpoint), {}};
-  auto socket = co_await dial(io_, destination, own_);
-  if (!socket) co_return socket.error();
-  auto host = keep(std::move(*socket));
+/// Not to be tried again: the host may have connected.
+awaitable<Expected<UcxAcquaintancePtr>> UcxMeeting::show_card(Tcp::socket connection,
+                                                              const Destination& destination,
+                                                              const UcxAddress& address,
+                                                              const UcxCard& own) {
+  auto host = keep(std::move(connection));
   const Alarm alarm{io_, card_time_max, [&] { close(*host); }};
   co_await send_card(host->socket, own);
   auto card = co_await receive_card(host->socket);
@@ -172,7 +184,7 @@ awaitable<void> UcxMeeting::watch(UcxAcquaintancePtr acquaintance, std::uint64_t
   } else if (failure) {
     why = "its connection broke: " + failure.message();
   }
-  place_.on_end(number, std::move(why));
+  place_.on_end(number, std::move(acquaintance), std::move(why));
 }
 
 UcxAcquaintancePtr UcxMeeting::keep(Tcp::socket socket) {

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "gate/dial.hpp"
 #include "gate/reception.hpp"
 #include "ucx/ucx_address.hpp"
 #include "ucx/ucx_card.hpp"
@@ -37,9 +38,11 @@ public:
   virtual void on_guest(UcxCard card, UcxAcquaintancePtr guest) = 0;
   /// The fabric that was visited has answered.
   virtual void on_host(UcxCard card, UcxAcquaintancePtr host) = 0;
-  /// The fabric `number` cannot be reached, or its connection has ended; `why` as the rest of a
-  /// sentence after "the process ... is lost: ".
-  virtual void on_end(std::uint64_t number, std::string why) = 0;
+  /// A visit to the fabric `number` has failed; `why` as the rest of a sentence after "the process
+  /// ... is lost: ".
+  virtual void on_miss(std::uint64_t number, std::string why) = 0;
+  /// The connection with the fabric `number` has ended; `why` as above.
+  virtual void on_end(std::uint64_t number, UcxAcquaintancePtr acquaintance, std::string why) = 0;
 
 protected:
   ~UcxMeetingPlace() = default;
@@ -77,8 +80,10 @@ private:
   boost::asio::awaitable<Expected<Done>> admit(Visitor& visitor, const Greetings& greetings);
   boost::asio::awaitable<void> answer(UcxAcquaintancePtr guest, std::uint64_t number, UcxCard own);
   boost::asio::awaitable<void> introduce(UcxAddress address, UcxCard own);
-  boost::asio::awaitable<Expected<UcxAcquaintancePtr>> introduce_once(const UcxAddress& address,
-                                                                      const UcxCard& own);
+  boost::asio::awaitable<Expected<UcxAcquaintancePtr>> show_card(Tcp::socket connection,
+                                                                 const Destination& destination,
+                                                                 const UcxAddress& address,
+                                                                 const UcxCard& own);
   boost::asio::awaitable<void> watch(UcxAcquaintancePtr acquaintance, std::uint64_t number);
   UcxAcquaintancePtr keep(Tcp::socket socket);
   static void close(UcxAcquaintance& acquaintance);

@@ -72,6 +72,11 @@ Expected<Done> UcxPeer::connect(const UcxWorkerAddress& address, UcxAcquaintance
   return Done{};
 }
 
+bool UcxPeer::forget(const UcxAcquaintancePtr& acquaintance) {
+  std::erase(acquaintances_, acquaintance);
+  return !acquaintances_.empty();
+}
+
 void UcxPeer::greet() {
   if (!std::exchange(greeted_, true)) send_at_once(UcxMessage::hello);
 }

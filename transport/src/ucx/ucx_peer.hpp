@@ -75,6 +75,11 @@ public:
   /// are two if both fabrics visited each other.
   Expected<Done> connect(const UcxWorkerAddress& address, UcxAcquaintancePtr acquaintance);
 
+  [[nodiscard]] bool is_connected() const noexcept { return endpoint_ != nullptr; }
+
+  /// Takes note that a connection has ended. Returns whether another is kept.
+  bool forget(const UcxAcquaintancePtr& acquaintance);
+
   /// Begins to send, unless this fabric has done so: to be called once the peer has connected too.
   void greet();
 

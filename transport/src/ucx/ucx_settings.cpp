@@ -37,6 +37,8 @@ std::vector<UcxSetting> settings_for(const UcxOptions& options) {
       {"TLS", options.shared_memory ? "posix,tcp,self" : "tcp,self"},
       {"NET_DEVICES", options.network_interface},
       {"TCP_PUT_ENABLE", "n", "PUT_ENABLE"},
+      {"ZCOPY_THRESH", "inf"},
+      {"TCP_TX_SEG_SIZE", "64kb", "TX_SEG_SIZE"},
       {"KEEPALIVE_INTERVAL", std::to_string(options.keepalive.count()) + "ms"},
   };
   if (options.shared_memory) {

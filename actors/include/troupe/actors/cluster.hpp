@@ -28,8 +28,8 @@ struct ClusterOptions {
   Heartbeat heartbeat{};
   /// How long to wait for all nodes to join, and then for all to be ready.
   std::chrono::milliseconds patience{120000};
-  /// Told of each stranger that was not let in, in one sentence. Called on threads of the
-  /// gate and of CAF.
+  /// Told of each stranger that was not let in, in one sentence. Called on the threads of the gate,
+  /// of CAF and of links, also by several at the same time.
   std::function<void(const std::string& sentence)> on_refused{};
 };
 
