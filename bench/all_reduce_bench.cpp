@@ -185,7 +185,7 @@ int main(int argc, char** argv) {
   const auto arguments = read(argc, argv);
   const std::uint32_t rank = arguments.peer_address.empty() ? 0 : 1;
   if (!arguments.cores.empty() && arguments.cores[rank] >= 0) stay_on(arguments.cores[rank]);
-  UcxOptions options;
+  transport::UcxOptions options;
   options.secret = "of two processes that measure";
   const auto fabric = value_or_stop(UcxFabric::make(options));
   if (rank == 1) {
