@@ -29,8 +29,10 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
       return Error{Errc::invalid_config,
                    "a named schedule needs --stages and --microbatches, both at least 1"};
     }
-    return make_schedule(arguments.name, arguments.ranks, arguments.microbatches, arguments.chunks,
-                         arguments.split_backward);
+    return make_schedule(arguments.name, {.rank_count = arguments.ranks,
+                                          .microbatch_count = arguments.microbatches,
+                                          .chunk_count = arguments.chunks,
+                                          .split = arguments.split_backward});
   }
   auto schedule = read_schedule(arguments.name);
   if (!schedule) return schedule;

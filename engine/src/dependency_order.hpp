@@ -21,10 +21,10 @@ inline constexpr std::size_t no_output = std::numeric_limits<std::size_t>::max()
 class OutputNumbers {
 public:
   explicit OutputNumbers(const Schedule& schedule)
-      : stage_count_{schedule.stage_count()}, microbatch_count_{schedule.microbatch_count} {}
+      : schedule_{schedule}, share_{schedule.microbatch_count / schedule.copy_count} {}
 
   [[nodiscard]] std::size_t count() const noexcept {
-    return std::size_t{2} * stage_count_ * microbatch_count_;
+    return std::size_t{2} * schedule_.stage_count() * share_;
   }
   /// What `action` makes for another stage; a weight pass makes nothing.
   [[nodiscard]] std::size_t made_by(const Action& action) const noexcept {
@@ -35,9 +35,10 @@ public:
   [[nodiscard]] std::size_t needed_by(const Action& action) const noexcept {
     const auto stage = action.stage.value();
     if (action.pass == Pass::forward) {
-      return stage == 0 ? no_output : number(stage - 1, action.pass, action.microbatch);
+      if (schedule_.is_first(action.stage)) return no_output;
+      return number(stage - 1, action.pass, action.microbatch);
     }
-    if (action.pass == Pass::backward_weight || stage + 1 == stage_count_) return no_output;
+    if (action.pass == Pass::backward_weight || schedule_.is_last(action.stage)) return no_output;
     return number(stage + 1, action.pass, action.microbatch);
   }
 
@@ -45,11 +46,11 @@ private:
   [[nodiscard]] std::size_t number(std::uint32_t stage, Pass pass,
                                    MicrobatchIndex microbatch) const noexcept {
     const std::size_t row = std::size_t{2} * stage + (pass == Pass::forward ? 0U : 1U);
-    return row * microbatch_count_ + microbatch.value();
+    return row * share_ + microbatch.value() % share_;
   }
 
-  std::uint32_t stage_count_;
-  std::uint32_t microbatch_count_;
+  const Schedule& schedule_;
+  std::uint32_t share_;  ///< Microbatches of each copy.
 };
 
 /// Calls `visit(rank, action, needed, made)` once for every action that can run, each after the one
@@ -72,7 +73,7 @@ template <class Visit>
     made[output] = true;
     const bool forward = action.pass == Pass::forward;
     const auto stage = action.stage.value();
-    if (forward ? stage + 1 == schedule.stage_count() : stage == 0) return;
+    if (forward ? schedule.is_last(action.stage) : schedule.is_first(action.stage)) return;
     const auto reader = schedule.rank_of_stage[forward ? stage + 1 : stage - 1].value();
     if (waits_for[reader] != output) return;
     waits_for[reader] = no_output;

@@ -94,7 +94,7 @@ std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
 StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, StageIndex stage) {
   const auto until_used = in_flight_max(training, stage, Pass::backward_weight);
   StageBounds bounds{.slots = until_used, .splits_backward = splits_backward(training, stage)};
-  if (stage.value() > 0) {
+  if (!training.is_first(stage)) {
     const StageIndex previous{stage.value() - 1};
     // What the previous stage has sent and this one has not begun is in flight there; what this one
     // keeps after its input gradient has gone is in flight here alone, and only if it splits.
@@ -105,7 +105,7 @@ StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, Stag
     bounds.activations_in = std::min(std::max(needed, forward_only), training.microbatch_count);
     bounds.gradients_out = std::min(2U, training.microbatch_count);
   }
-  if (stage.value() + 1 < training.stage_count()) {
+  if (!training.is_last(stage)) {
     bounds.activations_out = std::min(2U, training.microbatch_count);
     bounds.gradients_in = until_used;
   }
@@ -114,8 +114,10 @@ StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, Stag
 
 Expected<Plan> make_plan(const Config& config) {
   const auto& wanted = config.schedule;
-  auto schedule = make_schedule(wanted.name, config.parallel.pipeline, wanted.microbatches,
-                                wanted.chunks, wanted.split_backward);
+  auto schedule = make_schedule(wanted.name, {.rank_count = config.parallel.pipeline,
+                                              .microbatch_count = wanted.microbatches,
+                                              .chunk_count = wanted.chunks,
+                                              .split = wanted.split_backward});
   if (!schedule) return schedule.error();
   return make_plan(config, std::move(*schedule));
 }
@@ -128,15 +130,15 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
   }
   training = with_weight_passes_in_order(std::move(training));
   if (auto valid = validate(training); !valid) return valid.error();
-  auto partition = partition_for(config, training.stage_count());
+  auto partition = partition_for(config, training.stages_per_copy());
   if (!partition) return partition.error();
 
   Plan plan{.config = config, .training = std::move(training), .evaluation = {}, .stages = {}};
-  plan.evaluation = make_forward_only(plan.training.rank_of_stage, plan.training.microbatch_count);
+  plan.evaluation = make_forward_only(plan.training);
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
     const auto bounds = bounds_of(plan.training, plan.evaluation, stage);
-    const auto& spec = (*partition)[v];
+    const auto& spec = (*partition)[v % plan.training.stages_per_copy()];
     const auto rows = config.schedule.microbatch_size;
     plan.stages.push_back(
         {.stage = stage,

@@ -45,6 +45,9 @@ Error refused(std::string context) {
 /// Puts the weight passes of one stage into microbatch order while its rank's row is rewritten.
 class WeightPassOrder {
 public:
+  /// @param first the microbatch whose turn comes first.
+  explicit WeightPassOrder(std::uint32_t first) : next_{first} {}
+
   /// Whether `microbatch` is the next to add its weight gradients.
   [[nodiscard]] bool is_turn_of(MicrobatchIndex microbatch) const noexcept {
     return microbatch.value() <= next_;
@@ -64,18 +67,20 @@ public:
   }
 
 private:
-  std::uint32_t next_ = 0;
+  std::uint32_t next_;
   std::priority_queue<MicrobatchIndex, std::vector<MicrobatchIndex>, std::greater<>> put_off_;
 };
 
-using Generator = Expected<Schedule> (*)(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                                         std::uint32_t chunk_count);
+using Generator = Expected<Schedule> (*)(const ScheduleRequest&);
 
-/// Lets a generator of one stage per rank take part in the table.
+/// Lets generators of one stage per rank, and of several, take part in the table.
 template <Schedule (*make)(std::uint32_t, std::uint32_t)>
-Expected<Schedule> without_chunks(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                                  std::uint32_t /*chunk_count*/) {
-  return make(rank_count, microbatch_count);
+Expected<Schedule> without_chunks(const ScheduleRequest& request) {
+  return make(request.rank_count, request.microbatch_count);
+}
+template <Expected<Schedule> (*make)(std::uint32_t, std::uint32_t, std::uint32_t)>
+Expected<Schedule> with_chunks(const ScheduleRequest& request) {
+  return make(request.rank_count, request.microbatch_count, request.chunk_count);
 }
 
 struct NamedGenerator {
@@ -87,7 +92,7 @@ struct NamedGenerator {
 constexpr std::array generators{
     NamedGenerator{"gpipe", false, &without_chunks<make_gpipe>},
     NamedGenerator{"1f1b", false, &without_chunks<make_1f1b>},
-    NamedGenerator{"interleaved-1f1b", true, &make_interleaved_1f1b},
+    NamedGenerator{"interleaved-1f1b", true, &with_chunks<make_interleaved_1f1b>},
 };
 
 constexpr auto names = [] {
@@ -112,8 +117,8 @@ Expected<Done> check_count(const char* what, std::uint32_t count, std::uint32_t 
                  + std::to_string(count));
 }
 
-Expected<Done> check_counts(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                            std::uint32_t chunk_count) {
+Expected<Done> check_counts(const ScheduleRequest& request) {
+  const auto [rank_count, microbatch_count, chunk_count, split] = request;
   using Limits = ScheduleLimits;
   if (auto ok = check_count("ranks", rank_count, Limits::rank_count_max); !ok) return ok;
   if (auto ok = check_count("microbatches", microbatch_count, Limits::microbatch_count_max); !ok) {
@@ -134,10 +139,11 @@ Expected<Done> check_counts(std::uint32_t rank_count, std::uint32_t microbatch_c
 /// Whether every action names a stage and a microbatch that the schedule has, and every stage a
 /// rank.
 bool is_within_itself(const Schedule& schedule) {
+  if (schedule.copy_count == 0 || schedule.stage_count() % schedule.copy_count != 0) return false;
   const auto has_rank = [&](RankIndex rank) { return rank.value() < schedule.rank_count(); };
   const auto has_action = [&](const Action& action) {
     return action.stage.value() < schedule.stage_count()
-           && action.microbatch.value() < schedule.microbatch_count;
+           && schedule.microbatches_of(action.stage).contains(action.microbatch);
   };
   return std::ranges::all_of(schedule.rank_of_stage, has_rank)
          && std::ranges::all_of(
@@ -212,20 +218,22 @@ Expected<Schedule> make_interleaved_1f1b(std::uint32_t rank_count, std::uint32_t
   return schedule;
 }
 
-Schedule make_forward_only(std::vector<RankIndex> rank_of_stage, std::uint32_t microbatch_count) {
-  TROUPE_ASSERT(!rank_of_stage.empty() && microbatch_count >= 1);
-  const auto rank_count = std::max_element(rank_of_stage.begin(), rank_of_stage.end())->value() + 1;
+Schedule make_forward_only(const Schedule& training) {
+  const auto rank_count = training.rank_count();
   Schedule schedule{.name = "forward-only",
                     .kind = StepKind::evaluation,
-                    .microbatch_count = microbatch_count,
-                    .rank_of_stage = std::move(rank_of_stage),
+                    .microbatch_count = training.microbatch_count,
+                    .copy_count = training.copy_count,
+                    .rank_of_stage = training.rank_of_stage,
                     .ranks = std::vector<std::vector<Action>>(rank_count)};
-  for (std::uint32_t begin = 0; begin < microbatch_count; begin += rank_count) {
-    const auto end = std::min(begin + rank_count, microbatch_count);
+  const auto share = training.microbatch_count / training.copy_count;
+  for (std::uint32_t begin = 0; begin < share; begin += rank_count) {
+    const auto end = std::min(begin + rank_count, share);
     for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
+      const auto first = schedule.microbatches_of(StageIndex{s}).begin;
       auto& row = schedule.ranks[schedule.rank_of_stage[s].value()];
       for (auto m = begin; m < end; ++m) {
-        row.push_back({StageIndex{s}, Pass::forward, MicrobatchIndex{m}});
+        row.push_back({StageIndex{s}, Pass::forward, MicrobatchIndex{first + m}});
       }
     }
   }
@@ -252,7 +260,11 @@ Schedule split_backward(Schedule schedule) {
 
 Schedule with_weight_passes_in_order(Schedule schedule) {
   if (!is_within_itself(schedule)) return schedule;  // `validate` says what is out of range.
-  std::vector<WeightPassOrder> orders(schedule.stage_count());
+  std::vector<WeightPassOrder> orders;
+  orders.reserve(schedule.stage_count());
+  for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
+    orders.emplace_back(schedule.microbatches_of(StageIndex{s}).begin);
+  }
   for (auto& old_row : schedule.ranks) {
     std::vector<Action> row;
     row.reserve(old_row.size());
@@ -279,19 +291,18 @@ std::span<const std::string_view> schedule_names() {
   return names;
 }
 
-Expected<Schedule> make_schedule(std::string_view name, std::uint32_t rank_count,
-                                 std::uint32_t microbatch_count, std::uint32_t chunk_count,
-                                 bool split) {
+Expected<Schedule> make_schedule(std::string_view name, const ScheduleRequest& request) {
   const auto* const generator = std::find_if(generators.begin(), generators.end(),
                                              [&](const auto& known) { return known.name == name; });
   if (generator == generators.end()) return unknown_name(name);
-  if (auto ok = check_counts(rank_count, microbatch_count, chunk_count); !ok) return ok.error();
-  if (!generator->takes_chunks && chunk_count != 1) {
+  if (auto ok = check_counts(request); !ok) return ok.error();
+  if (!generator->takes_chunks && request.chunk_count != 1) {
     return refused(std::string{name} + " holds one stage per rank, found "
-                   + std::to_string(chunk_count) + " chunks; use 1 chunk, or interleaved-1f1b");
+                   + std::to_string(request.chunk_count)
+                   + " chunks; use 1 chunk, or interleaved-1f1b");
   }
-  auto schedule = generator->make(rank_count, microbatch_count, chunk_count);
-  if (!schedule || !split) return schedule;
+  auto schedule = generator->make(request);
+  if (!schedule || !request.split) return schedule;
   return split_backward(std::move(schedule).value());
 }
 

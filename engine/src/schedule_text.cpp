@@ -134,7 +134,20 @@ private:
                                            + "; number them from 0"};
     }
     schedule_.rank_of_stage = std::vector<RankIndex>(rank_of_stage_.begin(), rank_of_stage_.end());
+    schedule_.copy_count = has_two_halves() ? 2 : 1;
     return std::move(schedule_);
+  }
+
+  /// Whether the first half of the stages has the first half of the microbatches to itself.
+  [[nodiscard]] bool has_two_halves() const {
+    const auto stages = schedule_.stage_count();
+    const auto microbatches = schedule_.microbatch_count;
+    if (stages % 2 != 0 || microbatches % 2 != 0) return false;
+    const auto is_in_its_half = [=](const Action& action) {
+      return (action.stage.value() < stages / 2) == (action.microbatch.value() < microbatches / 2);
+    };
+    return std::ranges::all_of(
+        schedule_.ranks, [=](const auto& row) { return std::ranges::all_of(row, is_in_its_half); });
   }
 
   [[nodiscard]] Error failed(const std::string& what) const {

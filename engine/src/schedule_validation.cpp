@@ -53,10 +53,21 @@ std::string to_range(std::uint32_t count) {
   return count == 1 ? "only 0 exists" : "they are 0 to " + std::to_string(count - 1);
 }
 
+bool divides(std::uint32_t divisor, std::uint32_t count) {
+  return divisor != 0 && count % divisor == 0;
+}
+
 Expected<Done> check_shape(const Schedule& schedule) {
   if (schedule.ranks.empty()) return broken("shape", "there are no ranks");
   if (schedule.rank_of_stage.empty()) return broken("shape", "there are no stages");
   if (schedule.microbatch_count == 0) return broken("shape", "there are no microbatches");
+  if (!divides(schedule.copy_count, schedule.stage_count())
+      || !divides(schedule.copy_count, schedule.microbatch_count)) {
+    return broken("shape",
+                  std::to_string(schedule.copy_count) + " copies of the model cannot share "
+                      + std::to_string(schedule.stage_count()) + " stages and "
+                      + std::to_string(schedule.microbatch_count) + " microbatches equally");
+  }
   std::vector<bool> has_stage(schedule.rank_count(), false);
   for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
     const auto rank = schedule.rank_of_stage[s].value();
@@ -83,6 +94,12 @@ Expected<Done> check_place(const Place& place) {
     return broken_at("range", place,
                      ", a microbatch that does not exist: " + to_range(schedule.microbatch_count));
   }
+  if (!schedule.microbatches_of(action.stage).contains(action.microbatch)) {
+    return broken_at("copy", place,
+                     ", but the microbatches of that copy of the model are "
+                         + std::to_string(schedule.microbatches_of(action.stage).begin) + " to "
+                         + std::to_string(schedule.microbatches_of(action.stage).end - 1));
+  }
   const auto home = schedule.rank_of_stage[action.stage.value()].value();
   if (home != rank) {
     return broken_at(
@@ -108,25 +125,26 @@ Error missing(const Schedule& schedule, const Action& action) {
 /// Finds a stage with fewer forward passes than microbatches, without memory for all microbatches
 /// of all stages. What passes has at least as many actions as stages times microbatches.
 Expected<Done> check_forward_counts(const Schedule& schedule) {
+  const auto share = schedule.microbatch_count / schedule.copy_count;
   std::vector<std::size_t> count(schedule.stage_count(), 0);
   for (const auto& row : schedule.ranks) {
     for (const auto& action : row) {
       if (action.pass == Pass::forward) ++count[action.stage.value()];
     }
   }
-  const auto poor = std::find_if(count.begin(), count.end(),
-                                 [&](auto n) { return n < schedule.microbatch_count; });
+  const auto poor = std::find_if(count.begin(), count.end(), [&](auto n) { return n < share; });
   if (poor == count.end()) return Done{};
   const StageIndex stage{static_cast<std::uint32_t>(poor - count.begin())};
-  std::vector<bool> seen(schedule.microbatch_count, false);
+  const auto begin = schedule.microbatches_of(stage).begin;
+  std::vector<bool> seen(share, false);
   for (const auto& action : schedule.ranks[schedule.rank_of_stage[stage.value()].value()]) {
     if (action.stage == stage && action.pass == Pass::forward) {
-      seen[action.microbatch.value()] = true;
+      seen[action.microbatch.value() - begin] = true;
     }
   }
   const auto first = std::find(seen.begin(), seen.end(), false) - seen.begin();
-  return missing(schedule,
-                 {stage, Pass::forward, MicrobatchIndex{static_cast<std::uint32_t>(first)}});
+  return missing(
+      schedule, {stage, Pass::forward, MicrobatchIndex{begin + static_cast<std::uint32_t>(first)}});
 }
 
 /// Which passes of every stage and microbatch have been seen.
@@ -134,8 +152,13 @@ class PassLedger {
 public:
   explicit PassLedger(const Schedule& schedule)
       : schedule_{schedule},
-        seen_(std::size_t{schedule.stage_count()} * schedule.microbatch_count, 0),
-        next_weight_pass_(schedule.stage_count(), 0) {}
+        share_{schedule.microbatch_count / schedule.copy_count},
+        seen_(std::size_t{schedule.stage_count()} * share_, 0),
+        next_weight_pass_(schedule.stage_count()) {
+    for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
+      next_weight_pass_[s] = schedule.microbatches_of(StageIndex{s}).begin;
+    }
+  }
 
   Expected<Done> enter_once(const Place& place) {
     const auto& action = place.action();
@@ -159,9 +182,10 @@ public:
                       : (*gap & (input_bit | weight_bit)) == 0 ? Pass::backward
                       : (*gap & input_bit) == 0                ? Pass::backward_input
                                                                : Pass::backward_weight;
+    const StageIndex stage{static_cast<std::uint32_t>(at / share_)};
+    const auto first = schedule_.microbatches_of(stage).begin;
     return missing(schedule_,
-                   {StageIndex{static_cast<std::uint32_t>(at / schedule_.microbatch_count)}, pass,
-                    MicrobatchIndex{static_cast<std::uint32_t>(at % schedule_.microbatch_count)}});
+                   {stage, pass, MicrobatchIndex{first + static_cast<std::uint32_t>(at % share_)}});
   }
 
   /// Forgets what was seen; the second walk checks the order of a complete schedule.
@@ -204,11 +228,11 @@ private:
            + ", whose result it needs";
   }
   std::uint8_t& seen_of(const Action& action) noexcept {
-    return seen_[std::size_t{action.stage.value()} * schedule_.microbatch_count
-                 + action.microbatch.value()];
+    return seen_[std::size_t{action.stage.value()} * share_ + action.microbatch.value() % share_];
   }
 
   const Schedule& schedule_;
+  const std::uint32_t share_;                    ///< Microbatches of each copy.
   std::vector<std::uint8_t> seen_;               ///< By stage and microbatch: bits of passes.
   std::vector<std::uint32_t> next_weight_pass_;  ///< By stage: the microbatch whose turn it is.
 };

@@ -50,8 +50,8 @@ StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
     auto& state = stages_.emplace_back();
     state.stage = held[local];
     state.props = stages[local];
-    state.is_first = v == 0;
-    state.is_last = v + 1 == schedule.stage_count();
+    state.is_first = schedule.is_first(held[local]);
+    state.is_last = schedule.is_last(held[local]);
     state.activation_here.resize(schedule.microbatch_count);
     state.gradient_here.resize(schedule.microbatch_count);
     bucket_count_ += state.props.bucket_count;

@@ -38,7 +38,7 @@ public:
 
   SimulatedPipeline(const World& world, std::uint64_t seed) : random_{seed} {
     const auto& training = world.training;
-    const auto evaluation = make_forward_only(training.rank_of_stage, training.microbatch_count);
+    const auto evaluation = make_forward_only(training);
     schedule_ = world.kind == StepKind::training ? training : evaluation;
     done_.resize(schedule_.rank_count());
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
@@ -282,7 +282,7 @@ void for_every_schedule(Body body) {
       for (std::uint32_t m = 1; m <= 8; ++m) {
         for (const auto& name : schedule_names()) {
           for (const std::uint32_t chunks : {1U, 2U, 3U}) {
-            const auto schedule = make_schedule(name, p, m, chunks, split);
+            const auto schedule = make_schedule(name, {p, m, chunks, split});
             if (schedule) body(*schedule);
             if (testing::Test::HasFailure()) return;
           }
@@ -462,8 +462,8 @@ TEST(PipelineSimulation, AStageMayUseItsInputsInAnotherOrderThanTheyCome) {
 
 TEST(StageMachineDeathTest, AFactReportedTwiceAborts) {
   const auto schedule = make_1f1b(2, 2);
-  const MachineStage stage{
-      bounds_of(schedule, make_forward_only(schedule.rank_of_stage, 2), StageIndex{1}), 1, false};
+  const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{1}), 1,
+                           false};
   StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1};
   StageMachine::Commands commands;
   machine.on(Started{}, commands);
@@ -473,7 +473,7 @@ TEST(StageMachineDeathTest, AFactReportedTwiceAborts) {
 
 TEST(StageMachine, SaysWhatItWaitsFor) {
   const auto schedule = make_1f1b(2, 2);
-  const auto evaluation = make_forward_only(schedule.rank_of_stage, 2);
+  const auto evaluation = make_forward_only(schedule);
   const MachineStage stage{bounds_of(schedule, evaluation, StageIndex{0}), 1, false};
   StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, false, 1};
   StageMachine::Commands commands;

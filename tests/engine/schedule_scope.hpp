@@ -1,8 +1,10 @@
 // tests/engine/schedule_scope.hpp -- the small scope in which schedule bugs show themselves.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -32,13 +34,23 @@ void for_every_schedule(Body body) {
     for (const auto& name : schedule_names()) {
       for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
         for (const bool split : {false, true}) {
-          const auto schedule = make_schedule(name, p, m, chunks, split);
+          const auto schedule = make_schedule(name, {p, m, chunks, split});
           SCOPED_TRACE(testing::Message() << name << " chunks=" << chunks << " split=" << split);
           if (schedule) body(*schedule);
         }
       }
     }
   });
+}
+
+/// An evaluation step of `microbatch_count` over the stages of `rank_of_stage`.
+inline Schedule make_forward_only_on(std::vector<RankIndex> rank_of_stage,
+                                     std::uint32_t microbatch_count) {
+  const auto rank_count = std::ranges::max(rank_of_stage).value() + 1;
+  return make_forward_only({.name = "stages",
+                            .microbatch_count = microbatch_count,
+                            .rank_of_stage = std::move(rank_of_stage),
+                            .ranks = std::vector<std::vector<Action>>(rank_count)});
 }
 
 /// The row's actions with single spaces between them.

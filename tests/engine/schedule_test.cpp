@@ -62,7 +62,7 @@ TEST(Schedule, InterleavedReadsLikeThePaper) {
 }
 
 TEST(Schedule, ForwardOnlyRunsGroupsOfMicrobatchesThroughEveryStage) {
-  const auto schedule = make_forward_only(make_stage_map(StageMap::looped, 2, 2), 3);
+  const auto schedule = make_forward_only_on(make_stage_map(StageMap::looped, 2, 2), 3);
   EXPECT_EQ(schedule.kind, StepKind::evaluation);
   EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 2F0 2F1 0F2 2F2");
   EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1F1 3F0 3F1 1F2 3F2");
@@ -73,7 +73,7 @@ TEST(Schedule, StageMapsAreDealtInLoopsAndInVs) {
   EXPECT_EQ(make_stage_map(StageMap::looped, 3, 2), on_ranks({0, 1, 2, 0, 1, 2}));
   EXPECT_EQ(make_stage_map(StageMap::v_shaped, 3, 2), on_ranks({0, 1, 2, 2, 1, 0}));
   EXPECT_EQ(make_stage_map(StageMap::v_shaped, 2, 3), on_ranks({0, 1, 1, 0, 0, 1}));
-  const auto v = make_forward_only(make_stage_map(StageMap::v_shaped, 3, 2), 1);
+  const auto v = make_forward_only_on(make_stage_map(StageMap::v_shaped, 3, 2), 1);
   EXPECT_EQ(v.stages_of(RankIndex{1}), (std::vector{StageIndex{1}, StageIndex{4}}));
 }
 
@@ -94,7 +94,7 @@ TEST(Schedule, ForwardOnlyIsValidOnEveryStageMap) {
   for_every_extent([](std::uint32_t p, std::uint32_t m) {
     for (const auto map : {StageMap::looped, StageMap::v_shaped}) {
       for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
-        EXPECT_EQ(verdict_on(make_forward_only(make_stage_map(map, p, chunks), m)), "valid");
+        EXPECT_EQ(verdict_on(make_forward_only_on(make_stage_map(map, p, chunks), m)), "valid");
       }
     }
   });
@@ -170,7 +170,8 @@ TEST(Schedule, InFlightEndsWithTheInputGradientOrWithTheWeights) {
   }
   EXPECT_EQ(in_flight_max(schedule, stage, Pass::backward_input), 1U);
   EXPECT_EQ(in_flight_max(schedule, stage, Pass::backward_weight), 2U);
-  EXPECT_EQ(in_flight_max(make_forward_only(on_ranks({0}), 5), stage, Pass::backward_weight), 1U);
+  EXPECT_EQ(in_flight_max(make_forward_only_on(on_ranks({0}), 5), stage, Pass::backward_weight),
+            1U);
 }
 
 TEST(Schedule, OneStageAndAllStagesCountTheSameMicrobatchesInFlight) {
@@ -252,25 +253,25 @@ TEST(Schedule, WeightOrderHidesNoMissingAndNoDoubledPass) {
 }
 
 TEST(Schedule, RefusalsSayWhatToWriteInstead) {
-  EXPECT_EQ(refusal(make_schedule("1f1", 2, 4)),
+  EXPECT_EQ(refusal(make_schedule("1f1", {2, 4})),
             "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, "
             "interleaved-1f1b");
-  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", 4, 10, 2)),
+  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 10, 2})),
             "interleaved-1f1b needs microbatches in multiples of its 4 ranks, found 10; use 8 or "
             "12");
-  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", 4, 3, 2)),
+  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 3, 2})),
             "interleaved-1f1b needs microbatches in multiples of its 4 ranks, found 3; use 4");
-  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", 4, 8)),
+  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 8})),
             "interleaved-1f1b needs at least 2 chunks per rank, found 1; with one stage per rank "
             "use 1f1b");
-  EXPECT_EQ(refusal(make_schedule("gpipe", 4, 8, 2)),
+  EXPECT_EQ(refusal(make_schedule("gpipe", {4, 8, 2})),
             "gpipe holds one stage per rank, found 2 chunks; use 1 chunk, or interleaved-1f1b");
-  EXPECT_EQ(refusal(make_schedule("gpipe", 0, 8)), "a schedule needs 1 to 65536 ranks, found 0");
-  EXPECT_EQ(refusal(make_schedule("gpipe", 2, 0)),
+  EXPECT_EQ(refusal(make_schedule("gpipe", {0, 8})), "a schedule needs 1 to 65536 ranks, found 0");
+  EXPECT_EQ(refusal(make_schedule("gpipe", {2, 0})),
             "a schedule needs 1 to 1048576 microbatches, found 0");
-  EXPECT_EQ(refusal(make_schedule("gpipe", 2, 8, 0)),
+  EXPECT_EQ(refusal(make_schedule("gpipe", {2, 8, 0})),
             "a schedule needs 1 to 524288 chunks per rank, found 0");
-  EXPECT_EQ(refusal(make_schedule("gpipe", 65536, 65536)),
+  EXPECT_EQ(refusal(make_schedule("gpipe", {65536, 65536})),
             "65536 stages and 65536 microbatches are more than 134217728 passes; use fewer");
 }
 

@@ -62,8 +62,16 @@ TEST(ScheduleCsv, ComesBackAsItWas) {
     ASSERT_TRUE(read.has_value()) << read.error().context;
     ASSERT_EQ(*read, schedule);
   });
-  const auto evaluation = make_forward_only(make_stage_map(StageMap::v_shaped, 3, 2), 5);
+  const auto evaluation = make_forward_only_on(make_stage_map(StageMap::v_shaped, 3, 2), 5);
   EXPECT_EQ(*from_csv(to_csv(evaluation), evaluation.name), evaluation);
+}
+
+TEST(ScheduleCsv, FindsTwoCopiesOfTheModelInTwoHalves) {
+  const std::string text = "0F0,0B0,3F1,3B1\r\n1F0,1B0,2F1,2B1\r\n";
+  const auto read = *from_csv(text, "x");
+  EXPECT_EQ(read.copy_count, 2U);
+  EXPECT_EQ(from_csv("0F0,1F1", "x")->copy_count, 2U);
+  EXPECT_EQ(from_csv("0F0,1F0,0F1,1F1", "x")->copy_count, 1U);
 }
 
 TEST(ScheduleCsv, TakesTheFormsThatOtherProgramsWrite) {
@@ -112,7 +120,7 @@ TEST(ScheduleCsv, HasSizeLimits) {
 
 TEST(ScheduleCsv, SurvivesDamage) {
   // Whatever a few changed bytes make of a file: an error, or a schedule that `validate` judges.
-  const auto whole = to_csv(*make_schedule("interleaved-1f1b", 3, 6, 2, true));
+  const auto whole = to_csv(*make_schedule("interleaved-1f1b", {3, 6, 2, true}));
   constexpr std::string_view letters = "0123456789FBIW,\"\r\n \t\0\xff;()";
   std::uint32_t read_count = 0;
   for (std::uint64_t seed = 0; seed < 5000; ++seed) {

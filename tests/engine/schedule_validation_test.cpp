@@ -61,6 +61,25 @@ TEST(Validation, WantsStagesAndMicrobatchesInRange) {
             "[0F0 >0F2< 0B0 0B1]");
 }
 
+TEST(Validation, WantsEveryCopyOfTheModelToRunItsOwnMicrobatches) {
+  auto schedule = schedule_of({"0F0 0B0", "1F1 1B1"}, 2);
+  schedule.copy_count = 2;
+  EXPECT_EQ(complaint(schedule), "valid");
+  schedule.ranks[1][0].microbatch = MicrobatchIndex{0};
+  EXPECT_EQ(complaint(schedule),
+            "copy: rank 1 runs 1F0, but the microbatches of that copy of the model are 1 to 1 "
+            "[>1F0< 1B1]");
+  schedule.ranks[1] = {};
+  EXPECT_EQ(complaint(schedule),
+            "completeness: rank 1 never runs 1F1, which the step needs; its row ends []");
+  for (const auto copies : {0U, 3U}) {
+    schedule.copy_count = copies;
+    EXPECT_EQ(complaint(schedule), "shape: " + std::to_string(copies)
+                                       + " copies of the model cannot share 2 stages and 2 "
+                                         "microbatches equally");
+  }
+}
+
 TEST(Validation, WantsEveryStageOnItsRank) {
   EXPECT_EQ(complaint(schedule_of({"0F0 1F0 0B0", "1B0"}, 1)),
             "placement: rank 0 runs 1F0, but stage 1 is on rank 1 [0F0 >1F0< 0B0]");

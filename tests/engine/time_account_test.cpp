@@ -124,8 +124,7 @@ TEST(TimeKeeper, BooksEachDelayOfATrainingStepOnWhatCausedIt) {
 }
 
 TEST(TimeKeeper, BooksTheEndOfAnEvaluationStepOnTheLastSend) {
-  const auto training = make_1f1b(3, 2);
-  auto rank = middle_rank(make_forward_only(training.rank_of_stage, 1));
+  auto rank = middle_rank(make_forward_only(make_1f1b(3, 1)));
   rank.after(1, Started{});
   rank.after(2, ActivationArrived{middle, m0});
   rank.pass_after(4, {middle, Pass::forward, m0}, 3);

@@ -50,6 +50,17 @@ struct Action {
 /// Returns the text form of `action`, for example `"2F0"`.
 [[nodiscard]] std::string to_string(const Action& action);
 
+/// Consecutive microbatches: `begin` and what follows, up to but not including `end`.
+struct MicrobatchRange {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+
+  [[nodiscard]] constexpr bool contains(MicrobatchIndex microbatch) const noexcept {
+    return microbatch.value() >= begin && microbatch.value() < end;
+  }
+  friend constexpr bool operator==(const MicrobatchRange&, const MicrobatchRange&) = default;
+};
+
 /// What a step of the schedule is for.
 enum class StepKind : std::uint8_t {
   training,    ///< Every microbatch goes forward and backward through every stage.
@@ -58,13 +69,18 @@ enum class StepKind : std::uint8_t {
 
 /// The ordered work of every pipeline rank for one step of one replica.
 ///
+/// A schedule may run several copies of the model, each on stages of its own and with an equal
+/// share of the microbatches: copy c has the stages from c S on, S being the stages of one copy,
+/// and the c-th share. A pipeline in two directions has two.
+///
 /// Invariant (established by `validate`): every stage runs, on the rank that holds it, each pass of
-/// every microbatch exactly once, inputs before outputs, and no rank waits for work that no other
-/// rank will do.
+/// every microbatch of its copy exactly once, inputs before outputs, and no rank waits for work
+/// that no other rank will do.
 struct Schedule {
   std::string name;
   StepKind kind = StepKind::training;
-  std::uint32_t microbatch_count = 1;
+  std::uint32_t microbatch_count = 1;      ///< Of all copies.
+  std::uint32_t copy_count = 1;            ///< Divides the microbatches and the stages.
   std::vector<RankIndex> rank_of_stage;    ///< By virtual stage: the rank that holds it.
   std::vector<std::vector<Action>> ranks;  ///< By rank: its program, in order.
 
@@ -73,6 +89,26 @@ struct Schedule {
   }
   [[nodiscard]] std::uint32_t rank_count() const noexcept {
     return static_cast<std::uint32_t>(ranks.size());
+  }
+  [[nodiscard]] std::uint32_t stages_per_copy() const noexcept {
+    return stage_count() / copy_count;
+  }
+  /// The copy of the model that `stage` belongs to.
+  [[nodiscard]] std::uint32_t copy_of(StageIndex stage) const noexcept {
+    return stage.value() / stages_per_copy();
+  }
+  /// Whether `stage` reads tokens.
+  [[nodiscard]] bool is_first(StageIndex stage) const noexcept {
+    return stage.value() % stages_per_copy() == 0;
+  }
+  /// Whether `stage` computes the loss.
+  [[nodiscard]] bool is_last(StageIndex stage) const noexcept {
+    return (stage.value() + 1) % stages_per_copy() == 0;
+  }
+  /// The microbatches that pass through `stage`.
+  [[nodiscard]] MicrobatchRange microbatches_of(StageIndex stage) const noexcept {
+    const auto share = microbatch_count / copy_count;
+    return {copy_of(stage) * share, (copy_of(stage) + 1) * share};
   }
   /// The passes of all ranks together.
   [[nodiscard]] std::size_t action_count() const noexcept;

@@ -36,10 +36,9 @@ namespace troupe {
                                                        std::uint32_t microbatch_count,
                                                        std::uint32_t chunk_count);
 
-/// An evaluation step over the stages of any training schedule: forward passes only, a group of as
-/// many microbatches as there are ranks stage by stage, then the next group.
-[[nodiscard]] Schedule make_forward_only(std::vector<RankIndex> rank_of_stage,
-                                         std::uint32_t microbatch_count);
+/// An evaluation step over the stages and microbatches of `training`: forward passes only, a group
+/// of as many microbatches of each copy as there are ranks stage by stage, then the next group.
+[[nodiscard]] Schedule make_forward_only(const Schedule& training);
 
 /// Splits every B of `schedule` into I, in the place of the B, and W right behind it. Gradients go
 /// on earlier, and whatever the passes and the links cost, no rank ends later: each I ends before
@@ -58,13 +57,19 @@ namespace troupe {
 /// The names that `make_schedule` knows: gpipe, 1f1b, interleaved-1f1b.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
-/// Makes the schedule called `name` with `chunk_count` virtual stages per rank, its backward passes
-/// whole or split.
+/// What a named schedule is to be made for.
+struct ScheduleRequest {
+  std::uint32_t rank_count = 1;
+  std::uint32_t microbatch_count = 1;
+  std::uint32_t chunk_count = 1;  ///< Virtual stages per rank; 1: as many as the schedule needs.
+  bool split = false;             ///< Whether whole backward passes are split.
+};
+
+/// Makes the schedule called `name`.
 /// @returns `invalid_config` with what to write instead: for an unknown name, a count of zero or
 /// above
 ///          `ScheduleLimits`, chunks or microbatches that the schedule refuses.
-[[nodiscard]] Expected<Schedule> make_schedule(std::string_view name, std::uint32_t rank_count,
-                                               std::uint32_t microbatch_count,
-                                               std::uint32_t chunk_count = 1, bool split = false);
+[[nodiscard]] Expected<Schedule> make_schedule(std::string_view name,
+                                               const ScheduleRequest& request);
 
 }  // namespace troupe

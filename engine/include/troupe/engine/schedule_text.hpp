@@ -31,7 +31,8 @@ namespace troupe {
 /// Reads such a CSV, whose cells may stand in double quotes and between spaces; rows end in LF or
 /// CR LF, empty rows at the end are ignored. Row n becomes rank n; a stage is on the rank whose row
 /// runs it; the largest microbatch gives their number; a schedule without backward passes
-/// evaluates. The result is as complete as the file: `validate` it.
+/// evaluates; there are two copies of the model if one half of the stages runs one half of the
+/// microbatches and the other the other. The result is as complete as the file: `validate` it.
 ///
 /// Any bytes are safe to read, and memory grows linearly with them.
 /// @param source_name names the text in errors and becomes the schedule's name, usually a path.

@@ -8,9 +8,10 @@ namespace troupe {
 
 /// Checks, in this order, the rules that make `schedule` safe to execute:
 ///
-///   - shape: there are ranks, stages and microbatches; every stage is on a rank, every rank has
-///   one.
+///   - shape: there are ranks, stages and microbatches, which copies of the model share equally;
+///   every stage is on a rank, every rank has one.
 ///   - range: stages and microbatches of all actions exist.
+///   - copy: a stage runs microbatches of its own copy of the model.
 ///   - placement: every action is on the rank that holds its stage.
 ///   - kind: an evaluation step has forward passes only.
 ///   - once: no pass runs twice; B counts as I and W.
