@@ -30,7 +30,7 @@ inline Expected<std::unique_ptr<stages::Stage>> make_empty_stage(const Plan& pla
                                                                  stages::Stream& stream) {
   return stages::make_counting_stage(device, stream,
                                      {.stage = stage.stage,
-                                      .stage_count = plan.training.stage_count(),
+                                      .stage_count = plan.training.stages_per_copy(),
                                       .bounds = stage.bounds,
                                       .microbatch_count = plan.training.microbatch_count});
 }

@@ -170,21 +170,27 @@ void DirectorState::finish(Expected<StepReport> outcome) {
 
 /// Adds replica after replica, microbatch after microbatch: the order of the serial run.
 double DirectorState::mean_loss() const {
+  const auto& schedule = plan_->training;
   double sum = 0.0;
-  const auto last = plan_->training.rank_of_stage.back();
   for (std::uint32_t r = 0; r < plan_->config.parallel.data; ++r) {
-    const auto& losses = reported_[rank_at(plan_->config.parallel, {r, 0, last})]->losses;
-    for (const auto loss : losses) sum += loss;
+    for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
+      if (!schedule.is_last(StageIndex{s})) continue;
+      const auto rank = rank_at(plan_->config.parallel, {r, 0, schedule.rank_of_stage[s]});
+      const auto [begin, end] = schedule.microbatches_of(StageIndex{s});
+      for (auto m = begin; m < end; ++m) sum += reported_[rank]->losses[m];
+    }
   }
   return sum / plan_->tokens_per_step();
 }
 
-/// Adds parameter after parameter in model order, from the first replica (all have the same sums),
-/// so that the partition does not change the order of the additions.
+/// Adds parameter after parameter in model order, from the first copy of the model in the first
+/// replica (all have the same sums), so that the partition does not change the order of the
+/// additions.
 double DirectorState::global_norm() const {
   double sum = 0.0;
   std::vector<std::size_t> next_of_rank(plan_->training.rank_count(), 0);
-  for (const auto rank : plan_->training.rank_of_stage) {
+  for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
+    const auto rank = plan_->training.rank_of_stage[s];
     const auto& report = reported_[rank_at(plan_->config.parallel, {0, 0, rank})];
     for (const auto square : report->squares[next_of_rank[rank.value()]++]) sum += square;
   }

@@ -70,9 +70,9 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
   for (std::uint64_t number = 0; number < lanes.size(); ++number) {
     if (auto wired = made->wire(number, lanes[number]); !wired) return wired.error();
   }
-  const auto& extent = plan->config.parallel;
-  for (std::uint32_t p = 0; p < extent.pipeline && extent.data > 1; ++p) {
-    if (auto joined = made->join_replicas(RankIndex{p}); !joined) return joined.error();
+  if (plan->holder_count() == 1) return made;
+  for (std::uint32_t position = 0; position < plan->training.stages_per_copy(); ++position) {
+    if (auto joined = made->join_holders(position); !joined) return joined.error();
   }
   return made;
 }
@@ -84,7 +84,10 @@ Expected<Done> LocalRanks::build(LocalRank& rank) {
   for (const auto stage : plan_->training.stages_of(rank.coordinate.pipeline)) {
     auto made = parts_.make_stage(*plan_, plan_->stages[stage.value()], *device_, *rank.stream);
     if (!made) return made.error();
-    rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr});
+    rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr, nullptr});
+  }
+  if (plan_->holder_count() > 1) {
+    rank.reduce_stream = device_->make_stream(stream_name(rank.coordinate) + "r", 1);
   }
   return Done{};
 }
@@ -125,50 +128,55 @@ Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
   return Done{};
 }
 
-Expected<Done> LocalRanks::join_replicas(RankIndex pipeline) {
-  const auto& extent = plan_->config.parallel;
-  std::vector<LocalRank*> members;
-  for (std::uint32_t r = 0; r < extent.data; ++r) {
-    auto* member = find(rank_at(extent, {r, 0, pipeline}));
-    if (member == nullptr) continue;
-    member->reduce_stream = device_->make_stream(stream_name(member->coordinate) + "r", 1);
-    members.push_back(member);
+Expected<Done> LocalRanks::join_holders(std::uint32_t position) {
+  const auto member_count = plan_->holder_count();
+  std::vector<std::uint32_t> here;
+  for (std::uint32_t m = 0; m < member_count; ++m) {
+    if (find(holder_of(*plan_, position, m).rank) != nullptr) here.push_back(m);
   }
-  if (members.size() < extent.data) return join_others(members);
-  auto group = parts_.make_group(extent.data);
-  for (std::size_t r = 0; r < members.size(); ++r) members[r]->replicas = std::move(group[r]);
-  return Done{};
-}
-
-Expected<Done> LocalRanks::join_others(std::span<LocalRank*> members) {
-  const auto& extent = plan_->config.parallel;
-  std::vector<std::vector<std::unique_ptr<transport::Link>>> links(members.size());
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    const auto& here = members[i]->coordinate;
-    links[i].resize(extent.data);
-    for (std::uint32_t r = 0; r < extent.data; ++r) {
-      const auto rank = rank_at(extent, {r, 0, here.pipeline});
-      if (r == here.replica || find(rank) != nullptr) continue;
-      auto link = parts_.connect(replica_lane(*plan_, here.pipeline, here.replica, r), rank);
-      if (!link) return link.error();
-      links[i][r] = std::move(*link);
-    }
-    for (std::size_t j = 0; j < i; ++j) {
-      std::tie(links[i][members[j]->coordinate.replica], links[j][here.replica]) =
+  const auto held_by = [&](std::uint32_t m) -> HeldStage& {
+    const auto holder = holder_of(*plan_, position, m);
+    return *find(holder.replica, holder.stage);
+  };
+  if (here.size() == member_count) {
+    auto group = parts_.make_group(member_count);
+    for (const auto m : here) held_by(m).holders = std::move(group[m]);
+    return Done{};
+  }
+  std::vector<std::vector<std::unique_ptr<transport::Link>>> links(member_count);
+  for (const auto m : here) {
+    auto elsewhere = links_elsewhere(position, m);
+    if (!elsewhere) return elsewhere.error();
+    links[m] = std::move(*elsewhere);
+    for (const auto other : here) {
+      if (other == m) break;
+      std::tie(links[m][other], links[other][m]) =
           transport::make_in_process_link(transport::HandOver::copy);
     }
   }
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    members[i]->replicas =
-        transport::make_linked_member(members[i]->coordinate.replica, std::move(links[i]));
+  for (const auto m : here) {
+    held_by(m).holders = transport::make_linked_member(m, std::move(links[m]));
   }
   return Done{};
+}
+
+Expected<std::vector<std::unique_ptr<transport::Link>>> LocalRanks::links_elsewhere(
+    std::uint32_t position, std::uint32_t member) {
+  std::vector<std::unique_ptr<transport::Link>> links(plan_->holder_count());
+  for (std::uint32_t other = 0; other < links.size(); ++other) {
+    const auto rank = holder_of(*plan_, position, other).rank;
+    if (find(rank) != nullptr) continue;
+    auto link = parts_.connect(holder_lane(*plan_, position, member, other), rank);
+    if (!link) return link.error();
+    links[other] = std::move(*link);
+  }
+  return links;
 }
 
 void LocalRanks::close_lanes() {
   for (auto& rank : ranks_) {
-    if (rank.replicas) rank.replicas->close();
     for (auto& held : rank.stages) {
+      if (held.holders) held.holders->close();
       for (auto* lane : {&held.previous, &held.next, &held.tied}) {
         if (*lane) (*lane)->close();
       }

@@ -32,10 +32,17 @@ bool fits(const Plan& plan, const TraceEntry& entry) {
 Misfit misfit_of(const Plan& plan, const StepReported& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
   const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
-  const auto stage_count = plan.training.stages_of(rank).size();
-  if (message.squares.size() == stage_count) return std::nullopt;
-  return "gradients of " + number(message.squares.size()) + " stages from a rank that holds "
-         + number(stage_count);
+  const auto stages = plan.training.stages_of(rank);
+  const auto stage_count = stages.size();
+  if (message.squares.size() != stage_count) {
+    return "gradients of " + number(message.squares.size()) + " stages from a rank that holds "
+           + number(stage_count);
+  }
+  const bool has_losses =
+      std::ranges::any_of(stages, [&](StageIndex stage) { return plan.training.is_last(stage); });
+  const auto loss_count = has_losses ? plan.training.microbatch_count : 0;
+  if (message.losses.size() == loss_count) return std::nullopt;
+  return number(message.losses.size()) + " losses from a rank that has " + number(loss_count);
 }
 
 Misfit misfit_of(const Plan& plan, const RankFinished& message) {

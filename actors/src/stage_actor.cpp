@@ -100,8 +100,10 @@ void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, 
   const auto stages = plan_->training.stages_of(rank);
   const auto described = machine_stages(*plan_, local, stages);
   constexpr std::uint32_t enqueued_max = 2;
-  training_.emplace(plan_->training, rank, described, local.replicas != nullptr, enqueued_max);
-  evaluation_.emplace(plan_->evaluation, rank, described, local.replicas != nullptr, enqueued_max);
+  const bool is_replicated = plan_->holder_count() > 1;
+  training_.emplace(plan_->training, rank, described, is_replicated, enqueued_max,
+                    plan_->config.schedule.policy);
+  evaluation_.emplace(plan_->evaluation, rank, described, is_replicated, enqueued_max);
   local_of_stage_.resize(plan_->training.stage_count());
   for (std::uint32_t i = 0; i < stages.size(); ++i) {
     local_of_stage_[stages[i].value()] = i;
@@ -121,8 +123,11 @@ void StageActorState::on(const StepStarted& message) {
   step_ = message.step;
   machine_ = message.kind == StepKind::training ? &*training_ : &*evaluation_;
   trace_.reserve(trace_size_max());
-  for (auto& held : local_->stages) {
-    held.stage->begin_step({message.step, message.kind, message.batch, plan_->tokens_per_step()});
+  const auto stages = plan_->training.stages_of(local_->coordinate.pipeline);
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    local_->stages[i].stage->begin_step({message.step, message.kind, message.batch,
+                                         plan_->tokens_per_step(),
+                                         plan_->training.microbatches_of(stages[i])});
   }
   advance(Started{});
 }
@@ -268,8 +273,9 @@ void StageActorState::carry_out(const SendGradient& command) {
 }
 
 void StageActorState::carry_out(const ReduceBucket& command) {
-  local_->replicas->all_reduce(
-      *local_->reduce_stream, held(command.stage).stage->bucket(command.bucket),
+  auto& stage = held(command.stage);
+  stage.holders->all_reduce(
+      *local_->reduce_stream, stage.stage->bucket(command.bucket),
       [to = self_, event = BucketReduced{command.stage, command.bucket},
        begin_ns = stages::steady_now_ns()](Errc code) {
         caf::anon_send(to, Completed{event, code, {begin_ns, stages::steady_now_ns()}});
@@ -285,8 +291,10 @@ void StageActorState::carry_out(const ExpectTied& command) {
 
 void StageActorState::carry_out(const SendTied& command) {
   auto& from = held(command.stage);
-  const StageIndex last{plan_->training.stage_count() - 1};
-  const auto receiver = command.stage == last ? StageIndex{0} : last;
+  const auto to_other_end = plan_->training.stages_per_copy() - 1;
+  const auto receiver = plan_->training.is_last(command.stage)
+                            ? StageIndex{command.stage.value() - to_other_end}
+                            : StageIndex{command.stage.value() + to_other_end};
   from.tied->post_send(make_tag(Port::tied_gradient, step_, receiver, once),
                        from.stage->buffers().release(Edge::tied_out, once),
                        then(TiedSent{command.stage}, Edge::tied_out, once));
@@ -303,8 +311,10 @@ void StageActorState::carry_out(const MeasureGradients& command) {
 void StageActorState::carry_out(const ReportStep&) {
   StepReported report{.rank = rank(), .losses = {}, .squares = {}};
   for (auto& held : local_->stages) {
+    // Ends of two copies of the model have losses of different microbatches.
     const auto losses = held.stage->losses();
-    report.losses.insert(report.losses.end(), losses.begin(), losses.end());
+    if (!losses.empty()) report.losses.resize(losses.size());
+    for (std::size_t m = 0; m < losses.size(); ++m) report.losses[m] += losses[m];
     const auto squares = held.stage->gradient_squares();
     report.squares.emplace_back(squares.begin(), squares.end());
   }
@@ -335,7 +345,7 @@ std::size_t StageActorState::trace_size_max() const {
   auto size = schedule.ranks[local_->coordinate.pipeline.value()].size();
   if (!trains) return size;
   for (const auto& held : local_->stages) {
-    size += 1 + (local_->replicas ? held.stage->bucket_count() : 0);
+    size += 1 + (held.holders ? held.stage->bucket_count() : 0);
   }
   return size;
 }

@@ -129,6 +129,7 @@ std::vector<Key> keys_of(Config& config) {
       {"schedule", "microbatch_size", Whole32{&schedule.microbatch_size, 1, 65'536}},
       {"schedule", "chunks", Whole32{&schedule.chunks, 1, 1024}},
       {"schedule", "split_backward", Switch{&schedule.split_backward}},
+      {"schedule", "policy", Choice<Policy>{&schedule.policy, policy_names}},
       {"schedule", "layers_per_stage", Counts{&schedule.layers_per_stage, 1, 1024, 1024}},
       {"train", "steps", Whole32{&train.steps, 1, 1'000'000'000}},
       {"train", "seed", Whole64{&train.seed, 0, toml_integer_max}},

@@ -6,28 +6,41 @@ namespace troupe {
 
 std::vector<StageLane> lanes_of(const Plan& plan) {
   std::vector<StageLane> lanes;
-  const auto stage_count = plan.training.stage_count();
+  const auto& schedule = plan.training;
   for (std::uint32_t replica = 0; replica < plan.config.parallel.data; ++replica) {
-    for (std::uint32_t v = 0; v + 1 < stage_count; ++v) {
-      lanes.push_back({StageLane::Kind::neighbours, replica, StageIndex{v}, StageIndex{v + 1}});
-    }
-    if (plan.config.model.tie_embeddings && stage_count > 1) {
-      lanes.push_back({StageLane::Kind::tied, replica, StageIndex{0}, StageIndex{stage_count - 1}});
+    for (std::uint32_t v = 0; v < schedule.stage_count(); ++v) {
+      const StageIndex stage{v};
+      if (!schedule.is_last(stage)) {
+        lanes.push_back({StageLane::Kind::neighbours, replica, stage, StageIndex{v + 1}});
+      } else if (plan.config.model.tie_embeddings && !schedule.is_first(stage)) {
+        const StageIndex first{v + 1 - schedule.stages_per_copy()};
+        lanes.push_back({StageLane::Kind::tied, replica, first, stage});
+      }
     }
   }
   return lanes;
 }
 
-std::uint64_t replica_lane(const Plan& plan, RankIndex rank, std::uint32_t a, std::uint32_t b) {
-  const std::uint64_t replicas = plan.config.parallel.data;
-  TROUPE_ASSERT(a != b && a < replicas && b < replicas);
+StageHolder holder_of(const Plan& plan, std::uint32_t position, std::uint32_t member) {
+  TROUPE_ASSERT(position < plan.training.stages_per_copy() && member < plan.holder_count());
+  const auto copies = plan.training.copy_count;
+  const StageIndex stage{member % copies * plan.training.stages_per_copy() + position};
+  const auto replica = member / copies;
+  const auto pipeline = plan.training.rank_of_stage[stage.value()];
+  return {replica, stage, rank_at(plan.config.parallel, {replica, 0, pipeline})};
+}
+
+std::uint64_t holder_lane(const Plan& plan, std::uint32_t position, std::uint32_t a,
+                          std::uint32_t b) {
+  const std::uint64_t holders = plan.holder_count();
+  TROUPE_ASSERT(a != b && a < holders && b < holders);
   const auto [low, high] = std::minmax(a, b);
-  return lanes_of(plan).size() + (rank.value() * replicas + low) * replicas + high;
+  return lanes_of(plan).size() + (position * holders + low) * holders + high;
 }
 
 std::uint64_t weight_lane(const Plan& plan, std::uint32_t node) {
-  const std::uint64_t replicas = plan.config.parallel.data;
-  return lanes_of(plan).size() + plan.config.parallel.pipeline * replicas * replicas + node;
+  const std::uint64_t holders = plan.holder_count();
+  return lanes_of(plan).size() + plan.training.stages_per_copy() * holders * holders + node;
 }
 
 std::vector<std::uint32_t> place_ranks(const GridExtent& extent, std::uint32_t node_count) {

@@ -79,7 +79,8 @@ double Plan::flops_per_step() const noexcept {
   for (const auto& stage : stages) {
     sum += stage.flops.forward + stage.flops.backward_input + stage.flops.backward_weight;
   }
-  return sum * config.schedule.microbatches * config.parallel.data;
+  const auto microbatches_of_copy = config.schedule.microbatches / training.copy_count;
+  return sum * microbatches_of_copy * config.parallel.data;
 }
 
 std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {

@@ -1,6 +1,8 @@
 #include "troupe/engine/stage_machine.hpp"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "troupe/engine/check.hpp"
 
@@ -35,8 +37,9 @@ std::vector<MicrobatchIndex> forward_order(const Schedule& schedule, std::uint32
 
 StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
                            std::span<const MachineStage> stages, bool is_replicated,
-                           std::uint32_t enqueued_max)
+                           std::uint32_t enqueued_max, Policy policy)
     : kind_{schedule.kind},
+      policy_{policy},
       program_{schedule.ranks.at(rank.value())},
       local_of_stage_(schedule.stage_count()),
       is_replicated_{is_replicated},
@@ -52,14 +55,29 @@ StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
     state.props = stages[local];
     state.is_first = schedule.is_first(held[local]);
     state.is_last = schedule.is_last(held[local]);
+    state.microbatches = schedule.microbatches_of(held[local]);
+    state.input_done.resize(schedule.microbatch_count);
     state.activation_here.resize(schedule.microbatch_count);
     state.gradient_here.resize(schedule.microbatch_count);
     bucket_count_ += state.props.bucket_count;
-    plain_bucket_count_ += state.props.bucket_count - (state.props.exchanges_tied ? 1U : 0U);
   }
   for (auto& state : stages_) {
-    if (!state.is_first) state.arrival_order = forward_order(schedule, state.stage.value() - 1);
+    if (state.is_first) continue;
+    state.arrival_order = forward_order(schedule, state.stage.value() - 1);
+    if (policy != Policy::in_order) std::ranges::sort(state.arrival_order);
   }
+  if (policy != Policy::in_order) program_.assign(pass_count(), {});
+}
+
+/// With a policy, a stage runs its backward passes all whole or all in halves.
+std::size_t StageMachine::pass_count() const {
+  std::size_t sum = 0;
+  for (const auto& stage : stages_) {
+    const std::size_t backward = stage.props.bounds.splits_backward ? 2 : 1;
+    const auto passes = kind_ == StepKind::training ? 1 + backward : 1;
+    sum += passes * (stage.microbatches.end - stage.microbatches.begin);
+  }
+  return sum;
 }
 
 void StageMachine::on(const StageEvent& event, Commands& out) {
@@ -72,7 +90,7 @@ WaitCause StageMachine::waits_for() const {
   switch (phase_) {
     case Phase::passes:
       if (next_ > finished_count_ || next_ == program_.size()) return WaitCause::none;
-      return obstacle(program_[next_]);
+      return obstacle(*next_action());
     case Phase::reducing:
       return kind_ == StepKind::training && buckets_reduced_ < bucket_count_ ? WaitCause::reduction
                                                                              : WaitCause::send;
@@ -116,6 +134,9 @@ void StageMachine::begin_step(StageState& stage) const {
   stage.activations_out_free = bounds.activations_out;
   stage.gradients_out_free = bounds.gradients_out;
   stage.buckets_filled = 0;
+  stage.slots_free = bounds.slots;
+  stage.forward_next = stage.weight_next = stage.microbatches.begin;
+  std::fill(stage.input_done.begin(), stage.input_done.end(), false);
   stage.tied_here = stage.tied_sent = stage.tied_added = false;
 }
 
@@ -174,29 +195,114 @@ void StageMachine::expect_activations(StageState& stage, Commands& out) const {
 
 void StageMachine::enqueue_ready_passes(Commands& out) {
   if (phase_ != Phase::passes) return;
-  while (next_ < program_.size() && next_ - finished_count_ < enqueued_max_
-         && obstacle(program_[next_]) == WaitCause::none) {
-    const auto& action = program_[next_++];
-    auto& stage = state_of(action.stage);
-    if (action.pass == Pass::forward && !stage.is_last) --stage.activations_out_free;
-    if (makes_input_gradient(action.pass) && !stage.is_first) --stage.gradients_out_free;
-    out.emplace_back(RunPass{action});
+  while (next_ < program_.size() && next_ - finished_count_ < enqueued_max_) {
+    const auto action = next_action();
+    if (obstacle(*action) != WaitCause::none) return;
+    enqueue(*action, out);
   }
 }
 
-/// A pass runs when its input is here and its output buffer is free. A weight pass needs neither:
-/// what it reads was there for the input pass, which the program has put before it.
+void StageMachine::enqueue(const Action& action, Commands& out) {
+  program_[next_++] = action;
+  auto& stage = state_of(action.stage);
+  if (action.pass == Pass::forward) {
+    stage.forward_next = action.microbatch.value() + 1;
+    if (!stage.is_last) --stage.activations_out_free;
+    if (kind_ == StepKind::training) --stage.slots_free;
+  }
+  if (makes_input_gradient(action.pass)) {
+    stage.input_done[action.microbatch.value()] = true;
+    if (!stage.is_first) --stage.gradients_out_free;
+  }
+  if (accumulates_weights(action.pass)) {
+    ++stage.weight_next;
+    ++stage.slots_free;
+  }
+  out.emplace_back(RunPass{action});
+}
+
+std::optional<Action> StageMachine::next_action() const {
+  if (next_ == program_.size()) return std::nullopt;
+  return policy_ == Policy::in_order ? program_[next_] : preferred();
+}
+
+/// A pass runs when its input is here, its slot free, and its output buffer too. A weight pass
+/// needs nothing: what it reads was there for the input pass, which comes before it.
 WaitCause StageMachine::obstacle(const Action& action) const {
   const auto& stage = state_of(action.stage);
   const auto m = action.microbatch.value();
   if (action.pass == Pass::forward) {
     if (!stage.activation_here[m]) return WaitCause::activation;
+    if (stage.slots_free == 0) return WaitCause::gradient;  // With which one becomes free.
     if (!stage.is_last && stage.activations_out_free == 0) return WaitCause::send;
   } else if (makes_input_gradient(action.pass)) {
     if (!stage.gradient_here[m]) return WaitCause::gradient;
     if (!stage.is_first && stage.gradients_out_free == 0) return WaitCause::send;
   }
   return WaitCause::none;
+}
+
+// -- policies -------------------------------------------------------------------------------------
+
+namespace {
+
+/// The smaller, the sooner.
+using Urgency = std::array<std::uint32_t, 3>;
+
+Urgency urgency_of(const Action& action, Policy policy) {
+  const bool forward_first = policy == Policy::forward_first;
+  const auto stage = action.stage.value();
+  const auto m = action.microbatch.value();
+  if (action.pass == Pass::backward_weight) return {2, m, stage};
+  if (action.pass != Pass::forward) return {forward_first ? 1U : 0U, m, stage};
+  return forward_first ? Urgency{0, stage, m} : Urgency{1, ~stage, m};
+}
+
+}  // namespace
+
+/// Of the passes that could come next in each stage, the one that the policy prefers of those that
+/// nothing keeps from running, or of all.
+std::optional<Action> StageMachine::preferred() const {
+  std::optional<std::pair<bool, Urgency>> best;
+  std::optional<Action> found;
+  for (const auto& stage : stages_) {
+    for_every_candidate(stage, [&](const Action& action) {
+      const std::pair key{obstacle(action) != WaitCause::none, urgency_of(action, policy_)};
+      if (best && *best < key) return;
+      best = key;
+      found = action;
+    });
+  }
+  return found;
+}
+
+template <class Visit>
+void StageMachine::for_every_candidate(const StageState& stage, Visit visit) const {
+  const auto& [begin, end] = stage.microbatches;
+  if (stage.forward_next < end) {
+    visit(Action{stage.stage, Pass::forward, MicrobatchIndex{stage.forward_next}});
+  }
+  if (kind_ != StepKind::training || stage.weight_next == stage.forward_next) return;
+  const MicrobatchIndex oldest{stage.weight_next};
+  if (!stage.props.bounds.splits_backward) {
+    return visit(Action{stage.stage, Pass::backward, oldest});
+  }
+  if (const auto m = next_input(stage)) visit(Action{stage.stage, Pass::backward_input, *m});
+  if (stage.input_done[oldest.value()]) {
+    visit(Action{stage.stage, Pass::backward_weight, oldest});
+  }
+}
+
+/// The oldest microbatch in flight whose gradient is here and has not gone on, or whose gradient is
+/// the next to come.
+std::optional<MicrobatchIndex> StageMachine::next_input(const StageState& stage) const {
+  std::optional<MicrobatchIndex> awaited;
+  for (auto m = stage.weight_next; m < stage.forward_next; ++m) {
+    if (stage.input_done[m]) continue;
+    if (stage.gradient_here[m]) return MicrobatchIndex{m};
+    if (!awaited) awaited = MicrobatchIndex{m};
+  }
+  return awaited;
 }
 
 // -- gradients ------------------------------------------------------------------------------------
@@ -211,7 +317,6 @@ void StageMachine::handle(const BucketFilled& event, Commands& out) {
     add_tied_when_ready(stage, out);
   } else {
     reduce(event.stage, event.bucket, out);
-    reduce_tied_when_alone(out);
   }
 }
 
@@ -232,20 +337,9 @@ void StageMachine::add_tied_when_ready(const StageState& stage, Commands& out) c
 }
 
 void StageMachine::handle(const TiedAdded& event, Commands& out) {
-  mark(state_of(event.stage).tied_added);
-  reduce_tied_when_alone(out);
-}
-
-/// Reduces the exchanged tied buckets after all others and in stage order: when an exchange ends is
-/// a matter of luck, and replicas must issue their reductions in one order.
-void StageMachine::reduce_tied_when_alone(Commands& out) {
-  if (buckets_issued_ < plain_bucket_count_) return;
-  auto issued = plain_bucket_count_;
-  for (const auto& stage : stages_) {
-    if (!stage.props.exchanges_tied) continue;
-    if (!stage.tied_added) return;
-    if (++issued > buckets_issued_) reduce(stage.stage, stage.props.bucket_count - 1, out);
-  }
+  auto& stage = state_of(event.stage);
+  mark(stage.tied_added);
+  reduce(event.stage, stage.props.bucket_count - 1, out);
 }
 
 void StageMachine::reduce(StageIndex stage, std::uint32_t bucket, Commands& out) {

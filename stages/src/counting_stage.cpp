@@ -39,8 +39,8 @@ public:
   CountingStage(Stream& stream, const CountingProps& props, BufferView memory)
       : stream_{&stream},
         props_{props},
-        is_first_{props.stage.value() == 0},
-        is_last_{props.stage.value() + 1 == props.stage_count},
+        is_first_{props.stage.value() % props.stage_count == 0},
+        is_last_{(props.stage.value() + 1) % props.stage_count == 0},
         is_tied_{props.tie_ends && props.stage_count > 1 && (is_first_ || is_last_)},
         buffers_{props.microbatch_count},
         inputs_(props.microbatch_count),
@@ -103,7 +103,7 @@ public:
     BufferView tied_copy;
     if (accumulates_weights(action.pass)) {
       free_slot();
-      const bool is_last_pass = ++weight_passes_enqueued_ == props_.microbatch_count;
+      const bool is_last_pass = ++weight_passes_enqueued_ == microbatch_count();
       if (is_last_pass && is_tied_) tied_copy = claim(Edge::tied_out, once);
     }
     run(std::move(done), [this, pass = action.pass, m, in, out, tied_copy] {
@@ -217,13 +217,18 @@ private:
 
   void backward_weight(MicrobatchIndex m, BufferView tied_copy) {
     trace_ = trace_ * 7U + inputs_[m.value()] * 11U + output_gradients_[m.value()];
-    if (++weight_pass_count_ < props_.microbatch_count) return;
+    if (++weight_pass_count_ < microbatch_count()) return;
     for (std::size_t i = 0; i < parameter_length; ++i) {
       floats_in(gradients_)[i] = digest(trace_ + i);
       floats_in(tied_)[i] = is_tied_ ? digest(trace_ ^ i) : 0.0F;
     }
     if (is_tied_) std::copy_n(floats_in(tied_), parameter_length, floats_in(tied_copy));
     for (std::uint32_t b = 0; ready_ && b < bucket_count(); ++b) ready_(b);
+  }
+
+  [[nodiscard]] std::uint32_t microbatch_count() const {
+    const auto [begin, end] = info_.own_microbatches();
+    return end - begin;
   }
 
   [[nodiscard]] bool is_addressed(BufferView view, MicrobatchIndex m) const {

@@ -258,7 +258,7 @@ void ArenaGpt2Stage::begin_step(const StepInfo& info) {
   TROUPE_ASSERT(free_slots_.size() == props_.bounds.slots);
   step_ = info;
   std::ranges::fill(tensors_.host.losses, 0.0);
-  weights_next_ = 0;
+  weights_next_ = info.own_microbatches().begin;
   if (props_.spec.has_embedding) upload_tokens(info.batch->tokens, tensors_.tokens);
   if (props_.spec.has_head) upload_tokens(info.batch->targets, tensors_.targets);
 }
@@ -376,8 +376,9 @@ void ArenaGpt2Stage::hold_gradients(Slot& slot, MicrobatchIndex microbatch) {
 void ArenaGpt2Stage::begin_weights(MicrobatchIndex microbatch) {
   TROUPE_ASSERT(microbatch.value() == weights_next_);
   ++weights_next_;
-  accumulate_ = microbatch.value() == 0 ? Accumulate::overwrite : Accumulate::add;
-  is_last_weights_ = weights_next_ == step_.batch->microbatch_count;
+  const auto [first, end] = step_.own_microbatches();
+  accumulate_ = microbatch.value() == first ? Accumulate::overwrite : Accumulate::add;
+  is_last_weights_ = weights_next_ == end;
   bucket_next_ = 0;
 }
 

@@ -103,7 +103,7 @@ public:
                           stages::Stream& stream) {
       return stages::make_counting_stage(device, stream,
                                          {.stage = stage.stage,
-                                          .stage_count = of.training.stage_count(),
+                                          .stage_count = of.training.stages_per_copy(),
                                           .bounds = stage.bounds,
                                           .microbatch_count = of.training.microbatch_count,
                                           .tie_ends = of.config.model.tie_embeddings});

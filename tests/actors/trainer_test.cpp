@@ -19,6 +19,7 @@
 
 #include "troupe/engine/random.hpp"
 #include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/schedule_text.hpp"
 #include "troupe/stages/counting_stage.hpp"
 
 #include "../engine/v_schedule.hpp"
@@ -86,6 +87,24 @@ INSTANTIATE_TEST_SUITE_P(Grid, SameBitsOfPipelines,
                            return name;
                          });
 
+TEST(SameBits, APolicyEqualsTheSerialRun) {
+  for (const auto policy : {Policy::backward_first, Policy::forward_first}) {
+    for (const auto* schedule : {"1f1b", "gpipe", "interleaved-1f1b"}) {
+      for (const bool split : {false, true}) {
+        SCOPED_TRACE(testing::Message() << policy_names[static_cast<std::size_t>(policy)] << " "
+                                        << schedule << " split=" << split);
+        auto config = tiny_config(true);
+        config.parallel.pipeline = 3;
+        config.schedule.name = schedule;
+        config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+        config.schedule.split_backward = split;
+        config.schedule.policy = policy;
+        EXPECT_TRUE(train(config) == serial(true));
+      }
+    }
+  }
+}
+
 TEST(SameBits, AVShapedPipelineEqualsTheSerialRun) {
   for (const bool tied : {false, true}) {
     SCOPED_TRACE(tied ? "tied" : "untied");
@@ -148,6 +167,32 @@ TEST(SameBits, ReplicasStayCloseToTheSerialRunAndRepeatThemselves) {
       EXPECT_LT(relative_distance(found, expected), 1e-5) << name;
     }
     EXPECT_EQ(train(config), outcome) << "the same bits on every run";
+  }
+}
+
+/// Six passes of consecutive microbatches, as cells of a CSV.
+std::string six(std::uint32_t stage, char pass, std::uint32_t begin) {
+  std::string cells;
+  for (auto m = begin; m < begin + 6; ++m) {
+    cells += std::to_string(stage) + pass + std::to_string(m) + ",";
+  }
+  return cells;
+}
+
+TEST(SameBits, TwoCopiesOfTheModelEqualTwoReplicas) {
+  const auto rows = six(0, 'F', 0) + six(3, 'F', 6) + six(3, 'B', 6) + six(0, 'B', 0) + "\n"
+                    + six(2, 'F', 6) + six(1, 'F', 0) + six(1, 'B', 0) + six(2, 'B', 6);
+  const auto two_directions = from_csv(rows, "two directions").value();
+  ASSERT_EQ(two_directions.copy_count, 2U);
+  for (const bool tied : {false, true}) {
+    SCOPED_TRACE(tied ? "tied" : "untied");
+    auto config = tiny_config(tied);
+    config.parallel.pipeline = 2;
+    const auto outcome = train(make_plan(config, two_directions));
+    EXPECT_EQ(train(make_plan(config, split_backward(two_directions))), outcome);
+    config.parallel.data = 2;
+    config.schedule.microbatches /= 2;
+    EXPECT_EQ(outcome, train(config));
   }
 }
 
@@ -225,7 +270,7 @@ TEST(Trainer, ReadsItsParametersInModelOrder) {
   }
 }
 
-TEST(Trainer, MakesOneGroupOfReplicasForEachPipelineRank) {
+TEST(Trainer, MakesOneGroupForEachStageOfTheModel) {
   auto config = tiny_config(false);
   config.parallel = {.data = 3, .tensor = 1, .pipeline = 2};
   std::vector<std::uint32_t> sizes;
@@ -279,7 +324,7 @@ std::unique_ptr<stages::Stage> counting_stage(const Plan& plan, const StagePlan&
                                               stages::Device& device, stages::Stream& stream) {
   return stages::make_counting_stage(device, stream,
                                      {.stage = stage.stage,
-                                      .stage_count = plan.training.stage_count(),
+                                      .stage_count = plan.training.stages_per_copy(),
                                       .bounds = stage.bounds,
                                       .microbatch_count = plan.training.microbatch_count})
       .value();

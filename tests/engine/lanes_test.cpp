@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "troupe/engine/schedule_text.hpp"
+
 namespace troupe {
 namespace {
 
@@ -28,16 +30,34 @@ TEST(Lanes, JoinNeighboursAndTheEndsOfATiedModelInEachReplica) {
   EXPECT_TRUE(lanes_of(plan_of(1, 1, 1, true)).empty()) << "one stage holds both halves";
 }
 
+TEST(Lanes, StayWithinACopyOfTheModel) {
+  auto config = plan_of(2, 2, 1, true).config;
+  config.schedule.microbatches = 2;
+  const auto schedule = from_csv("0F0,0B0,3F1,3B1\n1F0,1B0,2F1,2B1\n", "two directions");
+  const auto plan = make_plan(config, *schedule).value();
+  const auto lanes = lanes_of(plan);
+  ASSERT_EQ(lanes.size(), 2U * 4);
+  EXPECT_EQ(lanes[1], (StageLane{StageLane::Kind::tied, 0, StageIndex{0}, StageIndex{1}}));
+  EXPECT_EQ(lanes[2], (StageLane{StageLane::Kind::neighbours, 0, StageIndex{2}, StageIndex{3}}));
+  EXPECT_EQ(lanes[3], (StageLane{StageLane::Kind::tied, 0, StageIndex{2}, StageIndex{3}}));
+
+  EXPECT_EQ(plan.holder_count(), 4U);
+  const auto holder = holder_of(plan, 0, 3);  // The second copy in the second replica.
+  EXPECT_EQ(holder.replica, 1U);
+  EXPECT_EQ(holder.stage, StageIndex{2});
+  EXPECT_EQ(holder.rank, rank_at(config.parallel, {1, 0, RankIndex{1}}));
+}
+
 TEST(Lanes, HaveNumbersOfTheirOwn) {
   const auto plan = plan_of(3, 2, 1, true);
   std::set<std::uint64_t> numbers;
   std::size_t count = lanes_of(plan).size();
   for (std::uint64_t number = 0; number < count; ++number) numbers.insert(number);
-  for (std::uint32_t p = 0; p < 2; ++p) {
+  for (std::uint32_t position = 0; position < 2; ++position) {
     for (std::uint32_t a = 0; a < 3; ++a) {
       for (std::uint32_t b = a + 1; b < 3; ++b, ++count) {
-        numbers.insert(replica_lane(plan, RankIndex{p}, a, b));
-        EXPECT_EQ(replica_lane(plan, RankIndex{p}, a, b), replica_lane(plan, RankIndex{p}, b, a));
+        numbers.insert(holder_lane(plan, position, a, b));
+        EXPECT_EQ(holder_lane(plan, position, a, b), holder_lane(plan, position, b, a));
       }
     }
   }

@@ -30,13 +30,14 @@ struct World {
   bool is_tied = false;
   bool is_replicated = false;
   std::uint32_t enqueued_max = 2;
+  Policy policy = Policy::in_order;
 };
 
 class SimulatedPipeline {
 public:
   static constexpr std::uint32_t plain_bucket_count = 2;
 
-  SimulatedPipeline(const World& world, std::uint64_t seed) : random_{seed} {
+  SimulatedPipeline(const World& world, std::uint64_t seed) : random_{seed}, policy_{world.policy} {
     const auto& training = world.training;
     const auto evaluation = make_forward_only(training);
     schedule_ = world.kind == StepKind::training ? training : evaluation;
@@ -45,13 +46,13 @@ public:
       std::vector<MachineStage> stages;
       for (const auto stage : schedule_.stages_of(RankIndex{r})) {
         const bool is_end = is_first(stage) || is_last(stage);
-        const bool is_tied = world.is_tied && is_end && schedule_.stage_count() > 1;
+        const bool is_tied = world.is_tied && is_end && schedule_.stages_per_copy() > 1;
         bounds_[stage] = bounds_of(training, evaluation, stage);
         bucket_counts_[stage] = plain_bucket_count + (is_tied ? 1 : 0);
         stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied});
       }
       machines_.emplace_back(schedule_, RankIndex{r}, stages, world.is_replicated,
-                             world.enqueued_max);
+                             world.enqueued_max, world.policy);
       enqueued_.emplace_back();
     }
   }
@@ -79,16 +80,19 @@ public:
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       EXPECT_TRUE(machines_[r].step_finished()) << "rank " << r;
       EXPECT_EQ(machines_[r].waits_for(), WaitCause::next_step);
-      EXPECT_EQ(done_[r], schedule_.ranks[r]);
+      if (policy_ == Policy::in_order) {
+        EXPECT_EQ(done_[r], schedule_.ranks[r]);
+      } else {
+        expect_same_passes(done_[r], schedule_.ranks[r]);
+      }
     }
     for (const auto& [stage, counts] : in_use_) {
       for (const auto count : counts) EXPECT_EQ(count, 0) << "stage " << stage.value();
     }
   }
 
-  const std::vector<std::vector<std::pair<StageIndex, std::uint32_t>>>& reductions() const {
-    return reductions_;
-  }
+  /// By stage: its buckets, in the order in which they were to be summed up.
+  const std::map<StageIndex, std::vector<std::uint32_t>>& reductions() const { return reductions_; }
 
 private:
   enum Kind { activation_in, activation_out, gradient_in, gradient_out, slot };
@@ -103,8 +107,11 @@ private:
   std::uint32_t rank_of(StageIndex stage) const {
     return schedule_.rank_of_stage[stage.value()].value();
   }
-  bool is_first(StageIndex stage) const { return stage.value() == 0; }
-  bool is_last(StageIndex stage) const { return stage.value() + 1 == schedule_.stage_count(); }
+  bool is_first(StageIndex stage) const { return schedule_.is_first(stage); }
+  bool is_last(StageIndex stage) const { return schedule_.is_last(stage); }
+  std::uint32_t microbatches_of_copy() const {
+    return schedule_.microbatch_count / schedule_.copy_count;
+  }
   bool trains() const { return schedule_.kind == StepKind::training; }
 
   void use(StageIndex stage, Kind kind, int change, std::uint32_t limit) {
@@ -166,7 +173,7 @@ private:
     enqueued_[r].push_back(action);
     if (enqueued_[r].size() == 1) in_transit_.push_back({r, PassFinished{action}});
     if (trains() && accumulates_weights(action.pass)
-        && ++weight_passes_[action.stage] == schedule_.microbatch_count) {
+        && ++weight_passes_[action.stage] == microbatches_of_copy()) {
       weight_passes_[action.stage] = 0;
       fill_buckets(r, action.stage);
     }
@@ -211,7 +218,8 @@ private:
   }
 
   StageIndex other_end(StageIndex stage) const {
-    return is_first(stage) ? StageIndex{schedule_.stage_count() - 1} : StageIndex{0};
+    const auto distance = schedule_.stages_per_copy() - 1;
+    return StageIndex{is_first(stage) ? stage.value() + distance : stage.value() - distance};
   }
 
   void carry_out(std::uint32_t, const ExpectActivation& c) {
@@ -228,10 +236,22 @@ private:
   void carry_out(std::uint32_t, const SendGradient& c) {
     post(sent_, expected_, {Port::gradient, StageIndex{c.stage.value() - 1}, c.microbatch});
   }
-  void carry_out(std::uint32_t r, const ReduceBucket& c) {
-    reductions_.resize(schedule_.rank_count());
-    reductions_[r].emplace_back(c.stage, c.bucket);
-    in_transit_.push_back({r, BucketReduced{c.stage, c.bucket}});
+  /// The n-th bucket of a stage is summed up with the n-th of the same stage in every copy of the
+  /// model, once all have come to it.
+  void carry_out(std::uint32_t, const ReduceBucket& c) {
+    auto& issued = reductions_[c.stage];
+    issued.push_back(c.bucket);
+    std::vector<StageIndex> holders;
+    const auto position = c.stage.value() % schedule_.stages_per_copy();
+    for (std::uint32_t copy = 0; copy < schedule_.copy_count; ++copy) {
+      holders.emplace_back(copy * schedule_.stages_per_copy() + position);
+      const auto& others = reductions_[holders.back()];
+      if (others.size() < issued.size()) return;
+      ASSERT_EQ(others[issued.size() - 1], c.bucket) << "stage " << c.stage.value();
+    }
+    for (const auto stage : holders) {
+      in_transit_.push_back({rank_of(stage), BucketReduced{stage, c.bucket}});
+    }
   }
   void carry_out(std::uint32_t, const ExpectTied& c) {
     post(expected_, sent_, {Port::tied, c.stage, MicrobatchIndex{0}});
@@ -256,7 +276,25 @@ private:
   }
   void carry_out(std::uint32_t, const FinishStep&) { ++finished_count_; }
 
+  /// In any order that keeps forward and weight passes of every stage in microbatch order.
+  static void expect_same_passes(std::vector<Action> done, std::vector<Action> program) {
+    const auto by_stage = [](const Action& a, const Action& b) {
+      return std::pair{a.stage, a.pass} < std::pair{b.stage, b.pass};
+    };
+    std::ranges::stable_sort(done, by_stage);
+    const auto moves_freely = [](const Action& a) { return a.pass == Pass::backward_input; };
+    for (std::size_t i = 1; i < done.size(); ++i) {
+      const bool is_same_kind = !by_stage(done[i - 1], done[i]);
+      EXPECT_TRUE(!is_same_kind || moves_freely(done[i]) || done[i - 1] < done[i])
+          << to_string(done[i - 1]) << " before " << to_string(done[i]);
+    }
+    std::ranges::sort(done);
+    std::ranges::sort(program);
+    EXPECT_EQ(done, program);
+  }
+
   Random random_;
+  Policy policy_;
   Schedule schedule_;  ///< Of the kind of step that runs.
   std::vector<StageMachine> machines_;
   std::map<StageIndex, StageBounds> bounds_;
@@ -269,7 +307,7 @@ private:
   std::map<StageIndex, std::array<int, 5>> in_use_;
   std::map<StageIndex, std::uint32_t> weight_passes_;
   std::vector<std::vector<Action>> done_;
-  std::vector<std::vector<std::pair<StageIndex, std::uint32_t>>> reductions_;
+  std::map<StageIndex, std::vector<std::uint32_t>> reductions_;
   std::uint32_t reported_count_ = 0;
   std::uint32_t finished_count_ = 0;
 };
@@ -324,6 +362,86 @@ TEST(PipelineSimulation, EvaluationCompletesUnderEveryInterleaving) {
       if (testing::Test::HasFailure()) return;
     }
   });
+}
+
+TEST(PipelineSimulation, PoliciesCompleteUnderEveryInterleaving) {
+  for (const auto policy : {Policy::backward_first, Policy::forward_first}) {
+    for_every_schedule([&](const Schedule& schedule) {
+      if (schedule.rank_count() > 4 || schedule.microbatch_count > 8) return;
+      for (std::uint64_t seed = 0; seed < 6; ++seed) {
+        SCOPED_TRACE(testing::Message()
+                     << policy_names[static_cast<std::size_t>(policy)] << " seed=" << seed);
+        SimulatedPipeline pipeline{{.training = schedule,
+                                    .is_tied = seed % 2 == 1,
+                                    .is_replicated = seed % 3 == 1,
+                                    .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3),
+                                    .policy = policy},
+                                   seed};
+        pipeline.run_step();
+        pipeline.expect_complete();
+        pipeline.run_step();
+        pipeline.expect_complete();
+        if (testing::Test::HasFailure()) return;
+      }
+    });
+  }
+}
+
+TEST(StageMachine, APolicyRunsWhatIsReadyWithinTheSlots) {
+  const auto schedule = make_1f1b(3, 4);
+  const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{1}), 1,
+                           false};
+  ASSERT_EQ(stage.bounds.slots, 2U);
+  const auto order = [&](Policy policy) {
+    StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1, policy};
+    StageMachine::Commands commands;
+    std::string text;
+    const auto tell = [&](const StageEvent& event) {
+      commands.clear();
+      machine.on(event, commands);
+      for (const auto& command : commands) {
+        if (const auto* run = std::get_if<RunPass>(&command)) text += to_string(run->action) + " ";
+      }
+    };
+    const auto finish = [&](const char* action) {
+      tell(PassFinished{parse_action(action).value()});
+    };
+    const StageIndex one{1};
+    tell(Started{});
+    tell(ActivationArrived{one, MicrobatchIndex{0}});
+    finish("1F0");
+    tell(GradientArrived{one, MicrobatchIndex{0}});  // Runs: nothing else can.
+    tell(ActivationArrived{one, MicrobatchIndex{1}});
+    tell(ActivationSent{one, MicrobatchIndex{0}});
+    finish("1B0");
+    tell(GradientSent{one, MicrobatchIndex{0}});
+    tell(ActivationArrived{one, MicrobatchIndex{2}});
+    tell(GradientArrived{one, MicrobatchIndex{1}});  // Now both kinds could run.
+    finish("1F1");
+    return text;
+  };
+  EXPECT_EQ(order(Policy::backward_first), "1F0 1B0 1F1 1B1 ");
+  EXPECT_EQ(order(Policy::forward_first), "1F0 1B0 1F1 1F2 ");
+}
+
+TEST(PipelineSimulation, TwoDirectionsCompleteUnderEveryInterleaving) {
+  const auto schedule = from_csv(
+      "0F0,0F1,3F2,3B2,3F3,3B3,0B0,0B1\n"
+      "2F2,2F3,1F0,1B0,1F1,1B1,2B2,2B3\n",
+      "two directions");
+  ASSERT_TRUE(validate(*schedule).has_value());
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed=" << seed);
+    for (const auto& training : {*schedule, split_backward(*schedule)}) {
+      for (const auto kind : {StepKind::training, StepKind::evaluation}) {
+        SimulatedPipeline pipeline{
+            {.training = training, .kind = kind, .is_tied = true, .is_replicated = true}, seed};
+        pipeline.run_step();
+        pipeline.expect_complete();
+      }
+    }
+    ASSERT_FALSE(testing::Test::HasFailure());
+  }
 }
 
 TEST(PipelineSimulation, ReplicasReduceInOneOrderWhateverTheInterleaving) {

@@ -29,7 +29,7 @@ struct RankParts {
   StageFactory make_stage;                                       ///< The plan's model family.
   /// A lane whose ends are both here: in-process.
   std::function<transport::LinkPair()> make_link;
-  /// The members of a group of replicas that are all here, in rank order: in process.
+  /// The members of a group that are all here, in rank order: in process.
   std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size)> make_group;
   /// This end of the lane `number` to `rank` of the grid, which another process performs. There is
   /// no default: a process that performs all ranks needs none.
@@ -44,6 +44,8 @@ struct HeldStage {
   std::unique_ptr<transport::Link> previous;
   std::unique_ptr<transport::Link> next;
   std::unique_ptr<transport::Link> tied;  ///< To the stage with the other half of the embeddings.
+  /// With the others that hold the same parameters; null if there are none.
+  std::unique_ptr<transport::Collective> holders;
 };
 
 /// Everything one rank works with; a stage actor uses it while a step runs.
@@ -52,9 +54,8 @@ struct LocalRank {
   Coordinate coordinate;
   std::vector<HeldStage> stages;           ///< In ascending order of virtual stage.
   std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
-  /// Additions of all-reduces; null without replicas.
+  /// Additions of all-reduces; null if nobody holds the same parameters.
   std::unique_ptr<stages::Stream> reduce_stream;
-  std::unique_ptr<transport::Collective> replicas;  ///< Same rank in all replicas; null without.
 };
 
 /// What one step reads, by replica; a replica that has no rank here has an empty batch.
@@ -98,9 +99,11 @@ private:
   void make_batches();
   [[nodiscard]] Expected<Done> build(LocalRank& rank);
   [[nodiscard]] Expected<Done> wire(std::uint64_t number, const StageLane& lane);
-  [[nodiscard]] Expected<Done> join_replicas(RankIndex pipeline);
-  /// Of `members`, which are some of the replicas of a pipeline rank.
-  [[nodiscard]] Expected<Done> join_others(std::span<LocalRank*> members);
+  /// Makes the groups of those who hold the parameters at `position` of the model and are here.
+  [[nodiscard]] Expected<Done> join_holders(std::uint32_t position);
+  /// The links of member `member`, by member, to those of its group that are elsewhere.
+  [[nodiscard]] Expected<std::vector<std::unique_ptr<transport::Link>>> links_elsewhere(
+      std::uint32_t position, std::uint32_t member);
   [[nodiscard]] LocalRank* find(std::uint32_t rank);
   [[nodiscard]] std::uint32_t rank_holding(std::uint32_t replica, StageIndex stage) const;
 

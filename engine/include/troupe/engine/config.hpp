@@ -10,6 +10,7 @@
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/grid.hpp"
 #include "troupe/engine/model_spec.hpp"
+#include "troupe/engine/policy.hpp"
 
 namespace troupe {
 
@@ -24,6 +25,7 @@ struct ScheduleConfig {
   std::uint32_t microbatch_size = 4;  ///< Sequences.
   std::uint32_t chunks = 1;           ///< Virtual stages per pipeline rank.
   bool split_backward = false;        ///< I and W instead of B.
+  Policy policy = Policy::in_order;   ///< When a rank runs which of its passes.
   std::vector<std::uint32_t> layers_per_stage;  ///< Explicit partition; empty: balanced by cost.
 
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;

@@ -25,10 +25,21 @@ struct StageLane {
 /// Every lane of the plan. A lane's number is its place in this list, the same in every process.
 [[nodiscard]] std::vector<StageLane> lanes_of(const Plan& plan);
 
-/// The number of the lane between replicas `a` and `b` of pipeline rank `rank`, over which they
-/// reduce gradients; beyond those of `lanes_of`.
-[[nodiscard]] std::uint64_t replica_lane(const Plan& plan, RankIndex rank, std::uint32_t a,
-                                         std::uint32_t b);
+/// One of the stages that hold the same parameters and sum up their gradients.
+struct StageHolder {
+  std::uint32_t replica = 0;
+  StageIndex stage;
+  std::uint32_t rank = 0;  ///< Of the grid.
+};
+
+/// Member `member` of the group that holds the parameters at `position` of the model, in stages of
+/// one copy: replica by replica, and in each copy by copy. There are `holder_count` of them.
+[[nodiscard]] StageHolder holder_of(const Plan& plan, std::uint32_t position, std::uint32_t member);
+
+/// The number of the lane between members `a` and `b` of the group at `position`, over which they
+/// sum up gradients; beyond those of `lanes_of`.
+[[nodiscard]] std::uint64_t holder_lane(const Plan& plan, std::uint32_t position, std::uint32_t a,
+                                        std::uint32_t b);
 
 /// The number of the lane over which process `node` hands out weights; beyond all others.
 [[nodiscard]] std::uint64_t weight_lane(const Plan& plan, std::uint32_t node);

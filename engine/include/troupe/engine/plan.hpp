@@ -31,6 +31,10 @@ struct Plan {
   Schedule evaluation;            ///< Forward passes of as many microbatches, on the same stages.
   std::vector<StagePlan> stages;  ///< By virtual stage.
 
+  /// How many stages hold the same parameters: one in every copy of the model in every replica.
+  [[nodiscard]] std::uint32_t holder_count() const noexcept {
+    return config.parallel.data * training.copy_count;
+  }
   /// Sequences of one step over all replicas.
   [[nodiscard]] std::uint32_t sequences_per_step() const noexcept;
   /// Tokens of one step over all replicas.

@@ -7,7 +7,8 @@
 //
 // A step of training goes through these phases on every rank:
 //
-//   passes      the rank's program, each pass when its input is here and its output buffer is free
+//   passes      the rank's program, each pass when its input is here and its output buffer is free,
+//               or whatever its policy prefers of the passes of which that is true
 //   reducing    the gradient buckets still on their way around the replicas, the tied gradients too
 //   measuring   the sum of squares of every gradient
 //   waiting     until the director knows the global norm
@@ -17,11 +18,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <variant>
 #include <vector>
 
 #include "troupe/engine/model_layout.hpp"
+#include "troupe/engine/policy.hpp"
 #include "troupe/engine/schedule.hpp"
 
 namespace troupe {
@@ -110,7 +113,8 @@ struct SendGradient {
   StageIndex stage;
   MicrobatchIndex microbatch;
 };
-/// Sum a bucket over the replicas. All replicas issue these in the same order.
+/// Sum a bucket over all stages that hold the same parameters, in other copies of the model and
+/// other replicas. All of them issue the stage's buckets in the same order.
 struct ReduceBucket {
   StageIndex stage;
   std::uint32_t bucket = 0;
@@ -172,11 +176,11 @@ public:
   /// @param schedule a validated schedule.
   /// @param rank the rank this machine drives.
   /// @param stages what is to be known of each stage the rank holds, in ascending order of stage.
-  /// @param is_replicated whether gradients are summed over replicas.
+  /// @param is_replicated whether other stages hold the same parameters.
   /// @param enqueued_max how many passes may be enqueued on the device at once, so that it need not
   ///        wait for the driver between two of them.
   StageMachine(const Schedule& schedule, RankIndex rank, std::span<const MachineStage> stages,
-               bool is_replicated, std::uint32_t enqueued_max);
+               bool is_replicated, std::uint32_t enqueued_max, Policy policy = Policy::in_order);
 
   /// Consumes `event` and appends the commands it makes possible to `out`, in the order to issue
   /// them. `Started` begins a step; the one before must be over. Reporting a fact twice aborts.
@@ -184,10 +188,9 @@ public:
 
   /// What keeps the next pass, or the end of the step, from happening.
   [[nodiscard]] WaitCause waits_for() const;
-  /// The stage whose input or output `waits_for` is about, while passes are left.
-  [[nodiscard]] const Action* next_action() const noexcept {
-    return next_ < program_.size() ? &program_[next_] : nullptr;
-  }
+  /// The pass to enqueue next, while passes are left: if `waits_for` is about an input or output,
+  /// it is this one's.
+  [[nodiscard]] std::optional<Action> next_action() const;
   [[nodiscard]] bool step_finished() const noexcept { return phase_ == Phase::finished; }
 
 private:
@@ -198,6 +201,7 @@ private:
     MachineStage props;
     bool is_first = false;
     bool is_last = false;
+    MicrobatchRange microbatches;
     std::vector<MicrobatchIndex> arrival_order;  ///< As the stage before sends them.
     // The fields below begin anew with every step.
     std::vector<bool> activation_here;  ///< By microbatch.
@@ -207,6 +211,11 @@ private:
     std::uint32_t activations_out_free = 0;
     std::uint32_t gradients_out_free = 0;
     std::uint32_t buckets_filled = 0;
+    // What has been enqueued, for a policy to choose what is next.
+    std::uint32_t slots_free = 0;
+    std::uint32_t forward_next = 0;  ///< Microbatch.
+    std::uint32_t weight_next = 0;   ///< Microbatch.
+    std::vector<bool> input_done;    ///< By microbatch: its B or I.
     bool tied_here = false;
     bool tied_sent = false;
     bool tied_added = false;
@@ -230,23 +239,28 @@ private:
   [[nodiscard]] StageState& state_of(StageIndex stage);
   [[nodiscard]] const StageState& state_of(StageIndex stage) const;
   [[nodiscard]] WaitCause obstacle(const Action& action) const;
+  [[nodiscard]] std::size_t pass_count() const;
+  [[nodiscard]] std::optional<Action> preferred() const;
+  template <class Visit>
+  void for_every_candidate(const StageState& stage, Visit visit) const;
+  [[nodiscard]] std::optional<MicrobatchIndex> next_input(const StageState& stage) const;
+  void enqueue(const Action& action, Commands& out);
   void begin_step(StageState& stage) const;
   void expect_activations(StageState& stage, Commands& out) const;
   void add_tied_when_ready(const StageState& stage, Commands& out) const;
   void reduce(StageIndex stage, std::uint32_t bucket, Commands& out);
-  void reduce_tied_when_alone(Commands& out);
   void enqueue_ready_passes(Commands& out);
   void advance_phase(Commands& out);
   [[nodiscard]] bool all_stages_reported();
 
   StepKind kind_;
-  std::vector<Action> program_;
+  Policy policy_;
+  std::vector<Action> program_;  ///< All passes; with a policy, what it has chosen, up to `next_`.
   std::vector<StageState> stages_;
   std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `stages_`.
   bool is_replicated_;
   std::uint32_t enqueued_max_;
-  std::uint32_t bucket_count_ = 0;        ///< Of all stages.
-  std::uint32_t plain_bucket_count_ = 0;  ///< Without exchanged tied buckets.
+  std::uint32_t bucket_count_ = 0;  ///< Of all stages.
 
   Phase phase_ = Phase::finished;
   std::size_t next_ = 0;            ///< The next action to enqueue.

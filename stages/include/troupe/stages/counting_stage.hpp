@@ -13,9 +13,9 @@ namespace troupe::stages {
 /// What a counting stage is built from.
 struct CountingProps {
   StageIndex stage;
-  std::uint32_t stage_count = 1;
+  std::uint32_t stage_count = 1;  ///< Of one copy of the model.
   StageBounds bounds;
-  std::uint32_t microbatch_count = 1;
+  std::uint32_t microbatch_count = 1;  ///< Of a step, of all copies.
   bool tie_ends = false;  ///< First and last stage share a gradient, as tied embeddings do.
 };
 

@@ -37,8 +37,15 @@ struct Batch {
 struct StepInfo {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
-  const Batch* batch = nullptr;   ///< Outlives the step.
-  std::uint32_t token_count = 0;  ///< Tokens of the step over all replicas; the loss is a mean.
+  const Batch* batch = nullptr;    ///< Outlives the step.
+  std::uint32_t token_count = 0;   ///< Tokens of the step over all replicas; the loss is a mean.
+  MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
+
+  /// Those of the batch that pass through the stage.
+  [[nodiscard]] MicrobatchRange own_microbatches() const noexcept {
+    return microbatches == MicrobatchRange{} ? MicrobatchRange{0, batch->microbatch_count}
+                                             : microbatches;
+  }
 };
 
 /// Hyperparameters of one optimizer step.
@@ -98,8 +105,9 @@ public:
   /// Sets what is called, once per bucket and training step, when a bucket is complete.
   virtual void on_bucket_ready(BucketReady ready) = 0;
 
-  /// The losses of the step so far, by microbatch: each the sum over the microbatch's tokens.
-  /// Filled on the last stage as forward passes finish; empty elsewhere.
+  /// The losses of the step so far, by microbatch of the batch: each the sum over the microbatch's
+  /// tokens, zero for those that do not pass through the stage. Filled on the last stage as forward
+  /// passes finish; empty elsewhere.
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
 
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which
