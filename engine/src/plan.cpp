@@ -58,12 +58,6 @@ Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
   return Done{};
 }
 
-bool has_whole_backward(const Schedule& schedule) {
-  const auto is_whole = [](const Action& action) { return action.pass == Pass::backward; };
-  return std::ranges::any_of(schedule.ranks,
-                             [=](const auto& row) { return std::ranges::any_of(row, is_whole); });
-}
-
 }  // namespace
 
 std::uint32_t Plan::sequences_per_step() const noexcept {
@@ -126,9 +120,7 @@ Expected<Plan> make_plan(const Config& config) {
 Expected<Plan> make_plan(const Config& config, Schedule training) {
   if (auto valid = validate(config); !valid) return valid.error();
   if (auto fits = check_extent(config, training); !fits) return fits.error();
-  if (config.schedule.split_backward && has_whole_backward(training)) {
-    training = split_backward(std::move(training));
-  }
+  if (config.schedule.split_backward) training = split_backward(std::move(training));
   training = with_weight_passes_in_order(std::move(training));
   if (auto valid = validate(training); !valid) return valid.error();
   auto partition = partition_for(config, training.stages_per_copy());

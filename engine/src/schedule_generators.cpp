@@ -6,37 +6,11 @@
 #include <queue>
 #include <utility>
 
-#include "troupe/engine/check.hpp"
 #include "troupe/engine/nearest.hpp"
 
 namespace troupe {
 
 namespace {
-
-Schedule with_one_stage_per_rank(const char* name, std::uint32_t rank_count,
-                                 std::uint32_t microbatch_count) {
-  TROUPE_ASSERT(rank_count >= 1 && microbatch_count >= 1);
-  return {.name = name,
-          .microbatch_count = microbatch_count,
-          .rank_of_stage = make_stage_map(StageMap::looped, rank_count, 1),
-          .ranks = std::vector<std::vector<Action>>(rank_count)};
-}
-
-/// `count` forward and backward passes in turn, after `warmup_count` forward passes and until no
-/// backward pass is left. `forward(k)` and `backward(k)` are the k-th pass of either kind.
-template <class Forward, class Backward>
-std::vector<Action> one_forward_one_backward(std::uint32_t warmup_count, std::uint32_t count,
-                                             Forward forward, Backward backward) {
-  std::vector<Action> row;
-  row.reserve(std::size_t{2} * count);
-  for (std::uint32_t k = 0; k < warmup_count; ++k) row.push_back(forward(k));
-  for (std::uint32_t k = warmup_count; k < count; ++k) {
-    row.push_back(forward(k));
-    row.push_back(backward(k - warmup_count));
-  }
-  for (std::uint32_t k = count - warmup_count; k < count; ++k) row.push_back(backward(k));
-  return row;
-}
 
 Error refused(std::string context) {
   return {Errc::invalid_config, std::move(context)};
@@ -73,7 +47,7 @@ private:
 
 using Generator = Expected<Schedule> (*)(const ScheduleRequest&);
 
-/// Lets generators of one stage per rank, and of several, take part in the table.
+/// Lets generators with a fixed number of stages per rank, and with any, take part in the table.
 template <Schedule (*make)(std::uint32_t, std::uint32_t)>
 Expected<Schedule> without_chunks(const ScheduleRequest& request) {
   return make(request.rank_count, request.microbatch_count);
@@ -82,17 +56,23 @@ template <Expected<Schedule> (*make)(std::uint32_t, std::uint32_t, std::uint32_t
 Expected<Schedule> with_chunks(const ScheduleRequest& request) {
   return make(request.rank_count, request.microbatch_count, request.chunk_count);
 }
+Expected<Schedule> eager_1f1b(const ScheduleRequest& request) {
+  return make_eager_1f1b(request.rank_count, request.microbatch_count, request.memory_limit);
+}
 
 struct NamedGenerator {
   std::string_view name;
-  bool takes_chunks;
+  std::uint32_t chunk_count;  ///< Virtual stages per rank; 0: as many as are asked for.
+  bool takes_memory_limit;
   Generator make;
 };
 
 constexpr std::array generators{
-    NamedGenerator{"gpipe", false, &without_chunks<make_gpipe>},
-    NamedGenerator{"1f1b", false, &without_chunks<make_1f1b>},
-    NamedGenerator{"interleaved-1f1b", true, &with_chunks<make_interleaved_1f1b>},
+    NamedGenerator{"gpipe", 1, false, &without_chunks<make_gpipe>},
+    NamedGenerator{"1f1b", 1, false, &without_chunks<make_1f1b>},
+    NamedGenerator{"eager-1f1b", 1, true, &eager_1f1b},
+    NamedGenerator{"interleaved-1f1b", 0, false, &with_chunks<make_interleaved_1f1b>},
+    NamedGenerator{"looped-bfs", 0, false, &with_chunks<make_looped_bfs>},
 };
 
 constexpr auto names = [] {
@@ -117,8 +97,8 @@ Expected<Done> check_count(const char* what, std::uint32_t count, std::uint32_t 
                  + std::to_string(count));
 }
 
-Expected<Done> check_counts(const ScheduleRequest& request) {
-  const auto [rank_count, microbatch_count, chunk_count, split] = request;
+Expected<Done> check_counts(std::uint32_t rank_count, std::uint32_t microbatch_count,
+                            std::uint32_t chunk_count) {
   using Limits = ScheduleLimits;
   if (auto ok = check_count("ranks", rank_count, Limits::rank_count_max); !ok) return ok;
   if (auto ok = check_count("microbatches", microbatch_count, Limits::microbatch_count_max); !ok) {
@@ -132,6 +112,22 @@ Expected<Done> check_counts(const ScheduleRequest& request) {
     return refused(std::to_string(std::size_t{rank_count} * chunk_count) + " stages and "
                    + std::to_string(microbatch_count) + " microbatches are more than "
                    + std::to_string(Limits::action_count_max) + " passes; use fewer");
+  }
+  return Done{};
+}
+
+/// Whether `generator` can make what is asked for, its number of chunks being settled.
+Expected<Done> check_fits(const NamedGenerator& generator, const ScheduleRequest& request) {
+  const std::string name{generator.name};
+  if (generator.chunk_count != 0 && request.chunk_count != generator.chunk_count) {
+    const bool one = generator.chunk_count == 1;
+    return refused(name + (one ? " holds one stage" : " holds two stages") + " per rank, found "
+                   + std::to_string(request.chunk_count) + " chunks; use "
+                   + (one ? "1 chunk" : "2 chunks") + ", or interleaved-1f1b");
+  }
+  if (request.memory_limit != 0 && !generator.takes_memory_limit) {
+    return refused(name + " takes no memory limit, found " + std::to_string(request.memory_limit)
+                   + " microbatches; leave it at 0, or use eager-1f1b");
   }
   return Done{};
 }
@@ -151,72 +147,6 @@ bool is_within_itself(const Schedule& schedule) {
 }
 
 }  // namespace
-
-Schedule make_gpipe(std::uint32_t rank_count, std::uint32_t microbatch_count) {
-  auto schedule = with_one_stage_per_rank("gpipe", rank_count, microbatch_count);
-  for (std::uint32_t r = 0; r < rank_count; ++r) {
-    schedule.ranks[r].reserve(std::size_t{2} * microbatch_count);
-    for (const auto pass : {Pass::forward, Pass::backward}) {
-      for (std::uint32_t m = 0; m < microbatch_count; ++m) {
-        schedule.ranks[r].push_back({StageIndex{r}, pass, MicrobatchIndex{m}});
-      }
-    }
-  }
-  return schedule;
-}
-
-Schedule make_1f1b(std::uint32_t rank_count, std::uint32_t microbatch_count) {
-  auto schedule = with_one_stage_per_rank("1f1b", rank_count, microbatch_count);
-  for (std::uint32_t r = 0; r < rank_count; ++r) {
-    const auto pass_on_stage = [r](Pass pass) {
-      return [r, pass](std::uint32_t k) { return Action{StageIndex{r}, pass, MicrobatchIndex{k}}; };
-    };
-    const auto warmup_count = std::min(rank_count - 1 - r, microbatch_count);
-    schedule.ranks[r] =
-        one_forward_one_backward(warmup_count, microbatch_count, pass_on_stage(Pass::forward),
-                                 pass_on_stage(Pass::backward));
-  }
-  return schedule;
-}
-
-Expected<Schedule> make_interleaved_1f1b(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                                         std::uint32_t chunk_count) {
-  TROUPE_ASSERT(rank_count >= 1 && microbatch_count >= 1);
-  if (chunk_count < 2) {
-    return refused("interleaved-1f1b needs at least 2 chunks per rank, found "
-                   + std::to_string(chunk_count) + "; with one stage per rank use 1f1b");
-  }
-  if (const auto excess = microbatch_count % rank_count; excess != 0) {
-    const auto below = microbatch_count - excess;
-    return refused(
-        "interleaved-1f1b needs microbatches in multiples of its " + std::to_string(rank_count)
-        + " ranks, found " + std::to_string(microbatch_count) + "; use "
-        + (below == 0 ? "" : std::to_string(below) + " or ") + std::to_string(below + rank_count));
-  }
-  Schedule schedule{.name = "interleaved-1f1b",
-                    .microbatch_count = microbatch_count,
-                    .rank_of_stage = make_stage_map(StageMap::looped, rank_count, chunk_count),
-                    .ranks = std::vector<std::vector<Action>>(rank_count)};
-  // Passes go in groups: as many microbatches as ranks through one chunk, then through the next.
-  const auto group = rank_count * chunk_count;
-  const auto count = microbatch_count * chunk_count;
-  for (std::uint32_t r = 0; r < rank_count; ++r) {
-    const auto action = [=](Pass pass, std::uint32_t chunk, std::uint32_t k) {
-      return Action{StageIndex{chunk * rank_count + r}, pass,
-                    MicrobatchIndex{k / group * rank_count + k % rank_count}};
-    };
-    const auto forward = [=](std::uint32_t k) {
-      return action(Pass::forward, k % group / rank_count, k);
-    };
-    const auto backward = [=](std::uint32_t k) {
-      return action(Pass::backward, chunk_count - 1 - k % group / rank_count, k);
-    };
-    const auto warmup_count = 2 * (rank_count - 1 - r) + (chunk_count - 1) * rank_count;
-    schedule.ranks[r] =
-        one_forward_one_backward(std::min(warmup_count, count), count, forward, backward);
-  }
-  return schedule;
-}
 
 Schedule make_forward_only(const Schedule& training) {
   const auto rank_count = training.rank_count();
@@ -241,11 +171,13 @@ Schedule make_forward_only(const Schedule& training) {
 }
 
 Schedule split_backward(Schedule schedule) {
+  bool has_whole = false;
   for (auto& row : schedule.ranks) {
     std::vector<Action> split;
     split.reserve(row.size() + row.size() / 2);
     for (auto action : row) {
       if (action.pass == Pass::backward) {
+        has_whole = true;
         action.pass = Pass::backward_input;
         split.push_back(action);
         action.pass = Pass::backward_weight;
@@ -254,7 +186,7 @@ Schedule split_backward(Schedule schedule) {
     }
     row = std::move(split);
   }
-  schedule.name += "-split";
+  if (has_whole) schedule.name += "-split";
   return schedule;
 }
 
@@ -295,13 +227,14 @@ Expected<Schedule> make_schedule(std::string_view name, const ScheduleRequest& r
   const auto* const generator = std::find_if(generators.begin(), generators.end(),
                                              [&](const auto& known) { return known.name == name; });
   if (generator == generators.end()) return unknown_name(name);
-  if (auto ok = check_counts(request); !ok) return ok.error();
-  if (!generator->takes_chunks && request.chunk_count != 1) {
-    return refused(std::string{name} + " holds one stage per rank, found "
-                   + std::to_string(request.chunk_count)
-                   + " chunks; use 1 chunk, or interleaved-1f1b");
+  auto settled = request;
+  if (request.chunk_count == 1) settled.chunk_count = std::max(1U, generator->chunk_count);
+  if (auto ok = check_counts(settled.rank_count, settled.microbatch_count, settled.chunk_count);
+      !ok) {
+    return ok.error();
   }
-  auto schedule = generator->make(request);
+  if (auto ok = check_fits(*generator, settled); !ok) return ok.error();
+  auto schedule = generator->make(settled);
   if (!schedule || !request.split) return schedule;
   return split_backward(std::move(schedule).value());
 }

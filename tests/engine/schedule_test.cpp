@@ -61,6 +61,33 @@ TEST(Schedule, InterleavedReadsLikeThePaper) {
   EXPECT_EQ(schedule.rank_of_stage, on_ranks({0, 1, 0, 1}));
 }
 
+TEST(Schedule, InterleavedGroupsAreAsEqualAsCanBe) {
+  const auto uneven = make_interleaved_1f1b(2, 5, 2).value();  // Groups of three and of two.
+  EXPECT_EQ(text_of(uneven.ranks[0]),
+            "0F0 0F1 0F2 2F0 2F1 2F2 2B0 0F3 2B1 0F4 2B2 2F3 0B0 2F4 0B1 0B2 2B3 2B4 0B3 0B4");
+  EXPECT_EQ(text_of(uneven.ranks[1]),
+            "1F0 1F1 1F2 3F0 3B0 3F1 3B1 3F2 3B2 1F3 1B0 1F4 1B1 3F3 1B2 3F4 3B3 3B4 1B3 1B4");
+  const auto few = make_interleaved_1f1b(3, 2, 2).value();
+  EXPECT_EQ(text_of(few.ranks[0]), "0F0 0F1 3F0 3F1 3B0 3B1 0B0 0B1");
+  EXPECT_EQ(text_of(few.ranks[2]), "2F0 2F1 5F0 5B0 5F1 5B1 2B0 2B1");
+}
+
+TEST(Schedule, EagerRunsOneForwardPassMoreAheadForEveryRankBehind) {
+  const auto schedule = make_eager_1f1b(3, 6, 0);
+  EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0F2 0F3 0F4 0B0 0F5 0B1 0B2 0B3 0B4 0B5");
+  EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1F1 1F2 1B0 1F3 1B1 1F4 1B2 1F5 1B3 1B4 1B5");
+  EXPECT_EQ(text_of(schedule.ranks[2]), "2F0 2B0 2F1 2B1 2F2 2B2 2F3 2B3 2F4 2B4 2F5 2B5");
+  const auto limited = make_eager_1f1b(3, 6, 4);
+  EXPECT_EQ(text_of(limited.ranks[0]), "0F0 0F1 0F2 0F3 0B0 0F4 0B1 0F5 0B2 0B3 0B4 0B5");
+  EXPECT_EQ(limited.ranks[1], schedule.ranks[1]);
+}
+
+TEST(Schedule, LoopedBreadthFirstRunsEveryMicrobatchThroughAChunkBeforeTheNext) {
+  const auto schedule = make_looped_bfs(2, 3, 2).value();
+  EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0F2 2F0 2F1 2F2 2B0 2B1 2B2 0B0 0B1 0B2");
+  EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1F1 1F2 3F0 3F1 3F2 3B0 3B1 3B2 1B0 1B1 1B2");
+}
+
 TEST(Schedule, ForwardOnlyRunsGroupsOfMicrobatchesThroughEveryStage) {
   const auto schedule = make_forward_only_on(make_stage_map(StageMap::looped, 2, 2), 3);
   EXPECT_EQ(schedule.kind, StepKind::evaluation);
@@ -82,12 +109,9 @@ TEST(Schedule, EveryGeneratedScheduleIsValid) {
   for_every_schedule([&](const Schedule& schedule) {
     ++count;
     ASSERT_EQ(verdict_on(schedule), "valid");
-    const auto passes = schedule.name.ends_with("split") ? 3U : 2U;
-    EXPECT_EQ(schedule.action_count(),
-              std::size_t{passes} * schedule.stage_count() * schedule.microbatch_count);
   });
-  // 153 extents; in 44 of them the microbatches are a multiple of the ranks.
-  EXPECT_EQ(count, 2U * (153 + 153 + 2 * 44));
+  // 153 extents, whole and split: three names with one stage per rank, two with two or three.
+  EXPECT_EQ(count, 2U * 153 * (3 + 2 * 2));
 }
 
 TEST(Schedule, ForwardOnlyIsValidOnEveryStageMap) {
@@ -114,50 +138,87 @@ TEST(Schedule, OneForwardOneBackwardBoundsTheMicrobatchesInFlight) {
   });
 }
 
-/// The most microbatches in flight on `stage` under interleaved 1F1B: the forward passes of that
-/// stage among as many forward passes of its rank in a row as a microbatch stays in flight.
+TEST(Schedule, EagerBoundsTheMicrobatchesInFlight) {
+  for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    for (const std::uint32_t limit : {0U, 1U, p, p + 2}) {
+      const auto schedule = make_eager_1f1b(p, m, limit);
+      ASSERT_EQ(verdict_on(schedule), "valid");
+      const auto in_flight = in_flight_max(schedule, Pass::backward_weight);
+      for (std::uint32_t s = 0; s < p; ++s) {
+        const auto unlimited = std::min(2 * (p - s) - 1, m);
+        const auto allowed = limit == 0 ? unlimited : std::max(limit, s + 1) - s;
+        EXPECT_EQ(in_flight[s], std::min(unlimited, allowed));
+      }
+    }
+    EXPECT_EQ(make_eager_1f1b(p, m, p).ranks, make_1f1b(p, m).ranks);
+  });
+}
+
+/// The microbatches of every group, if they are equally many; otherwise none.
+std::uint32_t group_size_of(std::uint32_t rank_count, std::uint32_t microbatch_count) {
+  const auto group_count = std::max(1U, microbatch_count / rank_count);
+  return microbatch_count % group_count == 0 ? microbatch_count / group_count : 0;
+}
+
+/// The most microbatches in flight on chunk `chunk` of rank `rank` under interleaved 1F1B with
+/// groups of `group`: the forward passes of that chunk among as many forward passes of its rank in
+/// a row as a microbatch stays in flight.
 ///
 /// How long it stays: the forward and the backward passes of a rank take turns, and of both it runs
-/// a group of P on one chunk before P on the next, ascending and descending. From F to B on stage s
-/// a microbatch passes the S - 1 - s stages behind it twice. A hop to the next rank makes B wait
-/// for one forward pass more, and hopping from one chunk to the next is P hops; so with its own F
-/// it is in flight during 2 (S - 1 - s) + 1 forward passes of its rank.
+/// a group on one chunk before a group on the next, ascending and descending. Between F and B on a
+/// chunk lie, twice, a group on each of the chunks behind it, and the rank runs two forward passes
+/// more ahead for every rank behind; so with its own F a microbatch is in flight during
+/// 2 G (v - 1 - c) + 2 (P - 1 - r) + 1 forward passes of its rank.
 ///
-/// How many begin meanwhile: S forward passes in a row serve every chunk once and hold P of any one
-/// stage; what remains holds most if it begins with the stage's group of P.
-std::uint32_t interleaved_in_flight_max(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                                        std::uint32_t stage_count, std::uint32_t stage) {
-  const auto passes = 2 * (stage_count - 1 - stage) + 1;
-  const auto begun = passes / stage_count * rank_count + std::min(passes % stage_count, rank_count);
-  return std::min(begun, microbatch_count);
+/// How many begin meanwhile: v G forward passes in a row serve every chunk once and hold G of any
+/// one; what remains holds most if it begins with the chunk's group.
+std::uint32_t interleaved_in_flight_max(std::uint32_t group, std::uint32_t chunk_count,
+                                        std::uint32_t chunks_behind, std::uint32_t ranks_behind) {
+  const auto passes = 2 * group * chunks_behind + 2 * ranks_behind + 1;
+  const auto round = chunk_count * group;
+  return passes / round * group + std::min(passes % round, group);
 }
 
 TEST(Schedule, InterleavedBoundsTheMicrobatchesInFlightOnEveryStage) {
-  std::uint32_t stages_seen = 0;
   for_every_extent([&](std::uint32_t p, std::uint32_t m) {
+    const auto group = group_size_of(p, m);
+    if (group == 0) return;
     for (const std::uint32_t v : {2U, 3U, 4U}) {
-      const auto schedule = make_interleaved_1f1b(p, m, v);
-      if (!schedule) continue;
-      const auto in_flight = in_flight_max(*schedule, Pass::backward_weight);
-      for (std::uint32_t s = 0; s < p * v; ++s, ++stages_seen) {
-        EXPECT_EQ(in_flight[s], interleaved_in_flight_max(p, m, p * v, s))
+      const auto in_flight =
+          in_flight_max(make_interleaved_1f1b(p, m, v).value(), Pass::backward_weight);
+      for (std::uint32_t s = 0; s < p * v; ++s) {
+        EXPECT_EQ(in_flight[s],
+                  std::min(m, interleaved_in_flight_max(group, v, v - 1 - s / p, p - 1 - s % p)))
             << "chunks=" << v << " stage=" << s;
       }
     }
   });
-  EXPECT_EQ(stages_seen, 9U * (17 + 2 * 8 + 3 * 5 + 4 * 4 + 5 * 3 + 6 * 2 + 7 * 2 + 8 * 2 + 9));
 }
 
 TEST(Schedule, InterleavedBoundsTheMicrobatchesInFlightOnEveryRank) {
   for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    const auto group_count = std::max(1U, m / p);
+    const auto group_max = (m + group_count - 1) / group_count;
     for (const std::uint32_t v : {2U, 3U, 4U}) {
-      const auto schedule = make_interleaved_1f1b(p, m, v);
-      if (!schedule) continue;
+      const auto schedule = make_interleaved_1f1b(p, m, v).value();
       for (std::uint32_t r = 0; r < p; ++r) {
-        EXPECT_EQ(in_flight_max_of_rank(schedule->ranks[r]),
-                  std::min((v - 1) * p + 2 * (p - 1 - r) + 1, v * m));
+        EXPECT_EQ(in_flight_max_of_rank(schedule.ranks[r]),
+                  std::min((v - 1) * group_max + 2 * (p - 1 - r) + 1, v * m));
       }
     }
+  });
+}
+
+TEST(Schedule, InterleavedServesMoreRanksThanMicrobatches) {
+  const auto schedule = make_interleaved_1f1b(1024, 64, 2).value();
+  EXPECT_EQ(schedule.action_count(), std::size_t{2} * 1024 * 2 * 64);
+  EXPECT_EQ(verdict_on(schedule), "valid");
+}
+
+TEST(Schedule, LoopedBreadthFirstHoldsEveryMicrobatch) {
+  for_every_extent([](std::uint32_t p, std::uint32_t m) {
+    EXPECT_EQ(in_flight_max(make_looped_bfs(p, m, 3).value(), Pass::backward_weight),
+              std::vector<std::uint32_t>(3 * p, m));
   });
 }
 
@@ -190,6 +251,7 @@ TEST(Schedule, SplittingPutsIAndWInThePlaceOfB) {
   EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0I0 0W0 0I1 0W1");
   EXPECT_EQ(text_of(schedule.ranks[1]), "1F0 1I0 1W0 1F1 1I1 1W1");
   EXPECT_EQ(schedule.name, "1f1b-split");
+  EXPECT_EQ(split_backward(schedule), schedule);
 }
 
 TEST(Schedule, SplittingHoldsNoMicrobatchLonger) {
@@ -254,16 +316,16 @@ TEST(Schedule, WeightOrderHidesNoMissingAndNoDoubledPass) {
 
 TEST(Schedule, RefusalsSayWhatToWriteInstead) {
   EXPECT_EQ(refusal(make_schedule("1f1", {2, 4})),
-            "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, "
-            "interleaved-1f1b");
-  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 10, 2})),
-            "interleaved-1f1b needs microbatches in multiples of its 4 ranks, found 10; use 8 or "
-            "12");
-  EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 3, 2})),
-            "interleaved-1f1b needs microbatches in multiples of its 4 ranks, found 3; use 4");
+            "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, eager-1f1b, "
+            "interleaved-1f1b, looped-bfs");
   EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 8})),
             "interleaved-1f1b needs at least 2 chunks per rank, found 1; with one stage per rank "
             "use 1f1b");
+  EXPECT_EQ(refusal(make_schedule("looped-bfs", {4, 8})),
+            "looped-bfs needs at least 2 chunks per rank, found 1; with one stage per rank use "
+            "gpipe");
+  EXPECT_EQ(refusal(make_schedule("1f1b", {.rank_count = 4, .memory_limit = 3})),
+            "1f1b takes no memory limit, found 3 microbatches; leave it at 0, or use eager-1f1b");
   EXPECT_EQ(refusal(make_schedule("gpipe", {4, 8, 2})),
             "gpipe holds one stage per rank, found 2 chunks; use 1 chunk, or interleaved-1f1b");
   EXPECT_EQ(refusal(make_schedule("gpipe", {0, 8})), "a schedule needs 1 to 65536 ranks, found 0");

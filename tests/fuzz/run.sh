@@ -16,15 +16,15 @@ targets="parse_config from_csv parse_safetensors read_hello read_header read_mes
 
 sources_of() {
   case $1 in
-    parse_config) echo engine/src/config*.cpp engine/src/schedule.cpp engine/src/schedule_generators.cpp ;;
-    from_csv) echo engine/src/schedule*.cpp ;;
+    parse_config) echo engine/src/config*.cpp engine/src/*schedule*.cpp ;;
+    from_csv) echo engine/src/*schedule*.cpp ;;
     parse_safetensors) echo storage/src/safetensors_*.cpp storage/src/mapped_file.cpp storage/src/file.cpp ;;
     read_hello) echo transport/src/gate/hello.cpp ;;
     read_header) echo transport/src/ucx/ucx_header.cpp transport/src/ucx/ucx_card.cpp ;;
     read_message)
       echo actors/src/director.cpp actors/src/door.cpp actors/src/message_checks.cpp \
         actors/src/step_report.cpp engine/src/config*.cpp engine/src/model_layout.cpp \
-        engine/src/partition.cpp engine/src/plan.cpp engine/src/schedule*.cpp \
+        engine/src/partition.cpp engine/src/plan.cpp engine/src/*schedule*.cpp \
         engine/src/simulate.cpp engine/src/stage_machine.cpp stages/src/device.cpp -lcaf_core
       ;;
   esac

@@ -23,18 +23,45 @@ namespace troupe {
 /// microbatches in flight on rank r. Counts at least 1.
 [[nodiscard]] Schedule make_1f1b(std::uint32_t rank_count, std::uint32_t microbatch_count);
 
+/// Eager 1F1B (Zhuang et al. 2022, "On Optimizing the Communication of Model Parallelism", section
+/// 4): 1F1B with one more forward pass ahead for every rank behind, so that a transfer has the time
+/// of a pass in which to arrive. One stage per rank, at most 2 (P - r) - 1 microbatches in flight
+/// on rank r; with links that take no time, idle (P - 1)(F + B) like 1F1B.
+/// @param memory_limit the most microbatches in flight on the first rank, with one less on every
+///                     rank behind; 0: as many as above. With P it is 1F1B, with less slower.
+[[nodiscard]] Schedule make_eager_1f1b(std::uint32_t rank_count, std::uint32_t microbatch_count,
+                                       std::uint32_t memory_limit);
+
 /// Interleaved 1F1B (Narayanan et al. 2021, figure 4, bottom): `chunk_count` stages per rank,
-/// looped, so that the bubble shrinks by that factor.
+/// looped, so that the bubble shrinks by that factor. A group of microbatches passes through one
+/// chunk of a rank after the other, then the next group does.
 ///
-/// Of P ranks and S stages, stage s has at most P floor(n / S) + min(n mod S, P) microbatches in
-/// flight, where n = 2 (S - 1 - s) + 1; and never more than there are. So the first half of the
-/// stages holds P to 2 P of them, the second half at most P, and the last stage one.
-/// @returns `invalid_config` unless there are at least 2 chunks, and the microbatches are a
-/// multiple
-///          of the ranks; says which counts near by are.
+/// In the paper a group is as many microbatches as there are ranks, P. Here any number of
+/// microbatches M makes max(1, floor(M / P)) groups as equal as can be, larger ones first: of P
+/// where P divides M, like PyTorch's wherever that takes M, and one of M where there are fewer
+/// microbatches than ranks. A rank is idle for (P - 1)(F + B) if M >= P, with F and B the passes of
+/// one of its chunks.
+///
+/// Rank r has at most (v - 1) G + 2 (P - 1 - r) + 1 microbatches in flight on its v chunks
+/// together, G being the largest group, and never more than v M. With equal groups, chunk c of it
+/// holds at most G floor(n / (v G)) + min(n mod v G, G), where n = 2 G (v - 1 - c) + 2 (P - 1 - r)
+/// + 1. So with groups of P the first half of the stages holds P to 2 P, the second half at most P,
+/// and the last stage one.
+/// @returns `invalid_config` unless there are at least 2 chunks.
 [[nodiscard]] Expected<Schedule> make_interleaved_1f1b(std::uint32_t rank_count,
                                                        std::uint32_t microbatch_count,
                                                        std::uint32_t chunk_count);
+
+/// Looped breadth-first (Lamy-Poirier 2022, "Breadth-First Pipeline Parallelism", figure 2): all
+/// microbatches through one chunk of a rank after the other, forward, and then backward through the
+/// chunks in reverse. Every microbatch is in flight on every stage, as under GPipe, but a chunk's
+/// gradients are complete when the next chunk's backward passes begin. A rank is idle for
+/// (P - 1)(F + B) if there are at least P microbatches, with F and B the passes of one of its
+/// chunks.
+/// @returns `invalid_config` unless there are at least 2 chunks.
+[[nodiscard]] Expected<Schedule> make_looped_bfs(std::uint32_t rank_count,
+                                                 std::uint32_t microbatch_count,
+                                                 std::uint32_t chunk_count);
 
 /// An evaluation step over the stages and microbatches of `training`: forward passes only, a group
 /// of as many microbatches of each copy as there are ranks stage by stage, then the next group.
@@ -44,8 +71,8 @@ namespace troupe {
 /// on earlier, and whatever the passes and the links cost, no rank ends later: each I ends before
 /// the B would have, each W with it. No stage holds more microbatches than before.
 ///
-/// Does not put a W off to fill a bubble. Within the memory of the schedules above that gains
-/// nothing; schedules that pay for it with memory are schedules of their own.
+/// Does not put a W off to fill a bubble; the zero-bubble schedules do. A schedule without a B
+/// comes back unchanged, any other with "-split" behind its name.
 [[nodiscard]] Schedule split_backward(Schedule schedule);
 
 /// Makes the weight passes of every stage run in microbatch order (see `accumulates_weights`): a B
@@ -54,7 +81,7 @@ namespace troupe {
 /// does one that names stages, ranks or microbatches it does not have.
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
-/// The names that `make_schedule` knows: gpipe, 1f1b, interleaved-1f1b.
+/// The names that `make_schedule` knows: gpipe, 1f1b, eager-1f1b, interleaved-1f1b, looped-bfs.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
 /// What a named schedule is to be made for.
@@ -63,12 +90,15 @@ struct ScheduleRequest {
   std::uint32_t microbatch_count = 1;
   std::uint32_t chunk_count = 1;  ///< Virtual stages per rank; 1: as many as the schedule needs.
   bool split = false;             ///< Whether whole backward passes are split.
+  /// The most microbatches in flight on any rank; 0: as many as the schedule says. Only schedules
+  /// that trade memory for time take one.
+  std::uint32_t memory_limit = 0;
 };
 
 /// Makes the schedule called `name`.
 /// @returns `invalid_config` with what to write instead: for an unknown name, a count of zero or
 /// above
-///          `ScheduleLimits`, chunks or microbatches that the schedule refuses.
+///          `ScheduleLimits`, chunks, microbatches or a memory limit that the schedule refuses.
 [[nodiscard]] Expected<Schedule> make_schedule(std::string_view name,
                                                const ScheduleRequest& request);
 
