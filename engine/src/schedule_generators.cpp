@@ -73,6 +73,9 @@ constexpr std::array generators{
     NamedGenerator{"eager-1f1b", 1, true, &eager_1f1b},
     NamedGenerator{"interleaved-1f1b", 0, false, &with_chunks<make_interleaved_1f1b>},
     NamedGenerator{"looped-bfs", 0, false, &with_chunks<make_looped_bfs>},
+    NamedGenerator{"zb-h1", 1, false, &without_chunks<make_zb_h1>},
+    NamedGenerator{"zb-h2", 1, false, &without_chunks<make_zb_h2>},
+    NamedGenerator{"zb-v", 2, false, &without_chunks<make_zb_v>},
 };
 
 constexpr auto names = [] {

@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/simulate.hpp"
 
 namespace troupe {
 
@@ -51,6 +52,28 @@ inline Schedule make_forward_only_on(std::vector<RankIndex> rank_of_stage,
                             .microbatch_count = microbatch_count,
                             .rank_of_stage = std::move(rank_of_stage),
                             .ranks = std::vector<std::vector<Action>>(rank_count)});
+}
+
+/// The most microbatches in flight on a whole rank, until their activations are no longer needed;
+/// one that is on several of its stages counts on each.
+inline std::uint32_t in_flight_max_of_rank(const std::vector<Action>& row) {
+  std::int64_t now = 0;
+  std::int64_t max = 0;
+  for (const auto& action : row) {
+    if (action.pass == Pass::forward) max = std::max(max, ++now);
+    if (accumulates_weights(action.pass)) --now;
+  }
+  return static_cast<std::uint32_t>(max);
+}
+
+/// How long the rank is idle that is idle longest between its first pass and its last: the bubble
+/// where no rank waits for all others at the end of a step.
+inline std::int64_t idle_within_ranks_ns(const Timeline& timeline) {
+  std::int64_t longest_ns = 0;
+  for (const auto& time : timeline.rank_times) {
+    longest_ns = std::max(longest_ns, time.end_ns - time.begin_ns - time.passes_ns);
+  }
+  return longest_ns;
 }
 
 /// The row's actions with single spaces between them.

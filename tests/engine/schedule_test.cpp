@@ -29,17 +29,6 @@ std::vector<RankIndex> on_ranks(std::initializer_list<std::uint32_t> ranks) {
   return {ranks.begin(), ranks.end()};
 }
 
-/// The most microbatches in flight on a whole rank, until their activations are no longer needed.
-std::uint32_t in_flight_max_of_rank(const std::vector<Action>& row) {
-  std::int64_t now = 0;
-  std::int64_t max = 0;
-  for (const auto& action : row) {
-    if (action.pass == Pass::forward) max = std::max(max, ++now);
-    if (accumulates_weights(action.pass)) --now;
-  }
-  return static_cast<std::uint32_t>(max);
-}
-
 TEST(Schedule, GPipeRunsAllForwardPassesFirst) {
   const auto schedule = make_gpipe(2, 3);
   EXPECT_EQ(text_of(schedule.ranks[0]), "0F0 0F1 0F2 0B0 0B1 0B2");
@@ -110,8 +99,9 @@ TEST(Schedule, EveryGeneratedScheduleIsValid) {
     ++count;
     ASSERT_EQ(verdict_on(schedule), "valid");
   });
-  // 153 extents, whole and split: three names with one stage per rank, two with two or three.
-  EXPECT_EQ(count, 2U * 153 * (3 + 2 * 2));
+  // 153 extents, whole and split: five names with one stage per rank; one with two, whether one or
+  // two are asked for; two with two or three.
+  EXPECT_EQ(count, 2U * 153 * (5 + 2 * 1 + 2 * 2));
 }
 
 TEST(Schedule, ForwardOnlyIsValidOnEveryStageMap) {
@@ -317,7 +307,7 @@ TEST(Schedule, WeightOrderHidesNoMissingAndNoDoubledPass) {
 TEST(Schedule, RefusalsSayWhatToWriteInstead) {
   EXPECT_EQ(refusal(make_schedule("1f1", {2, 4})),
             "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, eager-1f1b, "
-            "interleaved-1f1b, looped-bfs");
+            "interleaved-1f1b, looped-bfs, zb-h1, zb-h2, zb-v");
   EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 8})),
             "interleaved-1f1b needs at least 2 chunks per rank, found 1; with one stage per rank "
             "use 1f1b");
@@ -328,6 +318,10 @@ TEST(Schedule, RefusalsSayWhatToWriteInstead) {
             "1f1b takes no memory limit, found 3 microbatches; leave it at 0, or use eager-1f1b");
   EXPECT_EQ(refusal(make_schedule("gpipe", {4, 8, 2})),
             "gpipe holds one stage per rank, found 2 chunks; use 1 chunk, or interleaved-1f1b");
+  EXPECT_EQ(refusal(make_schedule("zb-v", {4, 8, 3})),
+            "zb-v holds two stages per rank, found 3 chunks; use 2 chunks, or interleaved-1f1b");
+  EXPECT_EQ(refusal(make_schedule("zb-v", {65536, 512})),
+            "131072 stages and 512 microbatches are more than 134217728 passes; use fewer");
   EXPECT_EQ(refusal(make_schedule("gpipe", {0, 8})), "a schedule needs 1 to 65536 ranks, found 0");
   EXPECT_EQ(refusal(make_schedule("gpipe", {2, 0})),
             "a schedule needs 1 to 1048576 microbatches, found 0");

@@ -63,6 +63,27 @@ namespace troupe {
                                                  std::uint32_t microbatch_count,
                                                  std::uint32_t chunk_count);
 
+/// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", figure 3, top): 1F1B with backward
+/// passes split, and each W put off as long as the memory of 1F1B's first rank, P microbatches,
+/// allows on every rank. One stage per rank; a rank is idle for (P - 1)(F + I - W) if W is no
+/// longer than F or I and M >= P: a third of what it is under 1F1B if all take equally long, of the
+/// whole time (P - 1) / (3 M + P - 1).
+[[nodiscard]] Schedule make_zb_h1(std::uint32_t rank_count, std::uint32_t microbatch_count);
+
+/// ZB-H2 (the same, figure 3, bottom): enough forward passes ahead that no rank waits from its
+/// first pass to its last, if W is as long as F and I, and M >= 2 P - 1. One stage per rank, on
+/// each at most 2 P - 1 microbatches in flight. With a shorter W a rank is idle for (P - 1)(F + I -
+/// 2 W). Ranks begin and end one after the other, so there is no bubble between steps if no rank
+/// waits for all others before its optimizer step; otherwise the step takes P - 1 forward passes
+/// longer.
+[[nodiscard]] Schedule make_zb_h2(std::uint32_t rank_count, std::uint32_t microbatch_count);
+
+/// ZB-V (Qi et al. 2023, section 6 and figure 8): the same in the memory of 1F1B, because each rank
+/// holds two stages of half the size, in a V: the first and the last stage are on the first rank.
+/// At most P microbatches in flight on a rank, each stage counting half. No rank waits from its
+/// first pass to its last if F, I and W take equally long and M >= 2 P - 1.
+[[nodiscard]] Schedule make_zb_v(std::uint32_t rank_count, std::uint32_t microbatch_count);
+
 /// An evaluation step over the stages and microbatches of `training`: forward passes only, a group
 /// of as many microbatches of each copy as there are ranks stage by stage, then the next group.
 [[nodiscard]] Schedule make_forward_only(const Schedule& training);
@@ -81,7 +102,8 @@ namespace troupe {
 /// does one that names stages, ranks or microbatches it does not have.
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
-/// The names that `make_schedule` knows: gpipe, 1f1b, eager-1f1b, interleaved-1f1b, looped-bfs.
+/// The names that `make_schedule` knows: gpipe, 1f1b, eager-1f1b, interleaved-1f1b, looped-bfs,
+/// zb-h1, zb-h2, zb-v.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
 /// What a named schedule is to be made for.
