@@ -76,6 +76,8 @@ constexpr std::array generators{
     NamedGenerator{"zb-h1", 1, false, &without_chunks<make_zb_h1>},
     NamedGenerator{"zb-h2", 1, false, &without_chunks<make_zb_h2>},
     NamedGenerator{"zb-v", 2, false, &without_chunks<make_zb_v>},
+    NamedGenerator{"v-half", 2, false, &without_chunks<make_v_half>},
+    NamedGenerator{"v-min", 2, false, &without_chunks<make_v_min>},
 };
 
 constexpr auto names = [] {

@@ -84,6 +84,19 @@ namespace troupe {
 /// first pass to its last if F, I and W take equally long and M >= 2 P - 1.
 [[nodiscard]] Schedule make_zb_v(std::uint32_t rank_count, std::uint32_t microbatch_count);
 
+/// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", figure 3 and section
+/// 4): about half the memory of 1F1B, floor(P / 2) + 1 microbatches on every rank, each of its two
+/// stages counting half. Stages are in a V. The steady part repeats the paper's building block;
+/// beginning and end are squeezed as far as that memory allows, for passes that take equally long,
+/// u: then no rank waits longer than (3 P - 7) u from its first pass to its last with an even
+/// number of ranks from 4 on, (3 P - 4) u with an odd one from 3 on, however many microbatches
+/// there are from P on.
+[[nodiscard]] Schedule make_v_half(std::uint32_t rank_count, std::uint32_t microbatch_count);
+
+/// V-Min (the same): about a third of the memory of 1F1B, floor((P + 4) / 3) microbatches on every
+/// rank; no rank waits longer than (4 P - 5) u, and (4 P - 7) u if P is a multiple of three.
+[[nodiscard]] Schedule make_v_min(std::uint32_t rank_count, std::uint32_t microbatch_count);
+
 /// An evaluation step over the stages and microbatches of `training`: forward passes only, a group
 /// of as many microbatches of each copy as there are ranks stage by stage, then the next group.
 [[nodiscard]] Schedule make_forward_only(const Schedule& training);
@@ -103,7 +116,7 @@ namespace troupe {
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
 /// The names that `make_schedule` knows: gpipe, 1f1b, eager-1f1b, interleaved-1f1b, looped-bfs,
-/// zb-h1, zb-h2, zb-v.
+/// zb-h1, zb-h2, zb-v, v-half, v-min.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
 /// What a named schedule is to be made for.
