@@ -6,6 +6,7 @@
 #include <queue>
 #include <utility>
 
+#include "troupe/engine/automatic_schedule.hpp"
 #include "troupe/engine/nearest.hpp"
 
 namespace troupe {
@@ -78,6 +79,9 @@ constexpr std::array generators{
     NamedGenerator{"zb-v", 2, false, &without_chunks<make_zb_v>},
     NamedGenerator{"v-half", 2, false, &without_chunks<make_v_half>},
     NamedGenerator{"v-min", 2, false, &without_chunks<make_v_min>},
+    NamedGenerator{"zb-1p", 1, true, &make_zb_1p},
+    NamedGenerator{"zb-2p", 1, true, &make_zb_2p},
+    NamedGenerator{"auto", 0, true, &make_auto},
 };
 
 constexpr auto names = [] {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,14 +29,27 @@ void for_every_extent(Body body) {
   }
 }
 
-/// Calls `body(schedule)` for every named schedule, whole and split, with one to three chunks.
+/// Whether the schedule is searched for: too long for every scope, so its tests are its own.
+inline bool is_searched(std::string_view name) {
+  return name == "zb-1p" || name == "zb-2p" || name == "auto";
+}
+
+/// Not braces where they are needed: g++ 12 breaks on them within a template.
+inline ScheduleRequest request_for(std::uint32_t p, std::uint32_t m, std::uint32_t chunks,
+                                   bool split) {
+  return {p, m, chunks, split};
+}
+
+/// Calls `body(schedule)` for every other named schedule, whole and split, with one to three
+/// chunks.
 template <class Body>
 void for_every_schedule(Body body) {
   for_every_extent([&](std::uint32_t p, std::uint32_t m) {
     for (const auto& name : schedule_names()) {
+      if (is_searched(name)) continue;
       for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
         for (const bool split : {false, true}) {
-          const auto schedule = make_schedule(name, {p, m, chunks, split});
+          const auto schedule = make_schedule(name, request_for(p, m, chunks, split));
           SCOPED_TRACE(testing::Message() << name << " chunks=" << chunks << " split=" << split);
           if (schedule) body(*schedule);
         }

@@ -307,7 +307,8 @@ TEST(Schedule, WeightOrderHidesNoMissingAndNoDoubledPass) {
 TEST(Schedule, RefusalsSayWhatToWriteInstead) {
   EXPECT_EQ(refusal(make_schedule("1f1", {2, 4})),
             "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, eager-1f1b, "
-            "interleaved-1f1b, looped-bfs, zb-h1, zb-h2, zb-v, v-half, v-min");
+            "interleaved-1f1b, looped-bfs, zb-h1, zb-h2, zb-v, v-half, v-min, "
+            "zb-1p, zb-2p, auto");
   EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 8})),
             "interleaved-1f1b needs at least 2 chunks per rank, found 1; with one stage per rank "
             "use 1f1b");

@@ -11,6 +11,7 @@
 
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/schedule.hpp"
+#include "troupe/engine/simulate.hpp"
 
 namespace troupe {
 
@@ -116,7 +117,7 @@ namespace troupe {
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
 /// The names that `make_schedule` knows: gpipe, 1f1b, eager-1f1b, interleaved-1f1b, looped-bfs,
-/// zb-h1, zb-h2, zb-v, v-half, v-min.
+/// zb-h1, zb-h2, zb-v, v-half, v-min, zb-1p, zb-2p, auto.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
 /// What a named schedule is to be made for.
@@ -128,6 +129,7 @@ struct ScheduleRequest {
   /// The most microbatches in flight on any rank; 0: as many as the schedule says. Only schedules
   /// that trade memory for time take one.
   std::uint32_t memory_limit = 0;
+  CostModel costs{};  ///< For schedules that are searched for; units unless given.
 };
 
 /// Makes the schedule called `name`.
