@@ -86,7 +86,8 @@ TEST(ScheduleCsv, TakesTheFormsThatOtherProgramsWrite) {
 
 TEST(ScheduleCsv, ErrorsNameRowColumnAndCell) {
   const std::string form =
-      " is not an action; expected stage, pass (F, B, I or W) and microbatch, as in 2F0";
+      " is no instruction; expected stage, pass (F, B, I or W) and microbatch, as in 2F0, or "
+      "communication, as in 1SEND_F0 and 0UNSHARD, or (0F1;1B0)OVERLAP_F_B";
   EXPECT_EQ(complaint("0F0,0B0\n1F0,1Q0\n"), "plan.csv: row 2, column 2: \"1Q0\"" + form);
   EXPECT_EQ(complaint("0F0,(0F1;1B0)OVERLAP_F_B_and_on"),
             "plan.csv: row 1, column 2: \"(0F1;1B0)OVERLAP_F_B_and...\"" + form);
@@ -115,7 +116,7 @@ TEST(ScheduleCsv, HasSizeLimits) {
     rows += std::to_string(r) + "F0\n";
   }
   EXPECT_EQ(complaint(rows), "plan.csv: row 65537: more than 65536 ranks");
-  EXPECT_TRUE(complaint("1048576F0").ends_with("as in 2F0"));
+  EXPECT_TRUE(complaint("1048576F0").ends_with("(0F1;1B0)OVERLAP_F_B"));
 }
 
 TEST(ScheduleCsv, SurvivesDamage) {
