@@ -37,7 +37,10 @@ struct ScheduleArguments {
   std::uint32_t microbatches = 0;
   std::uint32_t chunks = 1;
   bool split_backward = false;
-  std::string format = "grid";  ///< grid, csv, svg
+  std::string format = "grid";      ///< grid, csv, csv-comms, svg
+  std::string matching = "tagged";  ///< tagged, ordered
+  std::string counterexample_path;  ///< Empty: none is drawn.
+  std::uint32_t slots_max = 0;      ///< 0: as many as the schedule needs.
 };
 
 struct GenerateArguments {

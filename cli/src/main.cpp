@@ -151,8 +151,21 @@ void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) 
       ->capture_default_str();
   command->add_flag("--split-backward", arguments.split_backward,
                     "Backward passes in two: I for the inputs, W for the weights");
-  command->add_option("--format", arguments.format, "How to show it")
-      ->check(CLI::IsMember({"grid", "csv", "svg"}))
+  command->add_option("--slots-max", arguments.slots_max,
+                      "Refuse it if a rank holds more sets of activations at once");
+  command
+      ->add_option("--matching", arguments.matching,
+                   "How the sends and receives of a file find each other: by tag, as here, or in "
+                   "the order of rows, as under NCCL")
+      ->check(CLI::IsMember({"tagged", "ordered"}))
+      ->capture_default_str();
+  command->add_option("--counterexample", arguments.counterexample_path,
+                      "Where to draw how far a refused file gets: as .svg, otherwise as text");
+  command
+      ->add_option("--format", arguments.format,
+                   "How to show it; csv and csv-comms are the \"compute_only\" and "
+                   "\"compute_comms\" of PyTorch's pipelining, the latter with sends and receives")
+      ->check(CLI::IsMember({"grid", "csv", "csv-comms", "svg"}))
       ->capture_default_str();
   command->footer("The picture is simulated with F = I = W = 1 and links that take no time.");
   command->callback([&] { chosen = [&arguments] { return schedule(arguments); }; });

@@ -3,10 +3,12 @@
 
 #include <fmt/format.h>
 
+#include "troupe/engine/communication.hpp"
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/draw.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/schedule_text.hpp"
+#include "troupe/engine/schedule_validation.hpp"
 #include "troupe/engine/simulate.hpp"
 
 #include "commands.hpp"
@@ -34,7 +36,10 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
                                           .chunk_count = arguments.chunks,
                                           .split = arguments.split_backward});
   }
-  auto schedule = read_schedule(arguments.name);
+  auto schedule = read_schedule(
+      arguments.name,
+      {.matching = arguments.matching == "tagged" ? Matching::tagged : Matching::ordered,
+       .counterexample_path = arguments.counterexample_path});
   if (!schedule) return schedule;
   if (arguments.ranks != 0 && arguments.ranks != schedule->rank_count()) {
     return differs(arguments, "--stages", arguments.ranks, schedule->rank_count());
@@ -51,8 +56,17 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
 Expected<ExitCode> schedule(const ScheduleArguments& arguments) {
   const auto loaded = load(arguments);
   if (!loaded) return loaded.error();
+  if (arguments.slots_max != 0) {
+    if (const auto fits = validate_memory(*loaded, {arguments.slots_max}); !fits) {
+      return Error{fits.error().code, arguments.name + ": " + fits.error().context};
+    }
+  }
   if (arguments.format == "csv") {
     fmt::print("{}", to_csv(*loaded));
+    return exit_success;
+  }
+  if (arguments.format == "csv-comms") {
+    fmt::print("{}", to_csv(with_communication(*loaded)));
     return exit_success;
   }
   // Nanoseconds here stand for units of time; a microsecond each keeps them whole in pictures.

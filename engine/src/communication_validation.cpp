@@ -3,9 +3,6 @@
 #include <string>
 #include <variant>
 
-#include "troupe/engine/schedule_generators.hpp"
-#include "troupe/engine/schedule_validation.hpp"
-
 #include "instruction_walk.hpp"
 #include "rejection.hpp"
 #include "transfers.hpp"
@@ -71,11 +68,11 @@ private:
   [[nodiscard]] Verdict check_ends(const InstructionPlace& place, const Transfer& transfer) const {
     const auto counterpart = counterpart_of(passes_, transfer);
     if (!counterpart) {
-      const bool first = passes_.is_first(transfer.stage);
+      const bool receives = transfer.step == TransferStep::receive;
+      const bool is_ahead = (transfer.cargo == Cargo::activations) == receives;
       return broken_at("transfer", place,
                        ", but " + text_of(transfer.stage) + " is the "
-                           + (first && !passes_.is_last(transfer.stage) ? "first" : "last")
-                           + " of the model");
+                           + (is_ahead ? "first" : "last") + " of the model");
     }
     if (leaves_its_rank(passes_, transfer)) return std::nullopt;
     return broken_at(
@@ -113,18 +110,6 @@ public:
                       place.action());
   }
 
-  [[nodiscard]] Verdict check_resharded() const {
-    for (std::uint32_t s = 0; s < stages_.size(); ++s) {
-      if (!stages_[s].is_whole) continue;
-      const InstructionPlace place{schedule_, passes_.rank_of_stage[s].value(),
-                                   stages_[s].unsharded_at};
-      return stopped_at("shard", place,
-                        ", but no " + to_string(WeightExchange{StageIndex{s}, WeightStep::reshard})
-                            + " behind it");
-    }
-    return std::nullopt;
-  }
-
   [[nodiscard]] Verdict check_complete() const {
     return for_every_place(passes_, [&](const Place<Schedule>& place) -> Verdict {
       const auto receive = transfer_of(passes_, place.action(), TransferStep::receive);
@@ -141,7 +126,6 @@ private:
   struct StageState {
     bool is_shared_out = false;  ///< Its weights are, so they must be gathered before passes.
     bool is_whole = false;       ///< They are.
-    std::size_t unsharded_at = 0;
     bool is_reduced = false;
     bool is_waited_for = false;
   };
@@ -231,7 +215,6 @@ private:
                             ", but " + text_of(exchange.stage) + " is unsharded already");
         }
         stage.is_whole = true;
-        stage.unsharded_at = place.at;
         return std::nullopt;
       case WeightStep::reshard:
         if (!stage.is_whole) {
@@ -279,7 +262,7 @@ private:
 
 Verdict check_deadlock(const CommunicationSchedule& schedule, const Schedule& passes,
                        Matching matching) {
-  const auto walked = walk(schedule, passes, handover_of(matching), {});
+  const auto walked = walk(schedule.ranks, passes, handover_of(matching), {});
   const auto blocker = [&](std::uint32_t rank) { return walked.awaited[rank]->rank; };
   const auto wait_of = [&](std::uint32_t rank) {
     const InstructionPlace place{schedule, rank, walked.stopped[rank]};
@@ -297,26 +280,19 @@ Verdict check_deadlock(const CommunicationSchedule& schedule, const Schedule& pa
 
 }  // namespace
 
-Verdict find_rejection_of_passes(const Schedule& passes) {
-  auto verdict = find_rejection(passes);
-  if (!verdict || !find_rejection(with_weight_passes_in_order(passes))) return std::nullopt;
-  return verdict;
-}
-
 Verdict find_rejection(const CommunicationSchedule& schedule, const Schedule& passes,
                        Matching matching) {
   if (auto verdict = for_every_place(schedule, PlaceRules{passes})) return verdict;
   CommunicationLedger ledger{schedule, passes};
   const auto enter = [&](const InstructionPlace& place) { return ledger.enter(place); };
   if (auto verdict = for_every_place(schedule, enter)) return verdict;
-  if (auto verdict = ledger.check_resharded()) return verdict;
   if (auto verdict = ledger.check_complete()) return verdict;
   return check_deadlock(schedule, passes, matching);
 }
 
 Expected<Done> validate(const CommunicationSchedule& schedule, Matching matching) {
   const auto passes = without_communication(schedule);
-  if (const auto verdict = find_rejection_of_passes(passes)) return verdict->error;
+  if (const auto verdict = find_rejection(passes, WeightOrder::any)) return verdict->error;
   if (const auto verdict = find_rejection(schedule, passes, matching)) return verdict->error;
   return Done{};
 }

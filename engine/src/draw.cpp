@@ -75,6 +75,9 @@ constexpr std::array styles{
     Style{BoxKind::backward_weight, "backward, weights", {0x00, 0x9E, 0x73}},
     Style{BoxKind::reduce, "reduce gradients", {0xF0, 0xE4, 0x42}},
     Style{BoxKind::optimizer, "optimizer", {0xCC, 0x79, 0xA7}},
+    Style{BoxKind::communication, "communication", {0x00, 0x72, 0xB2}},
+    Style{BoxKind::waiting, "waits for ever", {0xBB, 0xBB, 0xBB}},
+    Style{BoxKind::rejected, "breaks a rule", {0xFF, 0x60, 0x60}},
 };
 
 const Style& style_of(BoxKind kind) noexcept {
@@ -367,12 +370,16 @@ std::string draw_text(const Picture& picture) {
   constexpr std::int64_t tick_count_max = 4096;
   const auto survey = survey_of({&picture, 1});
   auto tick_ns = survey.end_ns;
-  std::size_t name_size = 1;
   for_every_box({&picture, 1}, [&](const Box& box) {
     if (box.end_ns > box.begin_ns) tick_ns = std::min(tick_ns, box.end_ns - box.begin_ns);
-    name_size = std::max(name_size, box.name.size());
   });
   tick_ns = std::max(tick_ns, survey.end_ns / tick_count_max + 1);
+  std::size_t name_size = 1;  // Of the part of a name that falls on one tick.
+  for_every_box({&picture, 1}, [&](const Box& box) {
+    const auto ticks =
+        static_cast<std::size_t>(std::max<std::int64_t>((box.end_ns - box.begin_ns) / tick_ns, 1));
+    name_size = std::max(name_size, box.name.size() / ticks);
+  });
 
   const auto column_of = [&, tick_size = static_cast<double>(name_size + 1)](std::int64_t time_ns) {
     const auto ticks = static_cast<double>(time_ns) / static_cast<double>(tick_ns);

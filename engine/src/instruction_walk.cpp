@@ -10,9 +10,9 @@ namespace {
 
 class Walker {
 public:
-  Walker(const CommunicationSchedule& schedule, const Schedule& passes, Handover handover,
-         std::span<const Stop> stops)
-      : schedule_{schedule},
+  Walker(const std::vector<std::vector<Instruction>>& rows, const Schedule& passes,
+         Handover handover, std::span<const Stop> stops)
+      : rows_{rows},
         passes_{passes},
         handover_{handover},
         outputs_{passes},
@@ -20,13 +20,13 @@ public:
         sent_(outputs_.count(), never),
         received_(outputs_.count(), never),
         ready_(outputs_.count(), never),
-        free_(schedule.ranks.size(), 0),
-        waits_for_(schedule.ranks.size(), no_output) {
-    result_.stopped.resize(schedule.ranks.size(), 0);
-    result_.awaited.resize(schedule.ranks.size());
-    result_.begins.resize(schedule.ranks.size());
-    for (std::uint32_t r = 0; r < schedule.ranks.size(); ++r) {
-      ends_.push_back(schedule.ranks[r].size());
+        free_(rows.size(), 0),
+        waits_for_(rows.size(), no_output) {
+    result_.stopped.resize(rows.size(), 0);
+    result_.awaited.resize(rows.size());
+    result_.begins.resize(rows.size());
+    for (std::uint32_t r = 0; r < rows.size(); ++r) {
+      ends_.push_back(rows[r].size());
       runnable_.push_back(r);
     }
     for (const auto& stop : stops) ends_[stop.rank] = stop.at;
@@ -49,7 +49,7 @@ private:
   static constexpr std::int64_t never = -1;
 
   [[nodiscard]] const Instruction& here(std::uint32_t rank) const {
-    return schedule_.ranks[rank][result_.stopped[rank]];
+    return rows_[rank][result_.stopped[rank]];
   }
   [[nodiscard]] std::uint32_t rank_of(StageIndex stage) const {
     return passes_.rank_of_stage[stage.value()].value();
@@ -142,7 +142,7 @@ private:
     runnable_.push_back(rank);
   }
 
-  const CommunicationSchedule& schedule_;
+  const std::vector<std::vector<Instruction>>& rows_;
   const Schedule& passes_;
   const Handover handover_;
   const OutputNumbers outputs_;
@@ -159,9 +159,9 @@ private:
 
 }  // namespace
 
-InstructionWalk walk(const CommunicationSchedule& schedule, const Schedule& passes,
+InstructionWalk walk(const std::vector<std::vector<Instruction>>& rows, const Schedule& passes,
                      Handover handover, std::span<const Stop> stops) {
-  return Walker{schedule, passes, handover, stops}.run();
+  return Walker{rows, passes, handover, stops}.run();
 }
 
 }  // namespace troupe

@@ -35,10 +35,10 @@ struct InstructionWalk {
 };
 
 /// Lets every rank go on as far as it can, but not beyond one of `stops`. Linear time.
-/// @param schedule one that names stages, ranks and microbatches it has, and has as many passes as
-///        it claims.
-/// @param passes `schedule` without communication.
-[[nodiscard]] InstructionWalk walk(const CommunicationSchedule& schedule, const Schedule& passes,
-                                   Handover handover, std::span<const Stop> stops);
+/// @param passes `rows` without communication; they name stages, ranks and microbatches that there
+///        are, and are as many as that needs.
+[[nodiscard]] InstructionWalk walk(const std::vector<std::vector<Instruction>>& rows,
+                                   const Schedule& passes, Handover handover,
+                                   std::span<const Stop> stops);
 
 }  // namespace troupe

@@ -30,13 +30,13 @@ struct Rejection {
 /// The rule that is broken, or nothing.
 using Verdict = std::optional<Rejection>;
 
-/// What `validate` of a schedule is made of.
-[[nodiscard]] Verdict find_rejection(const Schedule& schedule);
+enum class WeightOrder : std::uint8_t { by_microbatch, any };
 
-/// What `validate` of one with communication is made of: the rules of its passes, and those of the
-/// communication if they hold.
-/// @param passes `schedule` without communication.
-[[nodiscard]] Verdict find_rejection_of_passes(const Schedule& passes);
+/// What `validate` of a schedule is made of.
+[[nodiscard]] Verdict find_rejection(const Schedule& schedule, WeightOrder weight_order);
+
+/// The same for the rules of communication, when `passes`, which is `schedule` without it, is
+/// valid.
 [[nodiscard]] Verdict find_rejection(const CommunicationSchedule& schedule, const Schedule& passes,
                                      Matching matching);
 

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "troupe/engine/check.hpp"
+
 #include "dependency_order.hpp"
 #include "rejection.hpp"
 
@@ -159,7 +161,7 @@ public:
   /// Forgets what was seen; the second walk checks the order of a complete schedule.
   void start_again() { std::fill(seen_.begin(), seen_.end(), std::uint8_t{0}); }
 
-  Verdict enter_in_order(const PassPlace& place) {
+  Verdict enter_in_order(const PassPlace& place, WeightOrder weight_order) {
     const auto& action = place.action();
     auto& seen = seen_of(action);
     if (action.pass != Pass::forward && (seen & forward_bit) == 0) {
@@ -168,7 +170,7 @@ public:
     if (action.pass == Pass::backward_weight && (seen & input_bit) == 0) {
       return stopped_at("order", place, before(action, Pass::backward_input));
     }
-    if (accumulates_weights(action.pass)) {
+    if (weight_order == WeightOrder::by_microbatch && accumulates_weights(action.pass)) {
       auto& next = next_weight_pass_[action.stage.value()];
       if (action.microbatch.value() != next) {
         return stopped_at("weight order", place,
@@ -236,9 +238,34 @@ Verdict check_deadlock(const Schedule& schedule) {
   return std::nullopt;
 }
 
+// -- memory ---------------------------------------------------------------------------------------
+
+/// The slots that a rank holds.
+class Slots {
+public:
+  explicit Slots(StepKind kind) : kind_{kind} {}
+
+  void run(const Action& action) {
+    if (kind_ == StepKind::evaluation) {
+      max_ = 1;
+    } else if (action.pass == Pass::forward) {
+      max_ = std::max(max_, ++held_);
+    } else if (accumulates_weights(action.pass)) {
+      --held_;
+    }
+  }
+  /// The most so far.
+  [[nodiscard]] std::uint32_t max() const noexcept { return max_; }
+
+private:
+  const StepKind kind_;
+  std::uint32_t held_ = 0;
+  std::uint32_t max_ = 0;
+};
+
 }  // namespace
 
-Verdict find_rejection(const Schedule& schedule) {
+Verdict find_rejection(const Schedule& schedule, WeightOrder weight_order) {
   if (auto verdict = check_shape(schedule)) return verdict;
   if (auto verdict = for_every_place(schedule, check_place)) return verdict;
   if (auto verdict = check_forward_counts(schedule)) return verdict;
@@ -247,13 +274,36 @@ Verdict find_rejection(const Schedule& schedule) {
   if (auto verdict = for_every_place(schedule, enter_once)) return verdict;
   if (auto verdict = ledger.check_complete()) return verdict;
   ledger.start_again();
-  const auto enter_in_order = [&](const PassPlace& place) { return ledger.enter_in_order(place); };
+  const auto enter_in_order = [&](const PassPlace& place) {
+    return ledger.enter_in_order(place, weight_order);
+  };
   if (auto verdict = for_every_place(schedule, enter_in_order)) return verdict;
   return check_deadlock(schedule);
 }
 
 Expected<Done> validate(const Schedule& schedule) {
-  if (const auto verdict = find_rejection(schedule)) return verdict->error;
+  if (const auto verdict = find_rejection(schedule, WeightOrder::by_microbatch))
+    return verdict->error;
+  return Done{};
+}
+
+Expected<Done> validate_memory(const Schedule& schedule,
+                               const std::vector<std::uint32_t>& slots_max) {
+  TROUPE_ASSERT(slots_max.size() == 1 || slots_max.size() == schedule.rank_count());
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    const auto has = slots_max[slots_max.size() == 1 ? 0 : r];
+    PassPlace lacking{schedule, r, schedule.ranks[r].size()};
+    Slots slots{schedule.kind};
+    for (std::size_t at = 0; at < schedule.ranks[r].size(); ++at) {
+      slots.run(schedule.ranks[r][at]);
+      if (slots.max() > has) lacking.at = std::min(lacking.at, at);
+    }
+    if (slots.max() <= has) continue;
+    return broken_at("memory", lacking,
+                     ", for which it lacks a slot: it has " + std::to_string(has) + " and needs "
+                         + std::to_string(slots.max()) + " in all")
+        .error;
+  }
   return Done{};
 }
 

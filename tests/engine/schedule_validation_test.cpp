@@ -201,6 +201,48 @@ TEST(Validation, RejectsEveryScheduleThatLacksDoublesOrMovesOneAction) {
   });
 }
 
+std::string memory_complaint(const Schedule& schedule, const std::vector<std::uint32_t>& slots) {
+  const auto verdict = validate_memory(schedule, slots);
+  return verdict ? "valid" : verdict.error().context;
+}
+
+TEST(MemoryValidation, ShowsTheFirstActionThatLacksASlotAndHowManyThereShouldBe) {
+  EXPECT_EQ(memory_complaint(make_1f1b(3, 4), {3, 2, 1}), "valid");
+  EXPECT_EQ(memory_complaint(make_1f1b(3, 4), {3}), "valid");
+  EXPECT_EQ(memory_complaint(make_1f1b(3, 4), {3, 1, 1}),
+            "memory: rank 1 runs 1F1, for which it lacks a slot: it has 1 and needs 2 in all [1F0 "
+            ">1F1< 1B0 1F2 1B1 1F3 ...]");
+  EXPECT_EQ(memory_complaint(make_gpipe(1, 5), {2}),
+            "memory: rank 0 runs 0F2, for which it lacks a slot: it has 2 and needs 5 in all [0F0 "
+            "0F1 >0F2< 0F3 0F4 0B0 0B1 ...]");
+}
+
+TEST(MemoryValidation, KeepsTheSlotUntilTheWeightPass) {
+  EXPECT_EQ(memory_complaint(schedule_of({"0F0 0I0 0W0 0F1 0I1 0W1"}, 2), {1}), "valid");
+  EXPECT_EQ(memory_complaint(schedule_of({"0F0 0I0 0F1 0W0 0I1 0W1"}, 2), {1}),
+            "memory: rank 0 runs 0F1, for which it lacks a slot: it has 1 and needs 2 in all [0F0 "
+            "0I0 >0F1< 0W0 0I1 0W1]");
+}
+
+TEST(MemoryValidation, NeedsOneSlotInAnEvaluation) {
+  const auto evaluation = make_forward_only_on(make_stage_map(StageMap::v_shaped, 2, 2), 5);
+  EXPECT_EQ(memory_complaint(evaluation, {1}), "valid");
+  EXPECT_TRUE(memory_complaint(evaluation, {0}).starts_with("memory: rank 0 runs 0F0, for which"));
+}
+
+TEST(MemoryValidation, AgreesWithTheMicrobatchesInFlightOfOneStage) {
+  for_every_schedule([](const Schedule& schedule) {
+    if (schedule.stage_count() != schedule.rank_count() || schedule.action_count() > 120) return;
+    auto slots = in_flight_max(schedule, Pass::backward_weight);
+    ASSERT_EQ(memory_complaint(schedule, slots), "valid");
+    for (auto& has : slots) {
+      --has;
+      ASSERT_NE(memory_complaint(schedule, slots), "valid");
+      ++has;
+    }
+  });
+}
+
 TEST(Validation, NeedsNoMemoryForWhatAScheduleOnlyClaims) {
   // A million stages times a million microbatches would be terabytes of bookkeeping.
   auto schedule = schedule_of({""}, ScheduleLimits::microbatch_count_max);

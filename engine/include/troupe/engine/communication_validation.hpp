@@ -31,7 +31,8 @@ enum class Matching : std::uint8_t {
 ///     - order: what is sent was made, what a pass needs was received, what is waited for was
 ///       begun, and no gradient comes behind their reduction. Passes that overlap do not need each
 ///       other.
-///     - shard: a stage that is ever unsharded is so while its passes run, and alternates.
+///     - shard: a stage that is ever unsharded is so while its passes run, and is not unsharded or
+///       resharded twice in a row. It may stay unsharded.
 ///   - completeness: everything that passes need from another rank is sent and received.
 ///   - deadlock: under `matching` no ranks wait for each other in a circle.
 ///

@@ -20,8 +20,11 @@ enum class BoxKind : std::uint8_t {
   backward,
   backward_input,
   backward_weight,
-  reduce,     ///< Gradients are summed over replicas.
-  optimizer,  ///< Weights are updated.
+  reduce,         ///< Gradients are summed over replicas.
+  optimizer,      ///< Weights are updated.
+  communication,  ///< Anything else that is sent or received, in a rank's own time.
+  waiting,        ///< The rank goes no further.
+  rejected,       ///< The rank goes no further, for that would break a rule.
 };
 
 /// Returns the kind of box that shows `pass`.
@@ -64,8 +67,8 @@ struct TimeUnit {
 
 /// Draws the pictures one below the other over one time axis from 0, as a standalone SVG: a row per
 /// lane, a box per box with its name and times as a tooltip, a legend of what occurs. The colours
-/// are those of Okabe and Ito, which people of every colour vision tell apart. The wider the
-/// shortest box must be to hold its label, the wider the drawing, within limits.
+/// are those of Okabe and Ito, which people of every colour vision tell apart, with grey and red.
+/// The wider the shortest box must be to hold its label, the wider the drawing, within limits.
 [[nodiscard]] std::string draw_svg(std::span<const Picture> pictures, const TimeUnit& unit = {});
 
 /// Draws the picture as text, a line per lane in which time runs from left to right: `.` for an

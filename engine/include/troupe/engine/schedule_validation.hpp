@@ -1,6 +1,9 @@
 // troupe/engine/schedule_validation.hpp -- says whether a schedule can be trusted, or where not.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/schedule.hpp"
 
@@ -26,5 +29,16 @@ namespace troupe {
 /// breaks
 ///          it and why, and shows a part of the rank's row with the offending action as `>1B1<`.
 [[nodiscard]] Expected<Done> validate(const Schedule& schedule);
+
+/// Checks that no rank ever needs more slots than it has. A microbatch takes one on a stage with
+/// its forward pass, and gives it back behind the weight pass; in an evaluation, behind the forward
+/// pass.
+/// @param schedule one that `validate` accepts.
+/// @param slots_max by rank, or one value for all.
+/// @returns `invalid_schedule` with the first action that lacks a slot, marked as above, and how
+/// many
+///          the rank needs in all.
+[[nodiscard]] Expected<Done> validate_memory(const Schedule& schedule,
+                                             const std::vector<std::uint32_t>& slots_max);
 
 }  // namespace troupe
