@@ -93,8 +93,9 @@ ListScheduler::Choices ListScheduler::choices_of(std::uint32_t rank, std::int64_
 }
 
 void ListScheduler::decide(std::uint32_t rank, std::int64_t now_ns, const ListPolicy& policy) {
-  const auto [forward, backward, weight, has_weight] = choices_of(rank, now_ns, policy);
-  const auto begin_weight = [&] { begin(weight.stage, Pass::backward_weight, now_ns); };
+  const auto choices = choices_of(rank, now_ns, policy);
+  const auto& [forward, backward, weight, has_weight] = choices;
+  const auto begin_weight = [&] { begin(choices.weight.stage, Pass::backward_weight, now_ns); };
   const bool forward_here = forward.ready_ns <= now_ns;
   const bool slot_needed = has_weight && weight.ready_ns <= now_ns;
   if (backward.ready_ns <= now_ns) {

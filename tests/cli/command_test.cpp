@@ -75,6 +75,22 @@ TEST_F(Command, AScheduleFileTrainsLikeTheScheduleItWasWrittenFrom) {
   EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors").exit_code, 0);
 }
 
+TEST_F(Command, AScheduleFileWithSendsAndReceivesTrainsLikeOneWithout) {
+  const std::string line = "troupe schedule 1f1b --stages 2 --microbatches 4 --format csv-comms";
+  ASSERT_EQ(shell(line + " >s.csv").exit_code, 0);
+  EXPECT_TRUE(read("s.csv").starts_with("0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,"))
+      << read("s.csv");
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=a").exit_code, 0);
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=b --set schedule.name=s.csv").exit_code,
+            0);
+  EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors").exit_code, 0);
+  EXPECT_EQ(shell("troupe schedule s.csv --format csv-comms | cmp - s.csv").exit_code, 0);
+  EXPECT_EQ(shell("troupe schedule s.csv --matching ordered --format csv >c.csv").exit_code, 0);
+  EXPECT_EQ(shell("troupe schedule 1f1b --stages 2 --microbatches 4 --format csv | cmp - c.csv")
+                .exit_code,
+            0);
+}
+
 TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
   std::array<int, 2> ends{};
   ASSERT_EQ(pipe(ends.data()), 0);
@@ -220,6 +236,38 @@ TEST_F(Command, RefusesABadScheduleFile) {
   write("s.csv", "0F0,zero\n");
   expect_refused(line, "zero");
   expect_refused("troupe schedule none.csv", "none.csv");
+}
+
+TEST_F(Command, RefusesAScheduleFileWhoseSendsAndReceivesDoNotFit) {
+  write("s.csv", "0F0,0SEND_F0,0B0\n1RECV_F0,1F0,1B0,1SEND_B0\n");
+  expect_refused("troupe schedule s.csv", ">0B0<");
+  expect_refused("troupe train run.toml --set schedule.name=s.csv", "0RECV_B0");
+  write("s.csv",
+        "0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1\n"
+        "1RECV_F0,1F0,1B0,1SEND_B0,1RECV_F1,1F1,1B1,1SEND_B1\n");
+  EXPECT_EQ(shell("troupe schedule s.csv").exit_code, 0) << "tags tell the transfers apart";
+  expect_refused("troupe schedule s.csv --matching ordered", ">0SEND_F1<");
+}
+
+TEST_F(Command, DrawsHowFarARefusedScheduleFileGets) {
+  write("s.csv", "0F0,0B0,0F1,0B1\n1F0,1F1,1B0,1B1\n");
+  const std::string line = "troupe schedule s.csv --counterexample ";
+  expect_refused(line + "stuck.txt", "stuck.txt shows how far it gets");
+  EXPECT_EQ(read("stuck.txt"),
+            "rank 0: 0F0 >0B0< waits for 1B0----\n"
+            "rank 1: .   1F0 >1F1< waits for 0F1\n");
+  expect_refused(line + "stuck.svg", "deadlock");
+  EXPECT_NE(read("stuck.svg").find("&gt;1F1&lt; waits for 0F1"), std::string::npos);
+  expect_refused(line + "none/stuck.svg", "none/stuck.svg");
+  write("s.csv", "0F0,0B0,0B7\n");
+  expect_refused(line + "other.svg", "too broken to be drawn");
+  EXPECT_FALSE(exists("other.svg"));
+}
+
+TEST_F(Command, RefusesAScheduleThatNeedsMoreSlotsThanThereAre) {
+  const std::string line = "troupe schedule gpipe --stages 2 --microbatches 4 --slots-max ";
+  EXPECT_EQ(shell(line + "4").exit_code, 0);
+  expect_refused(line + "3", "gpipe: memory: rank 0 runs 0F3");
 }
 
 TEST_F(Command, RefusesAnOutputFolderItCannotWrite) {
