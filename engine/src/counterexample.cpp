@@ -76,20 +76,28 @@ private:
       end_ns = std::max(end_ns, end_ns_of(r) + shown_ns);
     }
     for (std::uint32_t r = 0; r < rows_.size(); ++r) {
-      const auto& row = rows_[r];
-      const auto at = walked_.stopped[r];
-      const bool ended = at == row.size();
-      const bool offends = std::ranges::any_of(
-          stops, [&](const Stop& stop) { return stop.rank == r && stop.at == at; });
-      if (ended && !offends) continue;
-      auto text = ended ? "end" : to_string(row[at]);
-      if (offends) text = '>' + text + '<';
-      if (const auto& awaited = walked_.awaited[r]) {
-        text += " waits for " + to_string(awaited->instruction);
-      }
+      const auto stop = std::ranges::find(stops, r, &Stop::rank);
+      const bool offends = stop != stops.end();
+      if (!offends && walked_.stopped[r] == rows_[r].size()) continue;
+      const auto text = offends ? text_of(*stop) : text_of_wait(r);
       picture_.lanes[r].boxes.push_back(
           {offends ? BoxKind::rejected : BoxKind::waiting, end_ns_of(r), end_ns, 0, text, text});
     }
+  }
+
+  /// For example `>0B0< waits for 1B0`, or `0B0 waits for 1B0, before >0F1<`.
+  [[nodiscard]] std::string text_of(const Stop& stop) const {
+    const auto& row = rows_[stop.rank];
+    const auto mark = '>' + (stop.at < row.size() ? to_string(row[stop.at]) : "end") + '<';
+    const bool is_reached = walked_.stopped[stop.rank] == stop.at;
+    return is_reached ? mark + awaited_by(stop.rank) : text_of_wait(stop.rank) + ", before " + mark;
+  }
+  [[nodiscard]] std::string text_of_wait(std::uint32_t rank) const {
+    return to_string(rows_[rank][walked_.stopped[rank]]) + awaited_by(rank);
+  }
+  [[nodiscard]] std::string awaited_by(std::uint32_t rank) const {
+    const auto& awaited = walked_.awaited[rank];
+    return awaited ? " waits for " + to_string(awaited->instruction) : "";
   }
 
   const Rows& rows_;

@@ -55,6 +55,13 @@ TEST(Counterexample, MarksTheSecondTimeAndTheEndOfARow) {
             "rank 1: .   1F0 1F1 1B0 >end<------------------\n");
 }
 
+TEST(Counterexample, SaysWhatIsWrongWhereTheRankWaitsBefore) {
+  EXPECT_EQ(passes_of("0F0,0B0,0F1,0B1\n1F0,1F1,1B0\n"),
+            "breaks the rule of completeness\n"
+            "rank 0: 0F0--- 0B0 waits for 1B0------------------------\n"
+            "rank 1: .      1F0--- 1F1 waits for 0F1, before >end<---\n");
+}
+
 TEST(Counterexample, ShowsSendsThatMeetSends) {
   constexpr auto crossed =
       "0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1\n"
@@ -118,7 +125,8 @@ TEST(Counterexample, MarksThePlaceOfEveryAction) {
         ASSERT_EQ(picture.has_value(), !validate(swapped).has_value());
         if (!picture) continue;
         const auto text = draw_text(*picture);
-        ASSERT_NE(text.find('>'), std::string::npos) << text;
+        ASSERT_NE(text.find('>' + to_string(swapped.ranks[r][at]) + '<'), std::string::npos)
+            << text;
       }
     }
   });
