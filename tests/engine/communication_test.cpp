@@ -4,10 +4,12 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <string_view>
 
 #include <gtest/gtest.h>
 
 #include "troupe/engine/communication_validation.hpp"
+#include "troupe/engine/random.hpp"
 #include "troupe/engine/schedule_text.hpp"
 #include "troupe/engine/schedule_validation.hpp"
 
@@ -141,6 +143,37 @@ TEST(CommunicationCsv, ErrorsNameRowColumnAndCell) {
             "x: row 2: this rank runs nothing; leave the row out");
 }
 
+TEST(CommunicationCsv, SurvivesDamage) {
+  // Whatever a few changed bytes make of a file: an error, or text that is written as it was read.
+  const std::string whole =
+      "0UNSHARD,0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0WAIT_SEND_F0,0RECV_B1,0B1,0REDUCE_GRAD\r\n"
+      "1RECV_F0,1F0,1RECV_F1,(1F1;1B0)OVERLAP_F_B,1SEND_B0,1I1,1SEND_B1,1W1\r\n";
+  constexpr std::string_view letters = "0123456789FBIWSENDRCV_,\"\r\n \t\0\xff;()";
+  std::uint32_t read_count = 0;
+  std::uint32_t valid_count = 0;
+  for (std::uint64_t seed = 0; seed < 5000; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed=" << seed);
+    Random random{seed};
+    auto damaged = whole;
+    for (auto changes = random.below(4); changes > 0; --changes) {
+      damaged[random.below(damaged.size())] = letters[random.below(letters.size())];
+    }
+    damaged.resize(damaged.size() - random.below(2) * random.below(damaged.size()));
+    const auto schedule = communication_from_csv(damaged, "damaged.csv");
+    if (!schedule) {
+      ASSERT_LT(schedule.error().context.size(), 300U);
+      continue;
+    }
+    ++read_count;
+    ASSERT_EQ(communication_from_csv(to_csv(*schedule), "damaged.csv").value(), *schedule);
+    const auto verdict = validate(*schedule, Matching::ordered);
+    ASSERT_TRUE(verdict || verdict.error().context.size() < 1000U);
+    if (verdict) ++valid_count;
+  }
+  EXPECT_GT(read_count, 500U);
+  EXPECT_GT(valid_count, 100U);
+}
+
 // -- files ----------------------------------------------------------------------------------------
 
 struct FileCase {
@@ -182,6 +215,11 @@ TEST_P(PyTorchCommunication, IsReadValidAndWrittenBackByteForByte) {
   EXPECT_EQ(validate(*schedule, Matching::ordered).has_value(), GetParam().is_ordered);
   const auto passes = with_weight_passes_in_order(from_csv(text, "file.csv").value());
   EXPECT_TRUE(validate(passes));
+}
+
+TEST(PyTorchCommunications, HaveThePassesOfTheirComputeOnlyFile) {
+  EXPECT_EQ(from_csv(text_of_file("interleaved_zero_bubble_comms"), "").value(),
+            from_csv(text_of_file("interleaved_zero_bubble"), "").value());
 }
 
 TEST(PyTorchCommunications, HaveThePassesOfTheScheduleThatIsGeneratedHere) {
