@@ -81,17 +81,16 @@ void CostTable::find_ways(const Schedule& schedule) {
   TROUPE_ASSERT(bounds.empty() || bounds.size() == stage_count);
   for (std::uint32_t s = 0; s < stage_count; ++s) {
     auto& [activation, gradient] = ways_[s];
-    if (!schedule.is_last(StageIndex{s})) activation.reader = s + 1;
-    if (!schedule.is_first(StageIndex{s})) gradient.reader = s - 1;
-    if (!bounds.empty()) {
-      activation.buffer_count = bounds[s].activations_out;
-      gradient.buffer_count = bounds[s].gradients_out;
+    if (!schedule.is_last(StageIndex{s})) {
+      activation.reader = s + 1;
+      if (!bounds.empty()) activation.buffer_count = bounds[s].activations_out;
+    }
+    if (!schedule.is_first(StageIndex{s}) && schedule.kind == StepKind::training) {
+      gradient.reader = s - 1;
+      if (!bounds.empty()) gradient.buffer_count = bounds[s].gradients_out;
     }
     for (auto* const way : {&activation, &gradient}) {
-      if (!way->leads_somewhere()) {
-        way->buffer_count = 0;
-        continue;
-      }
+      if (!way->leads_somewhere()) continue;
       TROUPE_ASSERT(bounds.empty() || way->buffer_count >= 1);
       way->reader_rank = schedule.rank_of_stage[way->reader].value();
     }
@@ -193,17 +192,6 @@ bool CostTable::may_hold_up(const Schedule& schedule) const {
     if (bounds[s].activations_in < std::min(held, share)) return true;
   }
   return false;
-}
-
-TransferTime CostTable::transfer(std::uint32_t replica, StageIndex stage, Edge edge,
-                                 MicrobatchIndex microbatch) const noexcept {
-  const auto& usual = way(stage, edge);
-  const auto spread = costs_.jitter.transfer_spread;
-  if (spread == 0.0) return {usual.occupies_ns, usual.travels_ns};
-  constexpr std::uint64_t pass_count = 4;
-  const auto kind = pass_count + static_cast<std::uint64_t>(edge);
-  return {varied(usual.occupies_ns, spread, replica, stage, kind, microbatch),
-          varied(usual.travels_ns, spread, replica, stage, kind, microbatch)};
 }
 
 std::uint32_t CostTable::bucket_count(StageIndex stage) const noexcept {

@@ -80,7 +80,15 @@ public:
   }
   /// Of the output that `stage` sends over `edge`.
   [[nodiscard]] TransferTime transfer(std::uint32_t replica, StageIndex stage, Edge edge,
-                                      MicrobatchIndex microbatch) const noexcept;
+                                      MicrobatchIndex microbatch) const noexcept {
+    const auto& usual = way(stage, edge);
+    const auto spread = costs_.jitter.transfer_spread;
+    if (spread == 0.0) return {usual.occupies_ns, usual.travels_ns};
+    constexpr std::uint64_t pass_count = 4;
+    const auto kind = pass_count + static_cast<std::uint64_t>(edge);
+    return {varied(usual.occupies_ns, spread, replica, stage, kind, microbatch),
+            varied(usual.travels_ns, spread, replica, stage, kind, microbatch)};
+  }
 
   [[nodiscard]] std::int64_t rank_start_ns(std::uint32_t rank) const noexcept {
     return rank_start_ns_[rank];

@@ -99,7 +99,7 @@ public:
     }
   }
 
-  /// Calls `record(rank, entry)` for every pass.
+  /// Calls `record(rank, action, begin_ns, end_ns)` for every pass.
   template <class Record>
   [[nodiscard]] Passes run(Record record) && {
     const auto try_run = [&](std::uint32_t rank, std::size_t position, const Action& action) {
@@ -117,8 +117,6 @@ public:
   }
 
 private:
-  static constexpr std::size_t no_buffer = no_output;
-
   /// What stages hand to each other.
   struct Transfer {
     std::int64_t made_ns = unknown_ns;
@@ -142,7 +140,7 @@ private:
     std::size_t position;  ///< In its program: of the pass that made it.
     Action action;         ///< That pass.
     std::size_t output;
-    std::size_t buffer;
+    Buffer* buffer;
 
     /// Whether it is served after `other`.
     bool operator>(const Request& other) const noexcept {
@@ -168,23 +166,14 @@ private:
       if (input.here_ns == unknown_ns) return needed;
       state.enqueued_ns = std::max(state.enqueued_ns, input.here_ns + dispatch_ns_);
     }
-    const bool sends = action.pass != Pass::backward_weight
-                       && table_.way(action.stage, edge_of(action.pass)).leads_somewhere();
-    auto buffer = no_buffer;
-    std::int64_t buffer_free_ns = 0;
-    if (sends) {
-      buffer = next_buffer(action);
-      if (buffer != no_buffer) {
-        buffer_free_ns = buffers_[buffer].left_ns;
-        if (buffer_free_ns == unknown_ns) return buffers_[buffer].output;
-        if (buffers_[buffer].output != no_output) {
-          state.enqueued_ns = std::max(state.enqueued_ns, buffer_free_ns + dispatch_ns_);
-        }
-      }
+    const Way* const way = way_of(action);
+    Buffer* const buffer = way == nullptr ? nullptr : next_buffer(action);
+    if (buffer != nullptr && buffer->output != no_output) {
+      if (buffer->left_ns == unknown_ns) return buffer->output;
+      state.enqueued_ns = std::max(state.enqueued_ns, buffer->left_ns + dispatch_ns_);
     }
     if (dispatch_ns_ > 0) {
-      auto& end_ns = ends_ns_[std::size_t{rank} * enqueued_max_ + position % enqueued_max_];
-      state.enqueued_ns = std::max(state.enqueued_ns, end_ns + dispatch_ns_);
+      state.enqueued_ns = std::max(state.enqueued_ns, end_before(rank, position) + dispatch_ns_);
     }
 
     const auto begin_ns = std::max(state.free_ns, state.enqueued_ns);
@@ -196,53 +185,73 @@ private:
       split.take(IdleCause::send, state.standing_ns);
       split.take(IdleCause::imbalance, input.made_ns);
       split.take(IdleCause::communication, input.here_ns);
-      split.take(IdleCause::send, buffer_free_ns);
+      if (buffer != nullptr) split.take(IdleCause::send, buffer->left_ns);
       split.take(IdleCause::dispatch, begin_ns);
     }
     state.free_ns = state.time.end_ns = end_ns;
     state.time.passes_ns += end_ns - begin_ns;
-    if (dispatch_ns_ > 0) {
-      ends_ns_[std::size_t{rank} * enqueued_max_ + position % enqueued_max_] = end_ns;
-    }
-    record(rank, TimelineEntry{action, begin_ns, end_ns});
+    if (dispatch_ns_ > 0) end_before(rank, position) = end_ns;
+    record(rank, action, begin_ns, end_ns);
     if (accumulates_weights(action.pass)) {
       last_weight_passes_[action.stage.value()] = {position, begin_ns, end_ns};
     }
     if (!inboxes_.empty()) free_input(action, end_ns);
-    if (sends) send(rank, position, action, end_ns, buffer);
+    if (way != nullptr) send(*way, rank, position, action, end_ns, buffer);
     return no_output;
   }
 
-  [[nodiscard]] std::size_t next_buffer(const Action& action) const noexcept {
-    const auto& buffers =
+  /// The way that what `action` makes takes, or none.
+  [[nodiscard]] const Way* way_of(const Action& action) const noexcept {
+    if (action.pass == Pass::backward_weight) return nullptr;
+    const auto& way = table_.way(action.stage, edge_of(action.pass));
+    return way.leads_somewhere() ? &way : nullptr;
+  }
+  /// The buffer for what `action` makes, or none if they are not bounded.
+  [[nodiscard]] Buffer* next_buffer(const Action& action) noexcept {
+    if (buffers_.empty()) return nullptr;
+    const auto& own =
         out_buffers_[action.stage.value()][static_cast<std::size_t>(edge_of(action.pass))];
-    return buffers.count == 0 ? no_buffer : buffers.begin + buffers.next;
+    return &buffers_[own.begin + own.next];
+  }
+  /// The end of the pass that many places before `position` that this one may be enqueued behind
+  /// it.
+  [[nodiscard]] std::int64_t& end_before(std::uint32_t rank, std::size_t position) noexcept {
+    return ends_ns_[std::size_t{rank} * enqueued_max_ + position % enqueued_max_];
   }
 
-  void send(std::uint32_t rank, std::size_t position, const Action& action, std::int64_t made_ns,
-            std::size_t buffer) {
+  void send(const Way& way, std::uint32_t rank, std::size_t position, const Action& action,
+            std::int64_t made_ns, Buffer* buffer) {
     const auto output = outputs_.made_by(action);
-    const auto edge = edge_of(action.pass);
     transfers_[output].made_ns = made_ns;
-    const auto& way = table_.way(action.stage, edge);
-    if (buffer != no_buffer) {
-      buffers_[buffer] = {output, unknown_ns};
-      auto& buffers = out_buffers_[action.stage.value()][static_cast<std::size_t>(edge)];
-      if (++buffers.next == buffers.count) buffers.next = 0;
+    if (buffer != nullptr) {
+      *buffer = {output, unknown_ns};
+      auto& own =
+          out_buffers_[action.stage.value()][static_cast<std::size_t>(edge_of(action.pass))];
+      if (++own.next == own.count) own.next = 0;
     }
     if (stands_still_ && !way.stays_on_rank()) ranks_[rank].leaving = output;
-    Request request{made_ns + dispatch_ns_, rank, position, action, output, buffer};
-    if (edge == Edge::activation && !inboxes_.empty()) {
-      auto& inbox = inboxes_[way.reader];
+    const auto posted_ns = made_ns + dispatch_ns_;
+    if (is_queued_) {
+      post({posted_ns, rank, position, action, output, buffer});
+    } else {
+      serve(way, rank, action, output, buffer, posted_ns);
+    }
+  }
+
+  /// Lets a transfer that its sender has posted wait for a buffer of its receiver.
+  void post(Request request) {
+    if (!inboxes_.empty() && request.action.pass == Pass::forward) {
+      const StageIndex reader{request.action.stage.value() + 1};
+      auto& inbox = inboxes_[reader.value()];
       const auto sent_before = inbox.sent_count++;
-      const auto buffer_count = table_.activations_in(StageIndex{way.reader});
+      const auto buffer_count = table_.activations_in(reader);
       if (sent_before >= buffer_count) {
         const auto freed = sent_before - buffer_count;
         if (freed >= inbox.freed_ns.size()) return inbox.held_up.push(request);
         request.ready_ns = std::max(request.ready_ns, inbox.freed_ns[freed]);
       }
     }
-    submit(request, way);
+    queue(request);
   }
 
   /// Posts the buffer again that `action`, if it is the last use of its input, leaves.
@@ -256,38 +265,42 @@ private:
     auto request = inbox.held_up.front();
     inbox.held_up.pop();
     request.ready_ns = std::max(request.ready_ns, inbox.freed_ns.back());
-    submit(request, table_.way(request.action.stage, Edge::activation));
+    queue(request);
   }
 
-  void submit(const Request& request, const Way& way) {
-    if (is_queued_ && !way.stays_on_rank()) {
-      requests_.push(request);
-    } else {
+  /// Lets a transfer that is ready wait for its turn; there are no turns within a rank.
+  void queue(const Request& request) {
+    if (way_of(request.action)->stays_on_rank()) {
       serve(request);
+    } else {
+      requests_.push(request);
     }
   }
-
   void serve(const Request& request) {
-    const auto& action = request.action;
-    const auto edge = edge_of(action.pass);
-    const auto& way = table_.way(action.stage, edge);
-    auto left_ns = request.ready_ns;
-    std::int64_t travels_ns = 0;
+    serve(*way_of(request.action), request.rank, request.action, request.output, request.buffer,
+          request.ready_ns);
+  }
+
+  void serve(const Way& way, std::uint32_t rank, const Action& action, std::size_t output,
+             Buffer* buffer, std::int64_t ready_ns) {
+    auto left_ns = ready_ns;
+    auto here_ns = ready_ns;
     if (!way.stays_on_rank()) {
-      const auto takes = table_.transfer(replica_, action.stage, edge, action.microbatch);
-      left_ns = occupy(way, request.ready_ns, takes.occupies_ns);
-      travels_ns = takes.travels_ns;
+      const auto takes =
+          table_.transfer(replica_, action.stage, edge_of(action.pass), action.microbatch);
+      left_ns = occupy(way, ready_ns, takes.occupies_ns);
+      here_ns = left_ns + takes.travels_ns;
     }
-    transfers_[request.output].here_ns = left_ns + travels_ns;
-    if (request.buffer != no_buffer) buffers_[request.buffer].left_ns = left_ns;
-    auto& sender = ranks_[request.rank];
+    transfers_[output].here_ns = here_ns;
+    if (buffer != nullptr) buffer->left_ns = left_ns;
+    auto& sender = ranks_[rank];
     sender.sent_ns = std::max(sender.sent_ns, left_ns);
-    if (sender.leaving == request.output) {
+    if (sender.leaving == output) {
       sender.leaving = no_output;
       sender.free_ns = sender.standing_ns = left_ns;
     }
-    walk_.announce(request.output, way.reader_rank);
-    walk_.announce(request.output, request.rank);
+    walk_.announce(output, way.reader_rank);
+    if (is_queued_) walk_.announce(output, rank);
   }
 
   /// Lets a transfer that is ready wait for its turn on all of its carriers.
@@ -453,13 +466,15 @@ Timeline simulate(const Schedule& schedule, const CostModel& costs, Recording re
   for (std::uint32_t d = 0; d < costs.replicas.count; ++d) {
     PassWalk walk{schedule, table, d};
     if (recording == Recording::totals) {
-      replicas.push_back(std::move(walk).run([](std::uint32_t, const TimelineEntry&) {}));
+      replicas.push_back(std::move(walk).run([](auto&&...) {}));
       continue;
     }
     auto* const rows = &timeline.ranks[std::size_t{d} * rank_count];
     for (std::uint32_t r = 0; r < rank_count; ++r) rows[r].reserve(schedule.ranks[r].size());
     replicas.push_back(std::move(walk).run(
-        [rows](std::uint32_t r, const TimelineEntry& entry) { rows[r].push_back(entry); }));
+        [rows](std::uint32_t r, const Action& action, std::int64_t begin_ns, std::int64_t end_ns) {
+          rows[r].push_back({action, begin_ns, end_ns});
+        }));
   }
   end_step(schedule, table, replicas, timeline);
   return timeline;
