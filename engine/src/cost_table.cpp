@@ -31,14 +31,6 @@ double normal_of(std::uint64_t key) noexcept {
   return radius * std::cos(2.0 * std::numbers::pi * uniform_of(random.next()));
 }
 
-/// A factor with mean 1 and deviation `spread` (before it is cut off at 0).
-double factor_of(Jitter::Shape shape, double spread, std::uint64_t key) noexcept {
-  const double z = normal_of(key);
-  if (shape == Jitter::Shape::normal) return std::max(0.0, 1.0 + spread * z);
-  const double variance = std::log1p(spread * spread);
-  return std::exp(std::sqrt(variance) * z - 0.5 * variance);
-}
-
 /// The distinct ones of `values`, in ascending order.
 template <class Value>
 std::vector<Value> distinct(std::vector<Value> values) {
@@ -54,8 +46,26 @@ std::uint32_t place_of(const std::vector<Value>& sorted, const Value& value) {
 
 }  // namespace
 
+Variation::Variation(Jitter::Shape shape, double spread) : shape_{shape}, spread_{spread} {
+  if (shape_ == Jitter::Shape::normal) return;
+  const double variance = std::log1p(spread * spread);
+  spread_ = std::sqrt(variance);
+  mean_ = -0.5 * variance;
+}
+
+double Variation::factor(std::uint64_t key) const noexcept {
+  const double z = mean_ + spread_ * normal_of(key);
+  return shape_ == Jitter::Shape::normal ? std::max(0.0, z) : std::exp(z);
+}
+
+std::int64_t times(std::int64_t ns, double factor) noexcept {
+  return rounded(static_cast<double>(ns) * factor);
+}
+
 CostTable::CostTable(const Schedule& schedule, const CostModel& costs)
     : costs_{costs},
+      pass_variation_{costs.jitter.shape, costs.jitter.pass_spread},
+      transfer_variation_{costs.jitter.shape, costs.jitter.transfer_spread},
       reduces_{costs.replicas.count > 1 && schedule.kind == StepKind::training},
       rank_start_ns_{costs.rank_start_ns, schedule.rank_count()},
       measuring_ns_{costs.measuring_ns, schedule.rank_count()},
@@ -170,7 +180,7 @@ void CostTable::find_pass_times(const Schedule& schedule) {
       auto& row = pass_ns_.emplace_back();
       for (std::size_t pass = 0; pass < row.size(); ++pass) {
         const auto ns = stage_costs[s].of(static_cast<Pass>(pass));
-        row[pass] = factor == 1.0 ? ns : rounded(static_cast<double>(ns) * factor);
+        row[pass] = factor == 1.0 ? ns : times(ns, factor);
       }
     }
   }
@@ -208,13 +218,11 @@ std::uint32_t CostTable::activations_in(StageIndex stage) const noexcept {
   return bounds.empty() ? 0 : bounds[stage.value()].activations_in;
 }
 
-std::int64_t CostTable::varied(std::int64_t usual_ns, double spread, std::uint32_t replica,
-                               StageIndex stage, std::uint64_t kind,
-                               MicrobatchIndex microbatch) const noexcept {
+std::uint64_t CostTable::key_of(std::uint32_t replica, StageIndex stage, std::uint64_t kind,
+                                MicrobatchIndex microbatch) const noexcept {
   // Stages and microbatches have 20 bits each, kinds 3 (`ScheduleLimits`).
   const auto which = std::uint64_t{stage.value()} << 23U | kind << 20U | microbatch.value();
-  const auto key = jitter_keys_[replica] ^ which;
-  return rounded(static_cast<double>(usual_ns) * factor_of(costs_.jitter.shape, spread, key));
+  return jitter_keys_[replica] ^ which;
 }
 
 }  // namespace troupe

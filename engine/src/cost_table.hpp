@@ -60,6 +60,24 @@ struct TransferTime {
   std::int64_t travels_ns = 0;
 };
 
+/// Factors with mean 1.
+class Variation {
+public:
+  Variation(Jitter::Shape shape, double spread);
+
+  [[nodiscard]] bool varies() const noexcept { return spread_ != 0.0; }
+  /// The one that belongs to `key`.
+  [[nodiscard]] double factor(std::uint64_t key) const noexcept;
+
+private:
+  Jitter::Shape shape_;
+  double spread_;      ///< Of the factor, or of its logarithm.
+  double mean_ = 1.0;  ///< The same.
+};
+
+/// `ns` times a factor that is not negative, rounded.
+[[nodiscard]] std::int64_t times(std::int64_t ns, double factor) noexcept;
+
 class CostTable {
 public:
   CostTable(const Schedule& schedule, const CostModel& costs);
@@ -74,20 +92,20 @@ public:
   [[nodiscard]] std::int64_t pass_ns(std::uint32_t replica, const Action& action) const noexcept {
     const auto usual_ns = pass_ns_[(slows_by_replica_ ? replica * ways_.size() : 0)
                                    + action.stage.value()][static_cast<std::size_t>(action.pass)];
-    if (costs_.jitter.pass_spread == 0.0) return usual_ns;
-    return varied(usual_ns, costs_.jitter.pass_spread, replica, action.stage,
-                  static_cast<std::uint64_t>(action.pass), action.microbatch);
+    if (!pass_variation_.varies()) return usual_ns;
+    const auto key =
+        key_of(replica, action.stage, static_cast<std::uint64_t>(action.pass), action.microbatch);
+    return times(usual_ns, pass_variation_.factor(key));
   }
   /// Of the output that `stage` sends over `edge`.
   [[nodiscard]] TransferTime transfer(std::uint32_t replica, StageIndex stage, Edge edge,
                                       MicrobatchIndex microbatch) const noexcept {
     const auto& usual = way(stage, edge);
-    const auto spread = costs_.jitter.transfer_spread;
-    if (spread == 0.0) return {usual.occupies_ns, usual.travels_ns};
+    if (!transfer_variation_.varies()) return {usual.occupies_ns, usual.travels_ns};
     constexpr std::uint64_t pass_count = 4;
     const auto kind = pass_count + static_cast<std::uint64_t>(edge);
-    return {varied(usual.occupies_ns, spread, replica, stage, kind, microbatch),
-            varied(usual.travels_ns, spread, replica, stage, kind, microbatch)};
+    const auto factor = transfer_variation_.factor(key_of(replica, stage, kind, microbatch));
+    return {times(usual.occupies_ns, factor), times(usual.travels_ns, factor)};
   }
 
   [[nodiscard]] std::int64_t rank_start_ns(std::uint32_t rank) const noexcept {
@@ -115,11 +133,13 @@ private:
   void find_interfaces(const Schedule& schedule);
   void find_pass_times(const Schedule& schedule);
   [[nodiscard]] bool may_hold_up(const Schedule& schedule) const;
-  [[nodiscard]] std::int64_t varied(std::int64_t usual_ns, double spread, std::uint32_t replica,
-                                    StageIndex stage, std::uint64_t kind,
-                                    MicrobatchIndex microbatch) const noexcept;
+  /// What the jitter of one pass or transfer depends on.
+  [[nodiscard]] std::uint64_t key_of(std::uint32_t replica, StageIndex stage, std::uint64_t kind,
+                                     MicrobatchIndex microbatch) const noexcept;
 
   const CostModel& costs_;
+  Variation pass_variation_;
+  Variation transfer_variation_;
   bool reduces_;
   PerIndex<std::int64_t> rank_start_ns_;
   PerIndex<std::int64_t> measuring_ns_;

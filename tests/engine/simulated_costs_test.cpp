@@ -173,6 +173,8 @@ TEST(SimulatedCosts, RanksOfOneNodeTakeTurnsAtItsInterface) {
   EXPECT_EQ(begin_of(shared, 3, "3F0"), 130);
   EXPECT_EQ(begin_of(shared, 3, "3F1"), 160);
   EXPECT_EQ(begin_of(shared, 3, "3F2"), 190);
+  costs.network.interfaces = {7, 7, 7, 7};
+  EXPECT_EQ(simulate(schedule, costs), alone) << "nothing leaves the node";
 }
 
 TEST(SimulatedCosts, WithoutOverlapAPassWaitsUntilTheOutputBeforeItHasLeft) {
@@ -397,6 +399,7 @@ TEST(MemoryOverTime, IsAStepFunctionOfTheActivationsHeld) {
   const std::vector<MemoryLevel> expected{{0, 7}, {10, 14}, {60, 14}, {90, 7}, {120, 0}};
   EXPECT_EQ(memory_over_time(timeline.ranks[0], StepKind::training, {7, 100}), expected);
   EXPECT_EQ(memory_max(schedule, {7, 100}), (std::vector<std::int64_t>{14, 100}));
+  EXPECT_EQ(memory_max(make_forward_only(schedule), {7, 100}), (std::vector<std::int64_t>{7, 100}));
 }
 
 TEST(MemoryOverTime, ReachesItsMaximumWhateverPassesCost) {
