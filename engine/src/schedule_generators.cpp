@@ -49,7 +49,7 @@ private:
 using Generator = Expected<Schedule> (*)(const ScheduleRequest&);
 
 /// Lets generators with a fixed number of stages per rank, and with any, take part in the table.
-template <Schedule (*make)(std::uint32_t, std::uint32_t)>
+template <auto make>
 Expected<Schedule> without_chunks(const ScheduleRequest& request) {
   return make(request.rank_count, request.microbatch_count);
 }
@@ -79,6 +79,8 @@ constexpr std::array generators{
     NamedGenerator{"zb-v", 2, false, &without_chunks<make_zb_v>},
     NamedGenerator{"v-half", 2, false, &without_chunks<make_v_half>},
     NamedGenerator{"v-min", 2, false, &without_chunks<make_v_min>},
+    NamedGenerator{"dualpipe", 2, false, &without_chunks<make_dualpipe>},
+    NamedGenerator{"dualpipev", 2, false, &without_chunks<make_dualpipev>},
     NamedGenerator{"zb-1p", 1, true, &make_zb_1p},
     NamedGenerator{"zb-2p", 1, true, &make_zb_2p},
     NamedGenerator{"auto", 0, true, &make_auto},
@@ -106,8 +108,10 @@ Expected<Done> check_count(const char* what, std::uint32_t count, std::uint32_t 
                  + std::to_string(count));
 }
 
-Expected<Done> check_counts(std::uint32_t rank_count, std::uint32_t microbatch_count,
-                            std::uint32_t chunk_count) {
+Expected<Done> check_counts(const ScheduleRequest& request) {
+  const auto rank_count = request.rank_count;
+  const auto microbatch_count = request.microbatch_count;
+  const auto chunk_count = request.chunk_count;
   using Limits = ScheduleLimits;
   if (auto ok = check_count("ranks", rank_count, Limits::rank_count_max); !ok) return ok;
   if (auto ok = check_count("microbatches", microbatch_count, Limits::microbatch_count_max); !ok) {
@@ -238,10 +242,7 @@ Expected<Schedule> make_schedule(std::string_view name, const ScheduleRequest& r
   if (generator == generators.end()) return unknown_name(name);
   auto settled = request;
   if (request.chunk_count == 1) settled.chunk_count = std::max(1U, generator->chunk_count);
-  if (auto ok = check_counts(settled.rank_count, settled.microbatch_count, settled.chunk_count);
-      !ok) {
-    return ok.error();
-  }
+  if (auto ok = check_counts(settled); !ok) return ok.error();
   if (auto ok = check_fits(*generator, settled); !ok) return ok.error();
   auto schedule = generator->make(settled);
   if (!schedule || !request.split) return schedule;

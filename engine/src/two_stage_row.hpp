@@ -5,15 +5,16 @@
 #include <array>
 #include <cstdint>
 #include <queue>
+#include <utility>
 #include <vector>
 
 #include "troupe/engine/schedule.hpp"
 
 namespace troupe {
 
-/// Each call appends the pass of the next microbatch of that stage. Microbatches beyond those of
-/// the step are left out: a schedule stays valid without some of its microbatches, so a generator
-/// may count on as many as its pattern needs.
+/// A call appends the pass of the next microbatch of that stage. Microbatches beyond those of the
+/// step are left out: a schedule stays valid without some of its microbatches, so a generator may
+/// count on as many as its pattern needs.
 class TwoStageRow {
 public:
   enum Which : std::uint8_t { first, second };
@@ -23,6 +24,14 @@ public:
       const auto range = schedule.microbatches_of(stages[which]);
       parts_[which] = {stages[which], range, range.begin, range.begin};
     }
+  }
+
+  /// Calls `append_passes` `count` times, or as often as there are microbatches: then it has
+  /// nothing left to append.
+  template <class AppendPasses>
+  void repeat(std::uint32_t count, AppendPasses append_passes) {
+    const auto& range = parts_[first].microbatches;
+    for (std::uint32_t k = 0; k < std::min(count, range.end - range.begin); ++k) append_passes();
   }
 
   void forward(Which which) {

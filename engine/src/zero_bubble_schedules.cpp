@@ -26,15 +26,18 @@ Schedule make_zb_h(const char* name, std::uint32_t rank_count, std::uint32_t mic
     auto& row = schedule.ranks[r];
     row.reserve(std::size_t{3} * microbatch_count);
     const auto append = [&](Pass pass, std::uint32_t m) {
-      if (m < microbatch_count) row.push_back({StageIndex{r}, pass, MicrobatchIndex{m}});
+      row.push_back({StageIndex{r}, pass, MicrobatchIndex{m}});
     };
-    const auto ahead = forward_count(r);
-    const auto put_off = in_flight_max - ahead;  // How many microbatches a W lags behind its I.
+    const auto ahead = std::min(forward_count(r), microbatch_count);
+    const auto lag = std::min(in_flight_max - forward_count(r), microbatch_count);  // Of W.
     for (std::uint32_t m = 0; m < ahead; ++m) append(Pass::forward, m);
-    for (std::uint32_t m = 0; m < microbatch_count + put_off; ++m) {
+    for (std::uint32_t m = 0; m < microbatch_count; ++m) {
       append(Pass::backward_input, m);
-      if (m >= put_off) append(Pass::backward_weight, m - put_off);
-      append(Pass::forward, m + ahead);
+      if (m >= lag) append(Pass::backward_weight, m - lag);
+      if (m + ahead < microbatch_count) append(Pass::forward, m + ahead);
+    }
+    for (auto m = microbatch_count - lag; m < microbatch_count; ++m) {
+      append(Pass::backward_weight, m);
     }
   }
   return schedule;
@@ -60,37 +63,36 @@ Schedule make_zb_v(std::uint32_t rank_count, std::uint32_t microbatch_count) {
                     .ranks = {}};
   constexpr auto down = TwoStageRow::first;
   constexpr auto up = TwoStageRow::second;
-  const auto least_count = 2 * rank_count - 1;
-  const auto count = std::max(microbatch_count, least_count);
+  const auto count = std::max(microbatch_count, 2 * rank_count - 1);
   for (std::uint32_t r = 0; r < rank_count; ++r) {
     const auto behind = rank_count - r;  // Ranks from here on, itself among them.
     TwoStageRow row{schedule, {StageIndex{r}, StageIndex{2 * rank_count - 1 - r}}};
-    for (std::uint32_t k = 0; k < 2 * behind - 1; ++k) row.forward(down);
-    for (std::uint32_t k = 0; k < r; ++k) {
+    row.repeat(2 * behind - 1, [&] { row.forward(down); });
+    row.repeat(r, [&] {
       row.forward(up);
       row.forward(down);
-    }
-    for (std::uint32_t k = 0; k < behind; ++k) {
+    });
+    row.repeat(behind, [&] {
       row.forward(up);
       row.backward_input(up);
       row.backward_weight();
-    }
-    for (auto k = rank_count; k < count; ++k) {
+    });
+    row.repeat(count - rank_count, [&] {
       row.forward(down);
       row.backward_input(down);
       row.backward_weight();
       row.forward(up);
       row.backward_input(up);
       row.backward_weight();
-    }
-    for (std::uint32_t k = 0; k < r; ++k) {
+    });
+    row.repeat(r, [&] {
       row.backward_input(down);
       row.backward_input(up);
-    }
-    for (std::uint32_t k = 0; k < behind; ++k) {
+    });
+    row.repeat(behind, [&] {
       row.backward_input(down);
       row.backward_weight();
-    }
+    });
     schedule.ranks.push_back(std::move(row).finish());
   }
   return schedule;

@@ -40,22 +40,30 @@ inline ScheduleRequest request_for(std::uint32_t p, std::uint32_t m, std::uint32
   return {p, m, chunks, split};
 }
 
-/// Calls `body(schedule)` for every other named schedule, whole and split, with one to three
-/// chunks.
+/// Calls `body(schedule)` for every named schedule of `p` ranks and `m` microbatches with one to
+/// three chunks per rank, and once more for those whose backward passes are split on request. Those
+/// that are searched for only if wanted.
 template <class Body>
-void for_every_schedule(Body body) {
-  for_every_extent([&](std::uint32_t p, std::uint32_t m) {
-    for (const auto& name : schedule_names()) {
-      if (is_searched(name)) continue;
-      for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
-        for (const bool split : {false, true}) {
-          const auto schedule = make_schedule(name, request_for(p, m, chunks, split));
-          SCOPED_TRACE(testing::Message() << name << " chunks=" << chunks << " split=" << split);
-          if (schedule) body(*schedule);
-        }
+void for_every_schedule_of(std::uint32_t p, std::uint32_t m, Body body,
+                           bool with_searched = false) {
+  for (const auto& name : schedule_names()) {
+    if (is_searched(name) && !with_searched) continue;
+    for (std::uint32_t chunks = 1; chunks <= 3; ++chunks) {
+      for (const bool split : {false, true}) {
+        const auto schedule = make_schedule(name, request_for(p, m, chunks, split));
+        if (!schedule || schedule->stage_count() != p * chunks) continue;
+        if (schedule->name.ends_with("split") != split) continue;
+        SCOPED_TRACE(testing::Message() << name << " chunks=" << chunks << " split=" << split);
+        body(*schedule);
       }
     }
-  });
+  }
+}
+
+/// The same for every extent.
+template <class Body>
+void for_every_schedule(Body body) {
+  for_every_extent([&](std::uint32_t p, std::uint32_t m) { for_every_schedule_of(p, m, body); });
 }
 
 /// An evaluation step of `microbatch_count` over the stages of `rank_of_stage`.

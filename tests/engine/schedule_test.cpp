@@ -99,9 +99,9 @@ TEST(Schedule, EveryGeneratedScheduleIsValid) {
     ++count;
     ASSERT_EQ(verdict_on(schedule), "valid");
   });
-  // 153 extents, whole and split: five names with one stage per rank; three with two, whether one
-  // or two are asked for; two with two or three.
-  EXPECT_EQ(count, 2U * 153 * (5 + 3 * 2 + 2 * 2));
+  // 153 extents: three names with one stage per rank and two with two or three, whole and split;
+  // five that are split by themselves; dualpipev, and in 4 x 8 extents dualpipe, in part and split.
+  EXPECT_EQ(count, 153U * ((3 + 2 * 2) * 2 + 5 + 2) + 4 * 8 * 2);
 }
 
 TEST(Schedule, ForwardOnlyIsValidOnEveryStageMap) {
@@ -307,7 +307,7 @@ TEST(Schedule, WeightOrderHidesNoMissingAndNoDoubledPass) {
 TEST(Schedule, RefusalsSayWhatToWriteInstead) {
   EXPECT_EQ(refusal(make_schedule("1f1", {2, 4})),
             "there is no schedule \"1f1\"; did you mean 1f1b? Known are gpipe, 1f1b, eager-1f1b, "
-            "interleaved-1f1b, looped-bfs, zb-h1, zb-h2, zb-v, v-half, v-min, "
+            "interleaved-1f1b, looped-bfs, zb-h1, zb-h2, zb-v, v-half, v-min, dualpipe, dualpipev, "
             "zb-1p, zb-2p, auto");
   EXPECT_EQ(refusal(make_schedule("interleaved-1f1b", {4, 8})),
             "interleaved-1f1b needs at least 2 chunks per rank, found 1; with one stage per rank "

@@ -114,7 +114,7 @@ std::int64_t input_here_ns(const Timeline& timeline, const Schedule& schedule,
   const auto stage = action.stage.value();
   const bool forward = action.pass == Pass::forward;
   if (action.pass == Pass::backward_weight) return 0;
-  if (forward ? stage == 0 : stage + 1 == schedule.stage_count()) return 0;
+  if (forward ? schedule.is_first(action.stage) : schedule.is_last(action.stage)) return 0;
   const StageIndex source{forward ? stage - 1 : stage + 1};
   const bool is_remote = schedule.rank_of_stage[source.value()] != schedule.rank_of_stage[stage];
   for (const auto& row : timeline.ranks) {

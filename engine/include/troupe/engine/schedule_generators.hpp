@@ -98,6 +98,27 @@ namespace troupe {
 /// rank; no rank waits longer than (4 P - 5) u, and (4 P - 7) u if P is a multiple of three.
 [[nodiscard]] Schedule make_v_min(std::uint32_t rank_count, std::uint32_t microbatch_count);
 
+/// DualPipe (DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 3.2.1, figure 5): two copies
+/// of the model, the stages of one down the ranks and of the other up, and half of the microbatches
+/// for each, so that in the middle of the step every rank has a forward pass of one direction
+/// beside a backward pass of the other and may overlap them. At most P + 1 microbatches in flight
+/// on a rank.
+///
+/// The report counts such a pair as one piece of work, FB, whose results go on at its end: then no
+/// rank waits longer than (P / 2 - 1)(FB + B - 3 W). Here the two run one after the other and each
+/// result goes on at once: if F, I and W take equally long, u, it is (P / 2 - 1) u instead of
+/// (P - 2) u, from a rank's first pass to its last. Both need M >= 2 P; with fewer, the pattern is
+/// that of 2 P without the microbatches that are missing.
+/// @returns `invalid_config` unless ranks and microbatches are even; says what is near by.
+[[nodiscard]] Expected<Schedule> make_dualpipe(std::uint32_t rank_count,
+                                               std::uint32_t microbatch_count);
+
+/// DualPipeV (Sea AI Lab 2025, "DualPipe could be better without the Dual"; in DeepSeek's DualPipe
+/// repository): one half of DualPipe, folded into a V of two stages per rank, with one copy of the
+/// model. At most 2 P + 1 half microbatches in flight on a rank. Idle like DualPipe with P in the
+/// place of P / 2, its passes being half as long; M >= 2 P for that.
+[[nodiscard]] Schedule make_dualpipev(std::uint32_t rank_count, std::uint32_t microbatch_count);
+
 /// An evaluation step over the stages and microbatches of `training`: forward passes only, a group
 /// of as many microbatches of each copy as there are ranks stage by stage, then the next group.
 [[nodiscard]] Schedule make_forward_only(const Schedule& training);
@@ -117,7 +138,7 @@ namespace troupe {
 [[nodiscard]] Schedule with_weight_passes_in_order(Schedule schedule);
 
 /// The names that `make_schedule` knows: gpipe, 1f1b, eager-1f1b, interleaved-1f1b, looped-bfs,
-/// zb-h1, zb-h2, zb-v, v-half, v-min, zb-1p, zb-2p, auto.
+/// zb-h1, zb-h2, zb-v, v-half, v-min, dualpipe, dualpipev, zb-1p, zb-2p, auto.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
 /// What a named schedule is to be made for.
