@@ -6,6 +6,8 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "troupe/engine/schedule_generators.hpp"
+
 #include "commands.hpp"
 
 namespace {
@@ -140,9 +142,9 @@ void add_plan(CLI::App& app, RunArguments& arguments, Command& chosen) {
 void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand("schedule", "Show a pipeline schedule");
   command
-      ->add_option(
-          "NAME", arguments.name,
-          "gpipe, 1f1b, interleaved-1f1b, or a .csv file as PyTorch's pipelining writes it")
+      ->add_option("NAME", arguments.name,
+                   fmt::format("{}, or a .csv file as PyTorch's pipelining writes it",
+                               fmt::join(schedule_names(), ", ")))
       ->required();
   command->add_option("--stages", arguments.ranks, "Pipeline ranks; a file brings its own");
   command->add_option("--microbatches", arguments.microbatches,

@@ -20,7 +20,7 @@ namespace troupe {
 }
 
 struct ScheduleConfig {
-  std::string name = "1f1b";          ///< gpipe, 1f1b, interleaved-1f1b, or a path ending in .csv.
+  std::string name = "1f1b";          ///< One of `schedule_names`, or a path ending in .csv.
   std::uint32_t microbatches = 8;     ///< Per replica and step.
   std::uint32_t microbatch_size = 4;  ///< Sequences.
   std::uint32_t chunks = 1;           ///< Virtual stages per pipeline rank.
