@@ -102,6 +102,15 @@ TEST(Plan, BringsTheWeightPassesOfAFileIntoOrder) {
   EXPECT_EQ(to_text(plan->training), "rank 0: 0F0 0F1 0I1 0B0 0W1\n");
 }
 
+TEST(Plan, ANamedScheduleBringsAsManyStagesAsItNeeds) {
+  auto config = small_config();
+  config.schedule.name = "zb-v";
+  const auto plan = make_plan(config);
+  ASSERT_TRUE(plan.has_value()) << plan.error().context;
+  EXPECT_EQ(plan->training, make_zb_v(config.parallel.pipeline, config.schedule.microbatches));
+  EXPECT_EQ(plan->stages.size(), 2 * config.parallel.pipeline);
+}
+
 TEST(Plan, PredictsWhatTheSimulatorFindsForItsWorkDividedByTheRates) {
   auto config = small_config();
   config.schedule.name = "interleaved-1f1b";

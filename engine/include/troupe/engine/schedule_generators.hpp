@@ -24,10 +24,10 @@ namespace troupe {
 /// microbatches in flight on rank r. Counts at least 1.
 [[nodiscard]] Schedule make_1f1b(std::uint32_t rank_count, std::uint32_t microbatch_count);
 
-/// Eager 1F1B (Zhuang et al. 2022, "On Optimizing the Communication of Model Parallelism", section
-/// 4): 1F1B with one more forward pass ahead for every rank behind, so that a transfer has the time
-/// of a pass in which to arrive. One stage per rank, at most 2 (P - r) - 1 microbatches in flight
-/// on rank r; with links that take no time, idle (P - 1)(F + B) like 1F1B.
+/// Eager 1F1B (Zhuang et al. 2022, "On Optimizing the Communication of Model Parallelism"): 1F1B
+/// with one more forward pass ahead for every rank behind, so that a transfer has the time of a
+/// pass in which to arrive. One stage per rank, at most 2 (P - r) - 1 microbatches in flight on
+/// rank r; with links that take no time, a rank is idle for (P - 1)(F + B) as under 1F1B.
 /// @param memory_limit the most microbatches in flight on the first rank, with one less on every
 ///                     rank behind; 0: as many as above. With P it is 1F1B, with less slower.
 [[nodiscard]] Schedule make_eager_1f1b(std::uint32_t rank_count, std::uint32_t microbatch_count,
@@ -53,7 +53,7 @@ namespace troupe {
                                                        std::uint32_t microbatch_count,
                                                        std::uint32_t chunk_count);
 
-/// Looped breadth-first (Lamy-Poirier 2022, "Breadth-First Pipeline Parallelism", figure 2): all
+/// Looped breadth-first (Lamy-Poirier 2022, "Breadth-First Pipeline Parallelism"): all
 /// microbatches through one chunk of a rank after the other, forward, and then backward through the
 /// chunks in reverse. Every microbatch is in flight on every stage, as under GPipe, but a chunk's
 /// gradients are complete when the next chunk's backward passes begin. A rank is idle for
@@ -79,14 +79,14 @@ namespace troupe {
 /// longer.
 [[nodiscard]] Schedule make_zb_h2(std::uint32_t rank_count, std::uint32_t microbatch_count);
 
-/// ZB-V (Qi et al. 2023, section 6 and figure 8): the same in the memory of 1F1B, because each rank
-/// holds two stages of half the size, in a V: the first and the last stage are on the first rank.
-/// At most P microbatches in flight on a rank, each stage counting half. No rank waits from its
-/// first pass to its last if F, I and W take equally long and M >= 2 P - 1.
+/// ZB-V (the same paper): ZB-H2's bubble in the memory of 1F1B, because each rank holds two stages
+/// of half the size, in a V: the first and the last stage are on the first rank. At most P
+/// microbatches in flight on a rank, each stage counting half. No rank waits from its first pass to
+/// its last if F, I and W take equally long and M >= 2 P - 1.
 [[nodiscard]] Schedule make_zb_v(std::uint32_t rank_count, std::uint32_t microbatch_count);
 
-/// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", figure 3 and section
-/// 4): about half the memory of 1F1B, floor(P / 2) + 1 microbatches on every rank, each of its two
+/// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", figure 4): about half
+/// the memory of 1F1B, floor((P + 2) / 2) microbatches in flight on every rank, each of its two
 /// stages counting half. Stages are in a V. The steady part repeats the paper's building block;
 /// beginning and end are squeezed as far as that memory allows, for passes that take equally long,
 /// u: then no rank waits longer than (3 P - 7) u from its first pass to its last with an even
