@@ -45,7 +45,7 @@ private:
   [[nodiscard]] Verdict check_stage(const InstructionPlace& place, StageIndex stage) const {
     if (stage.value() >= passes_.stage_count()) {
       return broken_at("range", place,
-                       ", but there are only " + std::to_string(passes_.stage_count()) + " stages");
+                       ", a stage that does not exist: " + to_range(passes_.stage_count()));
     }
     const auto home = passes_.rank_of_stage[stage.value()].value();
     if (home == place.rank) return std::nullopt;
@@ -54,9 +54,8 @@ private:
   [[nodiscard]] Verdict check_microbatch(const InstructionPlace& place,
                                          const Transfer& transfer) const {
     if (transfer.microbatch.value() >= passes_.microbatch_count) {
-      return broken_at(
-          "range", place,
-          ", but there are only " + std::to_string(passes_.microbatch_count) + " microbatches");
+      return broken_at("range", place,
+                       ", a microbatch that does not exist: " + to_range(passes_.microbatch_count));
     }
     if (passes_.microbatches_of(transfer.stage).contains(transfer.microbatch)) return std::nullopt;
     return broken_at("copy", place, ", a microbatch of another copy of the model");

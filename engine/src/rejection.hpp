@@ -44,6 +44,10 @@ inline std::string name_of(std::uint32_t rank) {
   return "rank " + std::to_string(rank);
 }
 
+inline std::string to_range(std::uint32_t count) {
+  return count == 1 ? "only 0 exists" : "they are 0 to " + std::to_string(count - 1);
+}
+
 /// An action or instruction in its place.
 template <class AnySchedule>
 struct Place {

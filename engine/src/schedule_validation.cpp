@@ -15,10 +15,6 @@ namespace {
 
 using PassPlace = Place<Schedule>;
 
-std::string to_range(std::uint32_t count) {
-  return count == 1 ? "only 0 exists" : "they are 0 to " + std::to_string(count - 1);
-}
-
 bool divides(std::uint32_t divisor, std::uint32_t count) {
   return divisor != 0 && count % divisor == 0;
 }

@@ -184,7 +184,9 @@ struct FileCase {
 
 /// As `_dump_csv` of torch.distributed.pipelining leaves them for two ranks with two stages each,
 /// byte for byte. Those of 2.7.1 were made by loading the compute-only file of a schedule into
-/// `_PipelineScheduleRuntime`, which adds the communication.
+/// `_PipelineScheduleRuntime`, which adds the communication. Those of 2.15.0 were made with its
+/// options: LoopedBFS with one active stage and reductions deferred, Interleaved1F1B with receives
+/// deferred.
 constexpr FileCase file_cases[]{
     {"interleaved_1f1b_comms", "Interleaved1F1B_2_7_1", true},
     {"interleaved_zero_bubble_comms", "InterleavedZeroBubble_2_7_1", true},

@@ -53,13 +53,16 @@ TEST(CommunicationValidation, LeavesTheOrderOfWeightPassesToOthers) {
 
 TEST(CommunicationValidation, WantsStagesAndMicrobatchesThatExist) {
   EXPECT_EQ(complaint(std::string{"0F0,0SEND_F0,2SEND_F0,0RECV_B0,0B0\n"} + second_rank),
-            "range: rank 0 runs 2SEND_F0, but there are only 2 stages [0F0 0SEND_F0 >2SEND_F0< "
+            "range: rank 0 runs 2SEND_F0, a stage that does not exist: they are 0 to 1 [0F0 "
+            "0SEND_F0 >2SEND_F0< "
             "0RECV_B0 0B0]");
-  EXPECT_EQ(complaint(std::string{"0F0,0SEND_F0,0RECV_B1,0B0\n"} + second_rank),
-            "range: rank 0 runs 0RECV_B1, but there are only 1 microbatches [0F0 0SEND_F0 "
-            ">0RECV_B1< 0B0]");
+  EXPECT_EQ(
+      complaint(std::string{"0F0,0SEND_F0,0RECV_B1,0B0\n"} + second_rank),
+      "range: rank 0 runs 0RECV_B1, a microbatch that does not exist: only 0 exists [0F0 0SEND_F0 "
+      ">0RECV_B1< 0B0]");
   EXPECT_EQ(complaint(std::string{"7UNSHARD,0F0,0SEND_F0,0RECV_B0,0B0\n"} + second_rank),
-            "range: rank 0 runs 7UNSHARD, but there are only 2 stages [>7UNSHARD< 0F0 0SEND_F0 "
+            "range: rank 0 runs 7UNSHARD, a stage that does not exist: they are 0 to 1 [>7UNSHARD< "
+            "0F0 0SEND_F0 "
             "0RECV_B0 0B0]");
 }
 
