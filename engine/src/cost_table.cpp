@@ -12,7 +12,7 @@ namespace troupe {
 namespace {
 
 std::int64_t rounded(double ns) noexcept {
-  return static_cast<std::int64_t>(ns + 0.5);
+  return std::llround(ns);
 }
 
 std::int64_t transfer_ns(std::int64_t bytes, double bytes_per_second) noexcept {

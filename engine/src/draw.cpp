@@ -341,23 +341,37 @@ Picture make_picture(std::string title, const Schedule& schedule, const Timeline
   Picture picture{.title = std::move(title),
                   .note = in_unit(timeline.makespan_ns, scale) + " " + scale.name + ", bubble "
                           + to_decimal(100 * timeline.bubble_of_total(), 1) + " %",
-                  .lanes = std::vector<Lane>(schedule.rank_count())};
-  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
-    auto& [label, boxes] = picture.lanes[r];
-    label = "rank " + std::to_string(r);
-    boxes.reserve(timeline.ranks[r].size() + 1);
-    for (const auto& [action, begin_ns, end_ns] : timeline.ranks[r]) {
+                  .lanes = {}};
+  const bool has_replicas = timeline.ranks.size() > schedule.rank_count();
+  for (std::uint32_t row = 0; row < timeline.ranks.size(); ++row) {
+    const auto r = row % schedule.rank_count();
+    auto& [label, boxes] = picture.lanes.emplace_back();
+    if (has_replicas) label = "replica " + std::to_string(row / schedule.rank_count()) + " ";
+    label += "rank " + std::to_string(r);
+    boxes.reserve(timeline.ranks[row].size() + 1);
+    for (const auto& [action, begin_ns, end_ns] : timeline.ranks[row]) {
       boxes.push_back({to_box_kind(action.pass), begin_ns, end_ns,
                        chunk_of_stage[action.stage.value()],
                        std::to_string(action.microbatch.value()), to_string(action)});
     }
-    const auto& time = timeline.rank_times[r];
-    if (time.optimizer_ns == 0) continue;
-    boxes.push_back({.kind = BoxKind::optimizer,
-                     .begin_ns = time.end_ns,
-                     .end_ns = time.end_ns + time.optimizer_ns,
-                     .label = {},
-                     .name = "opt"});
+    const auto& time = timeline.rank_times[row];
+    if (time.optimizer_ns > 0) {
+      boxes.push_back({.kind = BoxKind::optimizer,
+                       .begin_ns = time.optimizer_begin_ns,
+                       .end_ns = time.optimizer_begin_ns + time.optimizer_ns,
+                       .label = {},
+                       .name = "opt"});
+    }
+    if (timeline.reductions[r].empty()) continue;
+    auto& reductions = picture.lanes.emplace_back(Lane{.label = "reduce", .boxes = {}}).boxes;
+    for (const auto& [stage, bucket, begin_ns, end_ns] : timeline.reductions[r]) {
+      reductions.push_back({.kind = BoxKind::reduce,
+                            .begin_ns = begin_ns,
+                            .end_ns = end_ns,
+                            .chunk = chunk_of_stage[stage.value()],
+                            .label = {},
+                            .name = std::to_string(stage.value()) + " reduce"});
+    }
   }
   return picture;
 }

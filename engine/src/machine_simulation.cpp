@@ -114,8 +114,8 @@ private:
 
   // -- what is done -------------------------------------------------------------------------------
 
-  void foresee(std::int64_t at_ns, What what) {
-    queue_.push({at_ns, false, 0, 0, number_++, std::move(what)});
+  void foresee(std::int64_t at_ns, const What& what) {
+    queue_.push({at_ns, false, 0, 0, number_++, what});
   }
   void tell(std::size_t row, const StageEvent& event) {
     foresee(now_ns_ + dispatch_ns_, Told{row, event});
@@ -291,6 +291,7 @@ void MachineSimulation::carry_out(std::size_t row, const ReportStep&) {
 void MachineSimulation::carry_out(std::size_t row, const RunOptimizer& command) {
   auto& state = rows_[row];
   state.phase = Row::Phase::updating;
+  state.time.optimizer_begin_ns = now_ns_;
   state.time.optimizer_ns = table_.optimizer_ns(state.rank);
   state.busy_until_ns = now_ns_ + state.time.optimizer_ns;
   foresee(state.busy_until_ns + dispatch_ns_, Told{row, OptimizerFinished{command.stage}});

@@ -413,6 +413,7 @@ std::int64_t finish(RankState& rank, std::uint32_t r, const CostTable& table, St
     split.take(IdleCause::drain, all_reported_ns);
     split.take(IdleCause::director, decided_ns);
   }
+  rank.time.optimizer_begin_ns = decided_ns;
   rank.time.optimizer_ns = table.optimizer_ns(r);
   rank.idle[IdleCause::dispatch] += runtime.dispatch_ns;
   return decided_ns + rank.time.optimizer_ns + runtime.dispatch_ns;

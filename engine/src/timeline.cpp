@@ -1,6 +1,7 @@
 #include "troupe/engine/timeline.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "cost_table.hpp"
 

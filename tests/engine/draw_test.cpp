@@ -212,5 +212,25 @@ TEST(Picture, NotesTheLengthAndTheBubbleInAReadableUnit) {
             "12 forward passes, bubble 25 %");
 }
 
+TEST(Picture, ShowsEveryReplicaItsReductionsAndTheUpdateWhereItHappens) {
+  CostModel costs{.optimizer_ns = {2},
+                  .replicas = {.count = 2, .bucket_bytes = {{1}}, .wire = {.latency_ns = 4}}};
+  costs.runtime.director_ns = 1;
+  const auto schedule = make_1f1b(1, 1);
+  const auto picture = make_picture("x", schedule, simulate(schedule, costs));
+  ASSERT_EQ(picture.lanes.size(), 4U);
+  EXPECT_EQ(picture.lanes[2].label, "replica 1 rank 0");
+  EXPECT_EQ(picture.lanes[3].label, "reduce");
+  // The passes end at 3, the reduction at 7; the director answers at 8.
+  const auto& reduction = picture.lanes[3].boxes.at(0);
+  EXPECT_EQ(reduction.kind, BoxKind::reduce);
+  EXPECT_EQ(reduction.begin_ns, 3);
+  EXPECT_EQ(reduction.end_ns, 7);
+  const auto& update = picture.lanes[2].boxes.at(2);
+  EXPECT_EQ(update.kind, BoxKind::optimizer);
+  EXPECT_EQ(update.begin_ns, 8);
+  EXPECT_EQ(update.end_ns, 10);
+}
+
 }  // namespace
 }  // namespace troupe

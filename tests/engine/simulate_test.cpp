@@ -199,7 +199,7 @@ TEST(Simulation, AStartOffsetAndTheOptimizerCountWhereTheyArise) {
   const CostModel model{.rank_start_ns = {10, 0}, .optimizer_ns = {3, 50}};
   const auto timeline = simulate(make_1f1b(2, 1), model);
   EXPECT_EQ(timeline.ranks[0][0], (TimelineEntry{timeline.ranks[0][0].action, 10, 11}));
-  EXPECT_EQ(timeline.rank_times[1], (RankTime{11, 14, 3, 50}));
+  EXPECT_EQ(timeline.rank_times[1], (RankTime{11, 14, 3, 50, 0, 14}));
   EXPECT_EQ(timeline.makespan_ns, 14 + 50);
   EXPECT_EQ(timeline.idle_ns(RankIndex{0}), 64 - 3 - 3);
 }

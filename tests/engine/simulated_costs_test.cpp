@@ -298,6 +298,7 @@ TEST(SimulatedCosts, AllRanksUpdateWhenTheDirectorKnowsTheNorm) {
   const auto timeline = simulate(make_1f1b(2, 1), costs);
   // Rank 1 is through at 40 and has measured at 41, rank 0 at 60 and 62; both update from 162 on.
   EXPECT_EQ(timeline.makespan_ns, 162 + 40);
+  EXPECT_EQ(timeline.rank_times[1].optimizer_begin_ns, 162);
   expect_idle(timeline, 0,
               {{IdleCause::imbalance, 30}, {IdleCause::director, 100}, {IdleCause::drain, 35}});
   expect_idle(timeline, 1,

@@ -60,7 +60,8 @@ struct TimeUnit {
   std::string name;          ///< Not looked at when the size is 0.
 };
 
-/// Shows `timeline`, one lane per rank, and notes its length and its bubble.
+/// Shows `timeline`, one lane per rank of every replica, with replicas one for its reductions below
+/// it, and notes its length and its bubble.
 /// @param timeline what `simulate` made of `schedule`.
 [[nodiscard]] Picture make_picture(std::string title, const Schedule& schedule,
                                    const Timeline& timeline, const TimeUnit& unit = {});

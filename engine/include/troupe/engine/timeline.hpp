@@ -39,6 +39,7 @@ struct RankTime {
   std::int64_t passes_ns = 0;     ///< Spent in passes.
   std::int64_t optimizer_ns = 0;  ///< Spent behind the last pass.
   std::int64_t measuring_ns = 0;  ///< Spent between the two.
+  std::int64_t optimizer_begin_ns = 0;
 
   [[nodiscard]] constexpr std::int64_t busy_ns() const noexcept {
     return passes_ns + optimizer_ns + measuring_ns;
