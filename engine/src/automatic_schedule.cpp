@@ -150,18 +150,6 @@ Expected<Schedule> search(std::string_view name, const AutomaticRequest& request
                   .ranks = orders.rows()};
 }
 
-}  // namespace
-
-Expected<Schedule> make_automatic_schedule(const AutomaticRequest& request) {
-  return search(automatic_name, request, {.may_be_whole = true, .knows_names = true});
-}
-
-Expected<Schedule> make_zero_bubble_schedule(const AutomaticRequest& request) {
-  return search("zero-bubble", request, {.may_be_whole = false, .knows_names = false});
-}
-
-namespace {
-
 /// `memory_limit` microbatches on each rank, and as much searching as `steps_max` steps simulated.
 AutomaticRequest automatic_request(const ScheduleRequest& request, StageMap map,
                                    std::uint32_t memory_limit, std::size_t steps_max) {
@@ -177,23 +165,32 @@ AutomaticRequest automatic_request(const ScheduleRequest& request, StageMap map,
   return result;
 }
 
-Expected<Schedule> make_zb(const ScheduleRequest& request, std::uint32_t memory_limit) {
+Expected<Schedule> make_zb(std::string_view name, const ScheduleRequest& request,
+                           std::uint32_t memory_limit) {
   constexpr std::size_t steps_max = 200;
   auto wanted =
       automatic_request(request, StageMap::looped,
                         request.memory_limit == 0 ? memory_limit : request.memory_limit, steps_max);
   wanted.step_time = StepTime::longest_rank;
-  return make_zero_bubble_schedule(wanted);
+  return search(name, wanted, {.may_be_whole = false, .knows_names = false});
 }
 
 }  // namespace
 
+Expected<Schedule> make_automatic_schedule(const AutomaticRequest& request) {
+  return search(automatic_name, request, {.may_be_whole = true, .knows_names = true});
+}
+
+Expected<Schedule> make_zero_bubble_schedule(const AutomaticRequest& request) {
+  return search("zero-bubble", request, {.may_be_whole = false, .knows_names = false});
+}
+
 Expected<Schedule> make_zb_1p(const ScheduleRequest& request) {
-  return make_zb(request, request.rank_count);
+  return make_zb("zb-1p", request, request.rank_count);
 }
 
 Expected<Schedule> make_zb_2p(const ScheduleRequest& request) {
-  return make_zb(request, 2 * request.rank_count);
+  return make_zb("zb-2p", request, 2 * request.rank_count);
 }
 
 Expected<Schedule> make_auto(const ScheduleRequest& request) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "troupe/engine/check.hpp"
+
 namespace troupe {
 
 namespace {
@@ -24,6 +26,10 @@ const Rows& ListScheduler::run(const ListPolicy& policy) {
     const auto [now_ns, rank] = events_.top();
     events_.pop();
     if (ranks_[rank].free_ns <= now_ns) decide(rank, now_ns, policy);
+  }
+  // A slot for every stage is enough: the oldest microbatch that is not done can always go on.
+  for (const auto& stage : stages_) {
+    TROUPE_ASSERT(stage.weight_count == problem_.microbatch_count());
   }
   return rows_;
 }

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <utility>
 
+#include "troupe/engine/check.hpp"
+
 namespace troupe {
 
 namespace {
@@ -51,6 +53,7 @@ StepProblem::StepProblem(const AutomaticRequest& request)
     stage.activation_size = value_at(request.activation_sizes, s);
     stage.kept_size =
         request.kept_sizes.empty() ? stage.activation_size : value_at(request.kept_sizes, s);
+    TROUPE_ASSERT(stage.kept_size >= 1 && stage.kept_size <= stage.activation_size);
     ranks_[stage.rank].stages.push_back(s);
   }
   for (std::uint32_t r = 0; r < ranks_.size(); ++r) {
@@ -183,9 +186,9 @@ std::uint32_t StepProblem::weight_passes_before_last_forward(std::uint32_t stage
   const auto& rank = ranks_[stages_[stage].rank];
   auto room = rank.memory_limit;
   for (const auto s : rank.stages) room -= stages_[s].activation_size;
-  const auto kept = std::max<std::int64_t>(stages_[stage].kept_size, 1);
   const auto before = std::int64_t{microbatch_count_} - 1;
-  return static_cast<std::uint32_t>(before - std::min(before, room / kept));
+  const auto waiting = std::min(before, room / stages_[stage].kept_size);
+  return static_cast<std::uint32_t>(before - waiting);
 }
 
 std::int64_t StepProblem::find_step_min() const {

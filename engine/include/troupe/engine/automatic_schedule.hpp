@@ -26,17 +26,21 @@ enum class StepTime : std::uint8_t {
 
 /// What a schedule is searched for. Lists of one value mean that value everywhere.
 struct AutomaticRequest {
-  std::vector<RankIndex> rank_of_stage;           ///< By stage; at least one, no rank left out.
-  std::uint32_t microbatch_count = 1;             ///< At least 1.
-  CostModel costs{};                              ///< As for `simulate`.
-  std::vector<std::int64_t> activation_sizes{1};  ///< By stage, at least 1: what a microbatch in
-                                                  ///< flight holds, in any unit.
-  std::vector<std::int64_t> kept_sizes{};         ///< By stage: what of that it still holds between
-                                           ///< I and W. Empty: all, as this project's stages.
-  std::vector<std::int64_t> memory_limits{};  ///< By rank, in that unit, for the sum of what its
-                                              ///< stages hold at most. Empty: no limit.
+  std::vector<RankIndex> rank_of_stage;  ///< By stage; at least one, no rank left out.
+  std::uint32_t microbatch_count = 1;    ///< At least 1.
+  CostModel costs{};                     ///< Of it the stages, links, starts and optimizers.
+
+  /// By stage, at least 1: what a microbatch in flight holds, in any unit.
+  std::vector<std::int64_t> activation_sizes{1};
+  /// By stage, at least 1: what of that it still holds between I and W. Empty: all, as the stages
+  /// of this project do.
+  std::vector<std::int64_t> kept_sizes{};
+  /// By rank: the most that its stages may hold, each counted when it holds most, for the memory of
+  /// one serves no other. Empty: no limit.
+  std::vector<std::int64_t> memory_limits{};
+
   StepTime step_time = StepTime::makespan;
-  std::size_t simulated_actions_max = std::size_t{1} << 25U;  ///< How much may be tried, about.
+  std::size_t simulated_actions_max = std::size_t{1} << 24U;  ///< How much may be tried, about.
 };
 
 /// Searches for the schedule with the shortest step: tries ways in which ranks could choose what to
