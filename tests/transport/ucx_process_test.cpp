@@ -243,6 +243,24 @@ TEST_P(UcxProcesses, AKilledPeerEndsEverythingPendingOnceAtWhateverMomentItDies)
   for (const auto& segment : segments) EXPECT_FALSE(std::filesystem::exists(segment)) << segment;
 }
 
+/// By the connection on which they met.
+TEST_P(UcxProcesses, AKilledPeerIsLostThoughUcxLooksAfterNobody) {
+  UcxOptions options;
+  options.shared_memory = GetParam();
+  options.keepalive = std::chrono::hours{1};
+  const auto fabric = make_fabric(options);
+  Process peer{GetParam(), fabric->address(), 1};
+  const auto link = link_to(*fabric, peer.read_line(), lane);
+  TestArena arena;
+  std::optional<Delivery> first, never;
+  link->post_receive(Tag{0}, arena.make(sizes_of(1)[0], 1), into(first));
+  ASSERT_TRUE(Outcomes::wait_until([&] { return first.has_value(); }));
+  link->post_receive(Tag{1000}, arena.make(8, 1), into(never));
+  peer.send_signal(SIGKILL);
+  ASSERT_TRUE(Outcomes::wait_until([&] { return never.has_value(); })) << "nobody was told";
+  EXPECT_EQ(never->code, Errc::peer_unreachable);
+}
+
 TEST_P(UcxProcesses, AStoppedPeerIsLostWhenSomebodySaysSo) {
   Process peer{GetParam(), fabric_->address(), 1};
   const auto address = peer.read_line();

@@ -7,7 +7,7 @@
 //   guest  <-- card -------------------------------  host        and only then answers
 //
 // Then both keep the connection and say nothing on it. The operating system ends it when either
-// process dies, which UCX does not notice over shared memory
+// process dies, which UCX notices late over shared memory, or not at all
 // (docs/gotchas/ucx-does-not-notice-the-dead.md).
 #pragma once
 
