@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "gate/dial.hpp"
+#include "wire.hpp"
 
 namespace troupe::transport {
 
@@ -147,6 +148,18 @@ TEST_F(UcxMeetings, NobodyAtTheAddressIsTold) {
                                      + " says Connection refused"});
 }
 
+TEST_F(UcxMeetings, AreClosedWithTheVisitsThatHaveNotBeenAnswered) {
+  const Server silent;
+  auto address = other_.address();
+  address.socket.set_port(silent.port());
+  one_.meeting().visit(address, one_.own());
+  io_.poll();
+  const auto visit = silent.accept();
+  one_.meeting().close();
+  io_.poll();
+  EXPECT_EQ(visit.end(), "ended");
+}
+
 TEST_F(UcxMeetings, AnotherProcessAtTheAddressIsTold) {
   auto address = other_.address();
   address.fabric = 99;
@@ -202,14 +215,15 @@ void show(boost::asio::io_context& io, const Fabric& host, std::vector<std::byte
          std::vector<std::byte> bytes) -> boost::asio::awaitable<void> {
         const Credentials own{.secret = "which all fabrics know", .version = "links-2"};
         const Destination destination{to, "the host", {}};
-        auto socket = co_await dial(loop, destination, own);
-        EXPECT_TRUE(socket);
-        if (!socket) co_return;
-        boost::asio::write(*socket, boost::asio::buffer(bytes));
-        socket->shutdown(Tcp::socket::shutdown_send);
+        Tcp::socket socket{loop};
+        const auto admitted = co_await dial(loop, socket, destination, own);
+        EXPECT_TRUE(admitted);
+        if (!admitted) co_return;
+        boost::asio::write(socket, boost::asio::buffer(bytes));
+        socket.shutdown(Tcp::socket::shutdown_send);
         char byte = 0;
         Failure ignored;
-        co_await socket->async_read_some(
+        co_await socket.async_read_some(
             boost::asio::buffer(&byte, 1),
             boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
       }(io, place, std::move(card)),
@@ -242,8 +256,9 @@ TEST_F(UcxMeetings, WhoComesToAGateInsteadIsToldSo) {
       [](boost::asio::io_context& loop, Tcp::endpoint to, const Credentials& own,
          std::string& sentence) -> boost::asio::awaitable<void> {
         const Destination destination{to, "the host", {}};
-        auto socket = co_await dial(loop, destination, own);
-        sentence = socket ? "let in" : socket.error().context;
+        Tcp::socket socket{loop};
+        const auto admitted = co_await dial(loop, socket, destination, own);
+        sentence = admitted ? "let in" : admitted.error().context;
       }(io_, place, node, told),
       boost::asio::detached);
   turn_until([&] { return !told.empty() && !other_.refusals.empty(); });

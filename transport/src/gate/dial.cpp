@@ -41,23 +41,23 @@ awaitable<Expected<Done>> connect(Tcp::socket& socket, const Destination& destin
 
 }  // namespace
 
-awaitable<Expected<Tcp::socket>> dial(boost::asio::io_context& io, Destination destination,
-                                      const Credentials& own) {
+awaitable<Expected<Done>> dial(boost::asio::io_context& io, Tcp::socket& socket,
+                               Destination destination, const Credentials& own) {
   Failure failure;
-  auto socket = open_socket(io, destination.address.protocol(), failure);
+  socket = open_socket(io, destination.address.protocol(), failure);
   if (failure) co_return Error{Errc::peer_unreachable, "no socket: " + failure.message()};
-  if (auto bound = bind(socket, destination); !bound) co_return bound.error();
   bool late = false;
   const Alarm alarm{io, attempt_max, [&] {
                       Failure ignored;
                       late = true;
                       socket.close(ignored);
                     }};
-  auto outcome = co_await connect(socket, destination);
+  auto outcome = bind(socket, destination);
+  if (outcome) outcome = co_await connect(socket, destination);
   if (outcome) outcome = co_await enter(socket, own, destination.name);
+  if (!outcome) socket.close(failure);
   if (late) co_return Error{Errc::peer_unreachable, destination.name + " does not answer"};
-  if (!outcome) co_return outcome.error();
-  co_return std::move(socket);
+  co_return outcome;
 }
 
 }  // namespace troupe::transport

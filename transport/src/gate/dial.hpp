@@ -16,10 +16,11 @@ struct Destination {
   std::string bind_host;  ///< The address of this machine to connect from; empty: any.
 };
 
-/// Connects, proves that this process knows the secret, and has the other side prove the same. Five
-/// seconds at most. Fails with `peer_unreachable` if it may go better another time, otherwise with
-/// `invalid_config`.
-boost::asio::awaitable<Expected<Tcp::socket>> dial(boost::asio::io_context& io,
-                                                   Destination destination, const Credentials& own);
+/// Opens `socket` and connects it, proves that this process knows the secret, and has the other
+/// side prove the same. Five seconds at most; who closes the socket meanwhile ends it. Fails with
+/// `peer_unreachable` if it may go better another time, otherwise with `invalid_config`; then the
+/// socket is closed.
+boost::asio::awaitable<Expected<Done>> dial(boost::asio::io_context& io, Tcp::socket& socket,
+                                            Destination destination, const Credentials& own);
 
 }  // namespace troupe::transport

@@ -97,13 +97,8 @@ awaitable<Expected<Done>> Tunnel::Impl::try_once() {
   Expected<Done> outcome = Done{};
   for (const auto& address : *addresses) {
     const Destination gate{address, gate_name_, options_.bind_host};
-    auto connected = co_await dial(io_, gate, own_);
-    if (connected) {
-      outer_ = std::move(*connected);
-      co_return Done{};
-    }
-    outcome = connected.error();
-    if (outcome.error().code != Errc::peer_unreachable) break;
+    outcome = co_await dial(io_, outer_, gate, own_);
+    if (outcome || outcome.error().code != Errc::peer_unreachable) break;
   }
   co_return outcome;
 }

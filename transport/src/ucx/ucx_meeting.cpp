@@ -133,14 +133,16 @@ awaitable<void> UcxMeeting::introduce(UcxAddress address, UcxCard own) {
   const auto endpoint = to_endpoint(address.socket);
   const Destination destination{endpoint, name_of(endpoint), {}};
   boost::asio::steady_timer timer{io_};
-  for (auto pause = first_pause;; pause = std::min(2 * pause, longest_pause)) {
-    auto connection = co_await dial(io_, destination, own_);
-    if (connection) {
-      auto host = co_await show_card(std::move(*connection), destination, address, own);
-      if (host) co_return co_await watch(std::move(*host), address.fabric);
-      co_return place_.on_miss(address.fabric, host.error().context);
+  for (auto pause = first_pause; !reception_.is_closed();
+       pause = std::min(2 * pause, longest_pause)) {
+    const auto host = keep(Tcp::socket{io_});
+    const auto admitted = co_await dial(io_, host->socket, destination, own_);
+    if (admitted) {
+      const auto met = co_await show_card(host, destination, address, own);
+      if (met) co_return co_await watch(host, address.fabric);
+      co_return place_.on_miss(address.fabric, met.error().context);
     }
-    const auto& error = connection.error();
+    const auto& error = admitted.error();
     const bool is_over = std::chrono::steady_clock::now() + pause >= deadline;
     if (is_over || error.code != Errc::peer_unreachable) {
       co_return place_.on_miss(address.fabric, error.context);
@@ -152,11 +154,9 @@ awaitable<void> UcxMeeting::introduce(UcxAddress address, UcxCard own) {
 }
 
 /// Not to be tried again: the host may have connected.
-awaitable<Expected<UcxAcquaintancePtr>> UcxMeeting::show_card(Tcp::socket connection,
-                                                              const Destination& destination,
-                                                              const UcxAddress& address,
-                                                              const UcxCard& own) {
-  auto host = keep(std::move(connection));
+awaitable<Expected<Done>> UcxMeeting::show_card(UcxAcquaintancePtr host,
+                                                const Destination& destination,
+                                                const UcxAddress& address, const UcxCard& own) {
   const Alarm alarm{io_, card_time_max, [&] { close(*host); }};
   co_await send_card(host->socket, own);
   auto card = co_await receive_card(host->socket);
@@ -164,8 +164,8 @@ awaitable<Expected<UcxAcquaintancePtr>> UcxMeeting::show_card(Tcp::socket connec
   if (card->number != address.fabric) {
     co_return Error{Errc::invalid_config, "another process has its address"};
   }
-  place_.on_host(std::move(*card), host);
-  co_return host;
+  place_.on_host(std::move(*card), std::move(host));
+  co_return Done{};
 }
 
 // -- as either
@@ -173,6 +173,7 @@ awaitable<Expected<UcxAcquaintancePtr>> UcxMeeting::show_card(Tcp::socket connec
 
 /// Ends with the connection, on which nothing is said any more.
 awaitable<void> UcxMeeting::watch(UcxAcquaintancePtr acquaintance, std::uint64_t number) {
+  prepare_to_carry(acquaintance->socket);
   Failure failure;
   std::array<std::byte, 1> byte{};
   co_await acquaintance->socket.async_read_some(boost::asio::buffer(byte),
@@ -188,7 +189,6 @@ awaitable<void> UcxMeeting::watch(UcxAcquaintancePtr acquaintance, std::uint64_t
 }
 
 UcxAcquaintancePtr UcxMeeting::keep(Tcp::socket socket) {
-  prepare_to_carry(socket);
   auto acquaintance = std::make_shared<UcxAcquaintance>(std::move(socket));
   std::erase_if(kept_, [](const auto& kept) { return kept.expired(); });
   kept_.push_back(acquaintance);

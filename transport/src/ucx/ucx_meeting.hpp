@@ -80,10 +80,9 @@ private:
   boost::asio::awaitable<Expected<Done>> admit(Visitor& visitor, const Greetings& greetings);
   boost::asio::awaitable<void> answer(UcxAcquaintancePtr guest, std::uint64_t number, UcxCard own);
   boost::asio::awaitable<void> introduce(UcxAddress address, UcxCard own);
-  boost::asio::awaitable<Expected<UcxAcquaintancePtr>> show_card(Tcp::socket connection,
-                                                                 const Destination& destination,
-                                                                 const UcxAddress& address,
-                                                                 const UcxCard& own);
+  boost::asio::awaitable<Expected<Done>> show_card(UcxAcquaintancePtr host,
+                                                   const Destination& destination,
+                                                   const UcxAddress& address, const UcxCard& own);
   boost::asio::awaitable<void> watch(UcxAcquaintancePtr acquaintance, std::uint64_t number);
   UcxAcquaintancePtr keep(Tcp::socket socket);
   static void close(UcxAcquaintance& acquaintance);
