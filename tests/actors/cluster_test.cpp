@@ -16,6 +16,7 @@
 #include "../storage/temporary_folder.hpp"
 #include "../transport/authority.hpp"
 #include "../transport/wire.hpp"
+#include "cluster_impl.hpp"
 #include "node_processes.hpp"
 #include "tiny_training.hpp"
 
@@ -402,6 +403,31 @@ TEST(Cluster, ANodeThatStopsAnsweringIsLost) {
       << report.error().context;
   run.end();
   EXPECT_EQ(run.nodes.wait(1).exit_code, 1);
+}
+
+/// The node has stopped, and its heartbeat would be waited for, for an hour: only the director's
+/// own links can tell.
+TEST(Cluster, ANodeThatTheDirectorsLinksNoLongerReachIsLost) {
+  auto options = options_of(1, true);
+  options.heartbeat.timeout = std::chrono::hours{1};
+  Ensemble run{tiny_config(false), options};
+  ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+  run.nodes.send_signal(0, SIGSTOP);
+  auto& director = run.cluster->impl();
+  const auto address = director.gather()->facts[0].fabric_address;
+  director.fabric().give_up(address, "its machine is cut off");
+  auto step = std::async(std::launch::async, [&] { return (*run.trainer)->train_step(); });
+  if (step.wait_for(std::chrono::minutes{1}) != std::future_status::ready) {
+    ADD_FAILURE() << "the step does not end";
+    run.nodes.send_signal(0, SIGKILL);
+  }
+  const auto report = step.get();
+  ASSERT_FALSE(report);
+  const auto& sentence = report.error().context;
+  EXPECT_TRUE(sentence.starts_with("the director cannot reach node 0 (process ")) << sentence;
+  EXPECT_NE(sentence.find("): the process behind " + address + " is lost: its machine is cut off"),
+            std::string::npos)
+      << sentence;
 }
 
 }  // namespace

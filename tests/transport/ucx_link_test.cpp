@@ -13,6 +13,7 @@
 #include "ucx/ucx_endpoint.hpp"
 #include "ucx/ucx_meeting.hpp"
 #include "ucx_world.hpp"
+#include "wire.hpp"
 
 namespace troupe::transport {
 
@@ -181,25 +182,50 @@ Introduced introduce(const std::string& fabric, const UcxCard& own) {
       *introduced.io,
       UcxMeetingOptions{.place = *address_of_interface("lo"), .secret = secret_of_tests}, place);
   introduced.meeting->visit(*parse_ucx_address(fabric), own);
-  while (introduced.host == nullptr && introduced.io->run_one() != 0) continue;
+  constexpr std::chrono::seconds guard{60};
+  while (introduced.host == nullptr && !testing::Test::HasFailure()) {
+    if (introduced.io->run_one_for(guard) == 0) ADD_FAILURE() << "nobody answers the visit";
+  }
   return std::move(place.introduced);
 }
 
-TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
-  auto [here, there] = this->world_.make_link();
-  UcxOptions options;
-  options.shared_memory = std::is_same_v<TypeParam, UcxWorld<true>>;
-  auto context = UcxContext::make(settings_for(options));
-  ASSERT_TRUE(context);
-  constexpr std::uint64_t stranger = 4711;
+/// Somebody of whom fabrics think that it is one.
+class Stranger {
+public:
+  explicit Stranger(bool shared_memory) {
+    UcxOptions options;
+    options.shared_memory = shared_memory;
+    context_ = UcxContext::make(settings_for(options)).value();
+    worker_ = UcxWorker::make(context_, deaf_, events_).value();
+  }
+  ~Stranger() {
+    worker_.reset();
+    close(events_);
+  }
+  Stranger(const Stranger&) = delete;
+  Stranger& operator=(const Stranger&) = delete;
+
+  static constexpr std::uint64_t number = 4711;
+  [[nodiscard]] UcxCard card() const { return {number, worker_->address().value()}; }
+  UcxWorker& worker() { return *worker_; }
+
+private:
   struct Deaf final : UcxInbox {
     bool take_in(std::span<const std::byte>, const UcxArrival&) override { return false; }
-  } deaf;
-  const int events = epoll_create1(EPOLL_CLOEXEC);
-  auto worker = UcxWorker::make(*context, deaf, events);
-  ASSERT_TRUE(worker);
-  auto introduced = introduce(this->world_.left->address(), {stranger, *(*worker)->address()});
-  auto endpoint = UcxEndpoint::connect(**worker, introduced.card.address, [](ucs_status_t) {});
+  };
+  Deaf deaf_;
+  int events_ = epoll_create1(EPOLL_CLOEXEC);
+  std::shared_ptr<const UcxContext> context_;
+  std::unique_ptr<UcxWorker> worker_;
+};
+
+TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
+  auto [here, there] = this->world_.make_link();
+  Stranger stranger{std::is_same_v<TypeParam, UcxWorld<true>>};
+  const auto introduced = introduce(this->world_.left->address(), stranger.card());
+  ASSERT_NE(introduced.host, nullptr);
+  auto endpoint =
+      UcxEndpoint::connect(stranger.worker(), introduced.card.address, [](ucs_status_t) {});
   ASSERT_TRUE(endpoint);
   struct Sent final : UcxCompletion {
     void completed(ucs_status_t) override { is_sent = true; }
@@ -210,26 +236,76 @@ TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
   Random random{seed};
   std::vector<UcxHeaderBytes> headers;
   for (int i = 0; i < 64; ++i) {
-    headers.push_back(write_header({.from = stranger, .lane = 1, .tag = Tag{1}}));
+    headers.push_back(write_header({.from = Stranger::number, .lane = 1, .tag = Tag{1}}));
     headers.back()[random.below(8)] ^= std::byte{0x80};
   }
-  headers.push_back(write_header({.from = stranger + 1}));  // Not one of its peers.
+  headers.push_back(write_header({.from = Stranger::number + 1}));  // Not one of its peers.
   std::vector<Sent> sent(headers.size());
   (*endpoint)->send(headers.front(), {}, sent.front());
-  while (this->world_.left->counters().garbage != 1) (*worker)->progress();
+  while (this->world_.left->counters().garbage != 1) stranger.worker().progress();
   for (std::size_t i = 1; i < headers.size(); ++i) (*endpoint)->send(headers[i], {}, sent[i]);
   while (!std::ranges::all_of(sent, &Sent::is_sent)
          || this->world_.left->counters().garbage != headers.size()) {
-    (*worker)->progress();
+    stranger.worker().progress();
   }
   endpoint->reset();
-  worker->reset();
-  close(events);
   std::optional<Delivery> a, b;
   here->post_send(Tag{1}, this->arena_.make(8, 1), into(a));
   there->post_receive(Tag{1}, this->arena_.make(8, 2), into(b));
   this->world_.progress_until([&] { return a && b; });
   EXPECT_EQ(b->code, Errc::none);
+}
+
+/// As after both have visited each other at once.
+TYPED_TEST(UcxLinks, APeerIsLostWithTheLastConnectionOnWhichItWasMet) {
+  auto& fabric = *this->world_.left;
+  const Stranger stranger{std::is_same_v<TypeParam, UcxWorld<true>>};
+  const auto meet = [&] { return introduce(fabric.address(), stranger.card()); };
+  auto first = meet();
+  auto second = meet();
+  const auto any_socket = parse_ucx_address(this->world_.right->address())->socket;
+  const auto link = link_to(fabric, to_text({Stranger::number, any_socket}), 1);
+  std::optional<Delivery> received;
+  link->post_receive(Tag{1}, this->arena_.make(8, 1), into(received));
+  first.host->socket.close();
+  auto third = meet();  // Until then the fabric has seen the first end.
+  ASSERT_FALSE(this->HasFailure());
+  EXPECT_FALSE(received);
+  second.host->socket.close();
+  third.host->socket.close();
+  ASSERT_TRUE(Outcomes::wait_until([&] { return received.has_value(); })) << "nobody was told";
+  EXPECT_EQ(received->code, Errc::peer_unreachable);
+}
+
+TEST(UcxFabric, AVisitThatFailsHurtsNoConnectionThatStands) {
+  std::vector<std::string> lost;
+  UcxOptions options;
+  options.on_peer_lost = [&](const std::string& peer, const std::string&) { lost.push_back(peer); };
+  const auto left = make_fabric(options);
+  const auto right = make_fabric(/*shared_memory=*/true);
+  auto silent = std::make_unique<Server>();
+  auto misled = *parse_ucx_address(right->address());
+  misled.socket.set_port(silent->port());
+  const auto link = link_to(*left, to_text(misled), 1);
+  const auto other_end = link_to(*right, left->address(), 1);
+  TestArena arena;
+  const auto carries = [&](Tag tag) {
+    std::optional<Delivery> sent, received;
+    link->post_send(tag, arena.make(8, 1), into(sent));
+    other_end->post_receive(tag, arena.make(8, 2), into(received));
+    EXPECT_TRUE(Outcomes::wait_until([&] { return sent && received; }));
+    return sent->code == Errc::none && received->code == Errc::none;
+  };
+  EXPECT_TRUE(carries(Tag{1})) << "the other's visit has connected them";
+  // Whom nobody can reach is told of after the visit that began before.
+  silent.reset();
+  const auto nobody = to_text({Stranger::number, misled.socket});
+  const auto unreachable = link_to(*left, nobody, 1);
+  std::optional<Delivery> missed;
+  unreachable->post_receive(Tag{1}, arena.make(8, 2), into(missed));
+  ASSERT_TRUE(Outcomes::wait_until([&] { return missed.has_value(); }));
+  EXPECT_EQ(lost, std::vector{nobody});
+  EXPECT_TRUE(carries(Tag{2}));
 }
 
 TEST(UcxFabric, ALinkToItselfIsRefused) {

@@ -94,7 +94,8 @@ private:
 class UcxMeetings : public testing::Test {
 protected:
   void turn_until(const std::function<bool()>& condition) {
-    while (!condition()) ASSERT_NE(io_.run_one(), 0U) << "nothing comes any more";
+    constexpr std::chrono::seconds guard{60};
+    while (!condition()) ASSERT_NE(io_.run_one_for(guard), 0U) << "nothing comes any more";
   }
 
   Tcp::socket connect_to(const Fabric& fabric) {
