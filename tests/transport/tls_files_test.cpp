@@ -145,6 +145,23 @@ TEST_F(Tls, HasACertificateThatIsInTime) {
   EXPECT_TRUE(late.starts_with(authority_file() + " expired on ")) << late;
 }
 
+TEST_F(Tls, HasIntermediateCertificatesThatAreInTime) {
+  write_file(folder / "ca.ext", "basicConstraints=CA:TRUE\n");
+  const Authority between{folder.path(), "between"};
+  const auto chain = [&](const std::string& days) {
+    const auto issuer = authority.issue("between", "-extfile ca.ext -days " + days);
+    auto node = between.issue("node");
+    write_file(node.certificate_path,
+               read_file(node.certificate_path) + read_file(issuer.certificate_path));
+    node.authority_path = files.authority_path;
+    return node;
+  };
+  EXPECT_EQ(refusal(chain("30")), "none");
+  const auto late = refusal(chain("-1"));
+  EXPECT_TRUE(late.starts_with("certificate 2 in " + files.certificate_path + " expired on "))
+      << late;
+}
+
 TEST_F(Tls, HasACertificateOfItsAuthority) {
   const Authority other{folder.path(), "other"};
   files.authority_path = other.path("other.pem");

@@ -1,5 +1,6 @@
 #include "troupe/transport/tls_files.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <optional>
@@ -142,6 +143,15 @@ std::optional<std::string> out_of_time(const X509* certificate) {
   return std::nullopt;
 }
 
+/// One of the certificates above the first of the chain.
+std::string name_of(const X509* issuer, const TlsFiles& files,
+                    const std::vector<CertificatePtr>& chain) {
+  const auto found = std::ranges::find(chain, issuer, &CertificatePtr::get);
+  if (found == chain.end()) return "the TLS authority " + files.authority_path;
+  return "certificate " + std::to_string(found - chain.begin() + 1) + " in "
+         + files.certificate_path;
+}
+
 /// Judges as a peer would who trusts `authorities` and nobody else.
 Expected<Done> check_issuer(const TlsFiles& files, TlsSide side,
                             const std::vector<CertificatePtr>& chain,
@@ -160,8 +170,8 @@ Expected<Done> check_issuer(const TlsFiles& files, TlsSide side,
   const auto late = is_good || judged == nullptr ? std::nullopt : out_of_time(judged);
   sk_X509_free(between);
   if (is_good) return Done{};
-  // The certificate itself is in time.
-  if (late) return malformed("the TLS authority " + files.authority_path + *late);
+  // The first certificate itself is in time.
+  if (late) return malformed(name_of(judged, files, chain) + *late);
   return malformed("the TLS certificate " + files.certificate_path
                    + " is not accepted by who trusts " + files.authority_path + ": "
                    + X509_verify_cert_error_string(reason)
