@@ -141,7 +141,7 @@ private:
     }
     group.loaders.assign(nodes_.nodes.begin(), nodes_.nodes.end());
     std::vector<std::int64_t> lead_of_node;
-    for (const auto& node : nodes_.nodes) {
+    for (std::uint32_t node = 0; node < nodes_.nodes.size(); ++node) {
       const auto lead = clock_lead_ns(node);
       if (!lead) return lead.error();
       lead_of_node.push_back(*lead);
@@ -155,26 +155,36 @@ private:
   [[nodiscard]] Expected<Done> check_answers(const std::vector<RanksReady>& answers) const {
     for (std::uint32_t node = 0; node < answers.size(); ++node) {
       const auto& answer = answers[node];
-      const auto who = "node " + std::to_string(node) + " on " + nodes_.facts[node].host;
       const auto rank_count = std::ranges::count(node_of_rank_, node);
       if (const auto misfit = misfit_of(answer, static_cast<std::size_t>(rank_count))) {
-        return Error{Errc::internal, who + " answers with " + *misfit + ", which is a bug"};
+        return refuse(node, *misfit);
       }
-      if (answer.code != Errc::none) return Error{answer.code, who + ": " + answer.refusal};
+      if (answer.code != Errc::none) {
+        return Error{answer.code, describe(node) + ": " + answer.refusal};
+      }
     }
     return Done{};
   }
 
+  [[nodiscard]] std::string describe(std::uint32_t node) const {
+    return "node " + std::to_string(node) + " on " + nodes_.facts[node].host;
+  }
+
+  [[nodiscard]] Error refuse(std::uint32_t node, const std::string& misfit) const {
+    return {Errc::internal, describe(node) + " answers with " + misfit + ", which is a bug"};
+  }
+
   /// What the node's clock shows less what ours shows, by the question that was answered fastest.
-  Expected<std::int64_t> clock_lead_ns(const NodeHandle& node) {
+  Expected<std::int64_t> clock_lead_ns(std::uint32_t node) {
     constexpr std::uint32_t round_count = 8;
     auto fastest_ns = std::numeric_limits<std::int64_t>::max();
     std::int64_t lead_ns = 0;
     for (std::uint32_t round = 0; round < round_count; ++round) {
       const auto asked_ns = stages::steady_now_ns();
-      const auto told =
-          ask<ClockTold>(cluster_.system(), node, ClockAsked{round}, cluster_.options().patience);
+      const auto told = ask<ClockTold>(cluster_.system(), nodes_.nodes[node], ClockAsked{round},
+                                       cluster_.options().patience);
       if (!told) return end_with(told.error());
+      if (const auto misfit = misfit_of(*told)) return refuse(node, *misfit);
       const auto answered_ns = stages::steady_now_ns();
       if (answered_ns - asked_ns >= fastest_ns) continue;
       fastest_ns = answered_ns - asked_ns;
@@ -192,12 +202,11 @@ private:
                                              cluster_.options().patience));
     }
     std::vector<Answer> answers;
-    for (std::size_t node = 0; node < pending.size(); ++node) {
+    for (std::uint32_t node = 0; node < pending.size(); ++node) {
       auto answer = pending[node].get();
       if (!answer) {
         return end_with({Errc::peer_unreachable,
-                         "node " + std::to_string(node) + " on " + nodes_.facts[node].host
-                             + " does not answer: " + answer.error().context});
+                         describe(node) + " does not answer: " + answer.error().context});
       }
       answers.push_back(std::move(*answer));
     }

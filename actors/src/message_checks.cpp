@@ -23,11 +23,27 @@ bool fits(const Plan& plan, const TraceEntry& entry) {
   const auto& action = entry.action;
   return entry.kind <= TraceEntry::Kind::optimize && action.pass <= Pass::backward_weight
          && action.stage.value() < plan.training.stage_count()
-         && action.microbatch.value() < plan.training.microbatch_count && entry.begin_ns >= 0
-         && entry.end_ns >= entry.begin_ns;
+         && action.microbatch.value() < plan.training.microbatch_count;
+}
+
+constexpr const char* no_time = "a time that no clock shows";
+
+/// Whether a clock shows first one, then the other.
+bool is_span(std::int64_t begin_ns, std::int64_t end_ns) {
+  return begin_ns >= 0 && end_ns >= begin_ns && end_ns <= clock_max_ns;
+}
+
+bool is_account(const TimeAccount& account) {
+  return is_span(account.begin_ns, account.end_ns)
+         && std::ranges::all_of(account.ns, [](auto ns) { return is_span(0, ns); });
 }
 
 }  // namespace
+
+Misfit misfit_of(const ClockTold& message) {
+  if (is_span(0, message.now_ns)) return std::nullopt;
+  return no_time;
+}
 
 Misfit misfit_of(const Plan& plan, const StepReported& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
@@ -48,8 +64,14 @@ Misfit misfit_of(const Plan& plan, const StepReported& message) {
 Misfit misfit_of(const Plan& plan, const RankFinished& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
   const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, entry); };
-  if (std::ranges::all_of(message.trace, fits_plan)) return std::nullopt;
-  return "a pass that is not of the schedule";
+  if (!std::ranges::all_of(message.trace, fits_plan)) return "a pass that is not of the schedule";
+  const auto has_span = [](const TraceEntry& entry) {
+    return is_span(entry.begin_ns, entry.end_ns);
+  };
+  if (is_account(message.account) && std::ranges::all_of(message.trace, has_span)) {
+    return std::nullopt;
+  }
+  return no_time;
 }
 
 Misfit misfit_of(const Plan& plan, const RankFailed& message) {

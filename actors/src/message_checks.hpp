@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -17,7 +18,12 @@ namespace troupe::actors {
 /// What is wrong with a message, for the end of a sentence; nothing if it can be acted upon.
 using Misfit = std::optional<std::string>;
 
-// To the director. A report's numbers may be any, its indices may not.
+/// More than the clock of a machine shows that has run for 18 years. Ten causes' times of an
+/// account add up without overflow, and so does what one clock shows and another's lead.
+inline constexpr std::int64_t clock_max_ns = std::int64_t{1} << 59U;
+
+// To the director. A report's losses and squares may be any, its indices and times may not.
+[[nodiscard]] Misfit misfit_of(const ClockTold& message);
 [[nodiscard]] Misfit misfit_of(const Plan& plan, const StepReported& message);
 [[nodiscard]] Misfit misfit_of(const Plan& plan, const RankFinished& message);
 [[nodiscard]] Misfit misfit_of(const Plan& plan, const RankFailed& message);

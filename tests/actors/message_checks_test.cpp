@@ -59,5 +59,14 @@ TEST(RanksReady, AreAsManyActorsAsRanksOrAFailureWithItsCode) {
   EXPECT_EQ(misfit_of(RanksReady{Errc{200}, "no room", {}}, 2), "error code 200");
 }
 
+TEST(ClockTold, IsWhatAClockCanShow) {
+  for (const auto ns : {std::int64_t{0}, clock_max_ns}) {
+    EXPECT_EQ(misfit_of(ClockTold{ns}), std::nullopt) << ns;
+  }
+  for (const auto ns : {INT64_MIN, std::int64_t{-1}, clock_max_ns + 1, INT64_MAX}) {
+    EXPECT_EQ(misfit_of(ClockTold{ns}), "a time that no clock shows") << ns;
+  }
+}
+
 }  // namespace
 }  // namespace troupe::actors

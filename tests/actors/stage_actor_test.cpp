@@ -448,8 +448,12 @@ TEST(Director, EndsTheRunWhenARankReportsWhatItCannotHaveDone) {
   expect_refused(pass, with([](auto& entry) { entry.action.pass = Pass{4}; }));
   expect_refused(pass, with([](auto& entry) { entry.action.microbatch = MicrobatchIndex{2}; }));
   expect_refused(pass, with([](auto& entry) { entry.kind = TraceEntry::Kind{3}; }));
-  expect_refused(pass, with([](auto& entry) { entry.end_ns = 9; }));
-  expect_refused(pass, with([](auto& entry) { entry.begin_ns = -1; }));
+  const std::string time = "a time that no clock shows";
+  expect_refused(time, with([](auto& entry) { entry.end_ns = 9; }));
+  expect_refused(time, with([](auto& entry) { entry.begin_ns = -1; }));
+  expect_refused(time, with([](auto& entry) { entry.end_ns = INT64_MAX; }));
+  expect_refused(time, RankFinished{0, {.ns = {}, .begin_ns = INT64_MIN, .end_ns = 0}, {good}});
+  expect_refused(time, RankFinished{0, {.ns = {INT64_MAX}, .begin_ns = 0, .end_ns = 0}, {good}});
 }
 
 }  // namespace

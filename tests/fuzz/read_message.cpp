@@ -63,7 +63,9 @@ public:
     constexpr std::uint32_t node_count = 2;
     door_ = system.spawn(door, node_count, std::chrono::milliseconds{1000},
                          [](const NodeFacts&, const std::string&) {});
-    caf::anon_send(director_, GroupChosen{{}, std::vector<StageHandle>(4), {}});
+    caf::anon_send(
+        director_,
+        GroupChosen{{}, std::vector<StageHandle>(4), {0, 1, clock_max_ns, -clock_max_ns}});
     caf::anon_send(director_, StepWanted{1, StepKind::training});
     run();
   }
@@ -83,6 +85,7 @@ public:
   void take(JoinAsked& message) { caf::anon_send(door_, std::move(message)); }
   void take(PeerGone& message) { caf::anon_send(door_, std::move(message)); }
   void take(RanksReady& message) { (void)misfit_of(message, 2); }
+  void take(ClockTold& message) { (void)misfit_of(message); }
   void take(RanksGiven& message) {
     const auto plan = plan_of(message);
     if (!plan) {
