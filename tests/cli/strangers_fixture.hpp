@@ -92,6 +92,21 @@ inline std::set<std::uint16_t> ports_of(pid_t process) {
   return ports;
 }
 
+/// What a scanner of ports, a browser and a broken program send.
+inline std::vector<std::string> messages_of_strangers() {
+  std::mt19937 random{1};
+  std::string noise(std::size_t{1} << 20U, '\0');
+  for (auto& byte : noise) byte = static_cast<char>(random());
+  noise[0] = 'x';  // Neither HTTP nor a greeting of troupe.
+  return {"GET / HTTP/1.1\r\nHost: director\r\n\r\n",
+          noise.substr(0, 200),
+          noise.substr(0, 7),
+          noise,
+          std::string(16, '\0'),  // By which UCX's own connection manager ends its process.
+          std::string(17, '\0'),
+          ""};
+}
+
 class Strangers : public Run {
 protected:
   /// Two nodes that would train for long, once they do. They start with the usual limit of open
@@ -187,26 +202,28 @@ protected:
     for (auto& node : nodes_) expect_said(node, {});
   }
 
+  /// Says to `port` what strangers say, each message on a connection of its own.
+  static void speak_to(std::uint16_t port) {
+    for (const auto& message : messages_of_strangers()) {
+      const Connection stranger{port};
+      stranger.send(message);
+      stranger.part();
+    }
+  }
+
+  /// Where the director listens, except for its gate: CAF, on 127.0.0.1, and the fabric, which say
+  /// so, and UCX, which drops strangers without a word.
+  [[nodiscard]] std::set<std::uint16_t> ports_beside_the_gate() const {
+    auto ports = ports_of(director_->pid());
+    ports.erase(gate_port_);
+    return ports;
+  }
+
   [[nodiscard]] std::string gate() const { return "port " + std::to_string(gate_port_); }
 
   std::optional<PeerProcess> director_;
   std::vector<PeerProcess> nodes_;
   std::uint16_t gate_port_ = 0;
 };
-
-/// What a scanner of ports, a browser and a broken program send.
-inline std::vector<std::string> messages_of_strangers() {
-  std::mt19937 random{1};
-  std::string noise(std::size_t{1} << 20U, '\0');
-  for (auto& byte : noise) byte = static_cast<char>(random());
-  noise[0] = 'x';  // Neither HTTP nor a greeting of troupe.
-  return {"GET / HTTP/1.1\r\nHost: director\r\n\r\n",
-          noise.substr(0, 200),
-          noise.substr(0, 7),
-          noise,
-          std::string(16, '\0'),  // By which UCX's own connection manager ends its process.
-          std::string(17, '\0'),
-          ""};
-}
 
 }  // namespace troupe::cli

@@ -34,13 +34,7 @@ TEST_F(Strangers, ANodeWithAnotherSecretIsSentAwayAndLoggedOnce) {
 }
 
 TEST_F(Strangers, WhoSpeaksAnotherProtocolAtTheGateIsLoggedOnce) {
-  for (int round = 0; round < 3; ++round) {
-    for (const auto& message : messages_of_strangers()) {
-      const Connection stranger{gate_port_};
-      stranger.send(message);
-      stranger.part();
-    }
-  }
+  for (int round = 0; round < 3; ++round) speak_to(gate_port_);
   const auto only = " at " + gate() + ": only nodes of troupe may connect there";
   expect_said({"127.0.0.1 spoke HTTP instead of troupe's greeting" + only,
                "127.0.0.1 spoke an unknown protocol instead of troupe's greeting" + only,
@@ -52,13 +46,7 @@ TEST_F(Strangers, WhoSpeaksAnotherProtocolAtTheGateIsLoggedOnce) {
 /// without a word.
 TEST_F(Strangers, WhoSpeaksAnotherProtocolToLinksIsLoggedOnce) {
   for (const auto& node : nodes_) {
-    for (const auto port : ports_of(node.pid())) {
-      for (const auto& message : messages_of_strangers()) {
-        const Connection stranger{port};
-        stranger.send(message);
-        stranger.part();
-      }
-    }
+    for (const auto port : ports_of(node.pid())) speak_to(port);
   }
   expect_said(*director_, {});
   for (auto& node : nodes_) {

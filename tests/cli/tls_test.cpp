@@ -155,26 +155,21 @@ TEST_F(TlsStrangers, NodesWithoutTlsOrOfAnotherAuthorityAreSentAwayAndLoggedOnce
   expect_undisturbed();
 }
 
-const std::string spoke = "127.0.0.1 spoke ";
-const std::string went_round = "a program of this machine went round the gate, to port ";
+/// By strangers at the ports beside the gate.
+const std::vector<std::string> said_of_who_goes_round{
+    "127.0.0.1 spoke HTTP", "127.0.0.1 spoke an unknown protocol",
+    "127.0.0.1 closed the connection too early",
+    "a program of this machine went round the gate, to port "};
 
-/// Behind the gate listens CAF, on 127.0.0.1; beside it the fabric, where others meet it, and UCX,
-/// which drops them without a word.
 TEST_F(TlsStrangers, WhoGoesRoundTheGateIsNotHeardAndLoggedOnce) {
   std::vector<Connection> silent;
-  for (const auto port : ports_of(director_->pid())) {
-    if (port == gate_port_) continue;
+  for (const auto port : ports_beside_the_gate()) {
     for (int round = 0; round < 3; ++round) {
       silent.emplace_back(port);
-      for (const auto& message : messages_of_strangers()) {
-        if (message.empty()) continue;
-        const Connection stranger{port};
-        stranger.send(message);
-        stranger.part();
-      }
+      speak_to(port);
     }
   }
-  expect_said({spoke + "HTTP", spoke + "an unknown protocol", went_round});
+  expect_said(said_of_who_goes_round);
   expect_undisturbed();
 }
 
@@ -182,11 +177,7 @@ TEST_F(TlsStrangers, WhoSpeaksAnotherProtocolAtTheGateIsLoggedOnce) {
   std::vector<Connection> silent;
   for (int round = 0; round < 3; ++round) {
     silent.emplace_back(gate_port_);
-    for (const auto& message : messages_of_strangers()) {
-      const Connection stranger{gate_port_};
-      stranger.send(message);
-      stranger.part();
-    }
+    speak_to(gate_port_);
   }
   const auto only = " at " + gate() + ": only nodes of troupe may connect there";
   expect_said({"127.0.0.1 spoke HTTP instead of troupe's greeting" + only,
@@ -260,17 +251,11 @@ TEST_F(StrangersWithoutTls, ANodeWithTlsIsSentAwayAndLoggedOnce) {
 
 TEST_F(StrangersWithoutTls, WhoGoesRoundTheGateIsNotHeardAndLoggedOnce) {
   std::vector<Connection> silent;
-  for (const auto port : ports_of(director_->pid())) {
-    if (port == gate_port_) continue;
+  for (const auto port : ports_beside_the_gate()) {
     silent.emplace_back(port);
-    for (const auto& message : messages_of_strangers()) {
-      if (message.empty()) continue;
-      const Connection stranger{port};
-      stranger.send(message);
-      stranger.part();
-    }
+    speak_to(port);
   }
-  expect_said({spoke + "HTTP", spoke + "an unknown protocol", went_round});
+  expect_said(said_of_who_goes_round);
   expect_undisturbed();
 }
 
