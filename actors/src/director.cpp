@@ -63,7 +63,7 @@ void DirectorState::on(const GroupChosen& message) {
   clock_lead_ns_ = message.clock_lead_ns;
 }
 
-void DirectorState::on(const StepWanted& message) {
+void DirectorState::on(const StepDue& message) {
   TROUPE_ASSERT(!is_running_);
   is_running_ = true;
   if (failure_) return finish(*failure_);
@@ -72,11 +72,11 @@ void DirectorState::on(const StepWanted& message) {
   reported_count_ = 0;
   finished_count_ = 0;
   report_ = {};
-  report_.step = message.step;
-  report_.kind = message.kind;
+  report_.step = message.what.step;
+  report_.kind = message.what.kind;
   report_.begin_ns = stages::steady_now_ns();
   report_.ranks.resize(stages_.size());
-  for (const auto& loader : loaders_) caf::anon_send(loader, message);
+  for (const auto& loader : loaders_) caf::anon_send(loader, message.what);
 }
 
 bool DirectorState::refuse(const std::optional<std::string>& misfit) {
@@ -128,9 +128,10 @@ void DirectorState::on(RankFinished& message) {
   finish(std::move(report_));
 }
 
-/// A process that dies makes its neighbours fail. The door soon knows better what happened.
+/// A process that dies makes its neighbours fail. The door soon knows better what happened. What
+/// failed between two steps ends the next.
 void DirectorState::on(const RankFailed& message) {
-  if (!is_running_ || unexplained_) return;  // The others follow from the first.
+  if (unexplained_) return;  // The others follow from the first.
   if (refuse(misfit_of(*plan_, message))) return;
   unexplained_ = message;
   if (is_alone()) return on(CauseAwaited{});
@@ -139,9 +140,8 @@ void DirectorState::on(const RankFailed& message) {
 }
 
 void DirectorState::on(const CauseAwaited& /*message*/) {
-  if (!is_running_) return;
-  give_up(unexplained_->code, "step " + std::to_string(report_.step) + ": "
-                                  + describe(plan_->config.parallel, *unexplained_));
+  const auto step = is_running_ ? "step " + std::to_string(report_.step) + ": " : std::string{};
+  give_up(unexplained_->code, step + describe(plan_->config.parallel, *unexplained_));
 }
 
 void DirectorState::on(const NodeLost& message) {
@@ -203,7 +203,7 @@ DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<Director
   self->state.start(self, plan, std::move(*done));
   return {
       [self](const GroupChosen& message) { self->state.on(message); },
-      [self](const StepWanted& message) { self->state.on(message); },
+      [self](const StepDue& message) { self->state.on(message); },
       [self](StepReported& message) { self->state.on(message); },
       [self](RankFinished& message) { self->state.on(message); },
       [self](const RankFailed& message) { self->state.on(message); },

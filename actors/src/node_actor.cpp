@@ -27,6 +27,7 @@ void NodeState::on(const DoorPassed& message) {
 }
 
 void NodeState::on(const StepWanted& message) {
+  if (message.kind > StepKind::evaluation) return refuse("a step of no kind");
   caf::anon_send(loader_, message);
 }
 
@@ -81,7 +82,7 @@ PeakTold NodeState::on(const PeakAsked& message) {
 }
 
 stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
-  if (!stock_->ranks || message.stage >= plan_->training.stage_count()) return nullptr;
+  if (!stock_->weights || message.stage >= plan_->training.stage_count()) return nullptr;
   const auto* held = stock_->ranks->find(0, StageIndex{message.stage});
   if (held == nullptr || message.index >= held->stage->parameters().size()) return nullptr;
   return held->stage.get();
@@ -89,11 +90,9 @@ stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
 
 void NodeState::on(const ParameterAsked& message) {
   auto* stage = stage_of(message);
-  if (stage == nullptr) {
-    return end(Error{Errc::internal,
-                     "the director asks for a parameter that this node does not hold, which is a "
-                     "bug"});
-  }
+  if (stage == nullptr) return refuse("a parameter that this node does not hold");
+  if (message.number <= last_transfer_) return refuse("a parameter by a transfer of the past");
+  last_transfer_ = message.number;
   const auto values =
       std::make_shared<std::vector<float>>(stage->parameters()[message.index].values.size());
   stage->read_parameter(message.index, *values);
@@ -102,6 +101,10 @@ void NodeState::on(const ParameterAsked& message) {
   // The values live as long as the link needs them.
   stock_->weights->post_send(transport::Tag{message.number}, Buffer{bytes},
                              [values](const transport::Delivery&) {});
+}
+
+void NodeState::refuse(const std::string& what) {
+  end(Error{Errc::internal, "the director asks for " + what + ", which is a bug"});
 }
 
 void NodeState::on(const PeerCut& message) {

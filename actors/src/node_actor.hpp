@@ -59,6 +59,8 @@ private:
   [[nodiscard]] Expected<Done> build(const RanksGiven& message);
   /// Null if this node does not hold it.
   [[nodiscard]] stages::Stage* stage_of(const ParameterAsked& message);
+  /// Ends the run: the director asks for what no director asks for.
+  void refuse(const std::string& what);
   void end(Expected<Done> outcome);
 
   WatchedNodeHandle::pointer self_ = nullptr;
@@ -70,6 +72,7 @@ private:
   std::shared_ptr<const Plan> plan_;
   std::vector<PlacedStage> stages_;
   LoaderHandle loader_;
+  std::uint64_t last_transfer_ = 0;  ///< Of a parameter.
   bool has_ended_ = false;
 };
 

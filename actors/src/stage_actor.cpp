@@ -117,6 +117,10 @@ void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, 
 // -- messages -------------------------------------------------------------------------------------
 
 void StageActorState::on(const StepStarted& message) {
+  if (has_failed_) return;
+  if (machine_ != nullptr && machine_->waits_for() != WaitCause::next_step) {
+    return fail(Errc::internal, "the beginning of step " + std::to_string(message.step));
+  }
   const auto now_ns = stages::steady_now_ns();
   if (!keeper_) keeper_.emplace(now_ns);
   keeper_->advance(WaitCause::next_step, now_ns);
@@ -134,7 +138,9 @@ void StageActorState::on(const StepStarted& message) {
 
 void StageActorState::on(const Completed& message) {
   if (has_failed_) return;
-  if (message.code != Errc::none) return fail(message);
+  if (message.code != Errc::none) {
+    return fail(message.code, std::visit([](const auto& e) { return describe(e); }, message.event));
+  }
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
   std::visit(
       [&](const auto& event) {
@@ -147,6 +153,9 @@ void StageActorState::on(const Completed& message) {
 
 void StageActorState::on(const UpdateStarted& message) {
   if (has_failed_) return;
+  if (machine_ == nullptr || machine_->waits_for() != WaitCause::director) {
+    return fail(Errc::internal, "updating the weights");
+  }
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
   update_ = {step_, message.learning_rate, message.gradient_scale};
   advance(ClippingDecided{});
@@ -207,10 +216,9 @@ void StageActorState::record(const OptimizerFinished& event, const stages::Devic
   trace_.push_back({TraceEntry::Kind::optimize, {event.stage, {}, {}}, span.begin_ns, span.end_ns});
 }
 
-void StageActorState::fail(const Completed& message) {
+void StageActorState::fail(Errc code, const std::string& operation) {
   has_failed_ = true;
-  const auto operation = std::visit([](const auto& e) { return describe(e); }, message.event);
-  caf::anon_send(director_, RankFailed{rank(), message.code, operation});
+  caf::anon_send(director_, RankFailed{rank(), code, operation});
 }
 
 // -- completions ----------------------------------------------------------------------------------

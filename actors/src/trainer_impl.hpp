@@ -22,7 +22,7 @@ public:
   [[nodiscard]] virtual Expected<StepReport> run(const StepWanted& what) {
     promise_.emplace();
     auto outcome = promise_->get_future();
-    caf::anon_send(director_, what);
+    caf::anon_send(director_, StepDue{what});
     return outcome.get();
   }
   [[nodiscard]] virtual Expected<Done> read_parameter(std::size_t index,

@@ -405,6 +405,23 @@ TEST(Cluster, ANodeThatStopsAnsweringIsLost) {
   EXPECT_EQ(run.nodes.wait(1).exit_code, 1);
 }
 
+TEST(Cluster, ANodeThatIsAskedForWhatNoDirectorAsksForEndsWithASentence) {
+  const auto expect_refused = [](const std::string& what, auto... questions) {
+    Ensemble run{tiny_config(false), options_of(1, true)};
+    ASSERT_TRUE(run.trainer) << run.trainer.error().context;
+    const auto node = run.cluster->impl().gather()->nodes[0];
+    (caf::anon_send(node, questions), ...);
+    const auto end = run.nodes.wait(0);
+    EXPECT_EQ(end.exit_code, 1) << what;
+    EXPECT_EQ(end.said, "the director asks for " + what + ", which is a bug\n");
+  };
+  const ParameterAsked first{.stage = 0, .index = 0, .number = 1};
+  expect_refused("a parameter by a transfer of the past", first, first);
+  expect_refused("a parameter that this node does not hold", ParameterAsked{1, 0, 1});
+  expect_refused("a parameter that this node does not hold", ParameterAsked{0, 9999, 1});
+  expect_refused("a step of no kind", StepWanted{1, StepKind{2}});
+}
+
 /// The node has stopped, and its heartbeat would be waited for, for an hour: only the director's
 /// own links can tell.
 TEST(Cluster, ANodeThatTheDirectorsLinksNoLongerReachIsLost) {

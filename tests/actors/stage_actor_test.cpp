@@ -142,14 +142,13 @@ public:
   Rehearsal& operator=(const Rehearsal&) = delete;
 
   /// Runs one step to its end; returns nothing if something got stuck. The director hears `lies`
-  /// as soon as the step has begun.
+  /// as soon as the step has begun, whatever it takes from this process.
   template <class... Lies>
   std::optional<Expected<StepReport>> run(StepWanted what, Lies... lies) {
     outcomes_.clear();
-    caf::anon_send(director_, what);
-    (caf::anon_send(director_, lies), ...);
-    while (happen()) {
-    }
+    caf::anon_send(director_, StepDue{what});
+    (caf::anon_send(caf::actor_cast<caf::actor>(director_), lies), ...);
+    settle();
     if (outcomes_.size() != 1) return std::nullopt;
     return std::move(outcomes_.front());
   }
@@ -175,6 +174,14 @@ public:
     return outcome;
   }
 
+  /// Lets everything happen that can.
+  void settle() {
+    while (happen()) {
+    }
+  }
+
+  const StageHandle& first_stage() const { return stages_.front(); }
+  const LoaderHandle& first_loader() const { return loader_; }
   void close_a_link() { ranks_->ranks()[0].stages[0].next->close(); }
   const Plan& plan() const { return *plan_; }
   HeldStage& held(std::uint32_t replica, StageIndex stage) { return *ranks_->find(replica, stage); }
@@ -348,7 +355,7 @@ TEST(Director, StopsWhenTheLossIsNotANumber) {
   state.start(nullptr, plan,
               [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
   state.on(GroupChosen{{}, {StageHandle{}}});
-  state.on(StepWanted{7, StepKind::training});
+  state.on(StepDue{{7, StepKind::training}});
   StepReported reported{.rank = 0, .losses = {std::nan("")}, .squares = {{1.0}}};
   state.on(reported);
   ASSERT_EQ(outcomes.size(), 1U);
@@ -364,7 +371,7 @@ TEST(Director, TellsTheFirstFailureAlone) {
   state.start(nullptr, plan,
               [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
   state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}});
-  state.on(StepWanted{1, StepKind::training});
+  state.on(StepDue{{1, StepKind::training}});
   state.on(RankFailed{1, Errc::device_failure, "the pass 1F0"});
   state.on(RankFailed{0, Errc::peer_unreachable, "the pass 0B0"});
   ASSERT_EQ(outcomes.size(), 1U);
@@ -381,7 +388,7 @@ TEST(Director, TellsTimesOfOtherProcessesByItsOwnClock) {
   state.start(nullptr, plan,
               [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
   state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}, {0, 1000}});
-  state.on(StepWanted{1, StepKind::evaluation});
+  state.on(StepDue{{1, StepKind::evaluation}});
   for (std::uint32_t rank = 0; rank < 2; ++rank) {
     RankFinished finished{
         .rank = rank, .account = {}, .trace = {{.action = {}, .begin_ns = 1500, .end_ns = 1700}}};
@@ -406,9 +413,9 @@ TEST(Director, ALostNodeEndsTheStepAndEveryLaterOne) {
   state.start(nullptr, plan,
               [&](Expected<StepReport> outcome) { outcomes.push_back(std::move(outcome)); });
   state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}});
-  state.on(StepWanted{3, StepKind::training});
+  state.on(StepDue{{3, StepKind::training}});
   state.on(NodeLost{"node 1 is lost: it was killed"});
-  state.on(StepWanted{4, StepKind::training});
+  state.on(StepDue{{4, StepKind::training}});
   ASSERT_EQ(outcomes.size(), 2U);
   for (const auto& outcome : outcomes) {
     EXPECT_EQ(outcome.error().code, Errc::peer_unreachable);
@@ -425,6 +432,38 @@ void expect_refused(const std::string& what, Lies... lies) {
   ASSERT_TRUE(outcome && !outcome->has_value()) << what;
   EXPECT_EQ(outcome->error().code, Errc::internal);
   EXPECT_EQ(outcome->error().context, "step 1: a rank has reported " + what + ", which is a bug");
+}
+
+TEST(Director, BeginsNoStepForOthersThanItsTrainer) {
+  Rehearsal rehearsal{config_of("1f1b", 1, 2, 2, 1, false, false), 1};
+  const auto outcome = rehearsal.run({1, StepKind::training}, StepWanted{2, StepKind::training});
+  ASSERT_TRUE(outcome && outcome->has_value());
+  EXPECT_EQ((*outcome)->step, 1U);
+}
+
+TEST(StageActor, EndsTheRunWhenToldToBeginOrToUpdateOutOfTurn) {
+  constexpr StepWanted first{1, StepKind::training};
+  const auto refusal_of = [&](auto mislead) {
+    Rehearsal rehearsal{config_of("1f1b", 1, 2, 2, 1, false, false), 1};
+    mislead(rehearsal);
+    rehearsal.settle();
+    const auto outcome = rehearsal.run({2, StepKind::training});
+    return !outcome ? "stuck" : *outcome ? "none" : outcome->error().context;
+  };
+  const std::string failed = "pipeline rank 0 of replica 0 failed at ";
+  const std::string reason = ": a message was not the one that was due, which is a bug";
+  EXPECT_EQ(refusal_of([](Rehearsal& rehearsal) {
+              caf::anon_send(rehearsal.first_stage(), UpdateStarted{});
+            }),
+            failed + "updating the weights" + reason);
+  EXPECT_EQ(refusal_of([&](Rehearsal& rehearsal) {
+              EXPECT_TRUE(rehearsal.run(first)->has_value());
+              caf::anon_send(rehearsal.first_stage(), UpdateStarted{});
+            }),
+            failed + "updating the weights" + reason);
+  EXPECT_EQ(
+      refusal_of([&](Rehearsal& rehearsal) { caf::anon_send(rehearsal.first_loader(), first); }),
+      "step 2: " + failed + "the beginning of step 2" + reason);
 }
 
 TEST(Director, EndsTheRunWhenARankReportsWhatItCannotHaveDone) {

@@ -66,7 +66,7 @@ public:
     caf::anon_send(
         director_,
         GroupChosen{{}, std::vector<StageHandle>(4), {0, 1, clock_max_ns, -clock_max_ns}});
-    caf::anon_send(director_, StepWanted{1, StepKind::training});
+    caf::anon_send(director_, StepDue{{1, StepKind::training}});
     run();
   }
   ~Receivers() {

@@ -23,7 +23,7 @@ public:
 
   void start(DirectorHandle::pointer self, std::shared_ptr<const Plan> plan, StepDone done);
   void on(const GroupChosen& message);
-  void on(const StepWanted& message);
+  void on(const StepDue& message);
   void on(StepReported& message);
   void on(RankFinished& message);
   void on(const RankFailed& message);

@@ -63,9 +63,9 @@ typename Inspector::result_type inspect(Inspector& f, UpdateStarted& x) {
   return f(x.learning_rate, x.gradient_scale);
 }
 
-// -- to the director ------------------------------------------------------------------------------
+// -- to a loader ----------------------------------------------------------------------------------
 
-/// From the trainer: run `step`.
+/// From the director: run `step`.
 struct StepWanted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
@@ -74,6 +74,13 @@ template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepWanted& x) {
   return f(x.step, x.kind);
 }
+
+// -- to the director ------------------------------------------------------------------------------
+
+/// From the trainer: lead this step. It has no form in which another process could send it.
+struct StepDue {
+  StepWanted what;
+};
 
 /// From a stage actor: the gradients are final, or, in an evaluation step, the losses are there.
 struct StepReported {
@@ -144,7 +151,7 @@ struct GroupChosen {
   std::vector<std::int64_t> clock_lead_ns{};
 };
 
-using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts_to<StepWanted>,
+using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts_to<StepDue>,
                                         caf::reacts_to<StepReported>, caf::reacts_to<RankFinished>,
                                         caf::reacts_to<RankFailed>, caf::reacts_to<LoadFailed>,
                                         caf::reacts_to<NodeLost>, caf::reacts_to<CauseAwaited>>;
@@ -153,6 +160,7 @@ using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepStarted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Completed)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodeLost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::CauseAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::GroupChosen)

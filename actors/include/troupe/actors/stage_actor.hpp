@@ -56,7 +56,8 @@ private:
   void record(const OptimizerFinished& event, const stages::DeviceSpan& span);
   void record(const auto&, const stages::DeviceSpan&) {}
 
-  void fail(const Completed& message);
+  /// Tells the director, and ignores what comes later.
+  void fail(Errc code, const std::string& operation);
 
   void carry_out(const ExpectActivation& command);
   void carry_out(const ExpectGradient& command);
