@@ -1,6 +1,6 @@
-// The readers of the header in front of every message between fabrics and of the cards by which
-// they introduce themselves: what they accept is written as the same bytes, and what they refuse is
-// told in one line.
+// The readers of the header in front of every message between fabrics, of offers behind it, and of
+// the cards by which they introduce themselves: what they accept is written as the same bytes, and
+// what they refuse is told in one line.
 
 #include <algorithm>
 #include <span>
@@ -15,6 +15,9 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
   const auto header = transport::read_header(bytes);
   TROUPE_ASSERT(!header || std::ranges::equal(transport::write_header(*header), bytes));
   if (!header) check_refusal(header.error(), Errc::invalid_file);
+  const auto offer = transport::read_offer(bytes);
+  TROUPE_ASSERT(!offer || std::ranges::equal(transport::write_offer(*offer), bytes));
+  if (!offer) check_refusal(offer.error(), Errc::invalid_file);
   if (size_bytes < transport::ucx_card_head_bytes) return 0;
   const auto head = bytes.first<transport::ucx_card_head_bytes>();
   const auto card = transport::read_card_head(head);

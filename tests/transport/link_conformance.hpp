@@ -39,7 +39,7 @@ public:
 private:
   /// Encodes message and position, so that a swapped or shifted buffer is visible.
   static std::byte at(std::uint8_t pattern, std::size_t i) {
-    return static_cast<std::byte>(pattern * 31U + i * 7U);
+    return static_cast<std::byte>(pattern * 31U + i * 7U + (i >> 8U) * 13U + (i >> 20U) * 5U);
   }
   std::vector<std::vector<std::byte>> blocks_;
 };
@@ -52,6 +52,12 @@ public:
     ASSERT_FALSE(slot.has_value()) << "a completion ran twice";
     slot.emplace(std::move(delivery));
     changed.notify_all();
+  }
+
+  /// Whether an outcome is there that may come at any moment.
+  [[nodiscard]] static bool is_there(const std::optional<Delivery>& slot) {
+    const std::scoped_lock lock{mutex};
+    return slot.has_value();
   }
 
   /// Waits until `condition` holds, which is looked at after each outcome. Returns false after a

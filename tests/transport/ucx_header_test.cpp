@@ -33,7 +33,7 @@ TEST(UcxHeader, LooksTheSameOnEveryMachine) {
     text += "0123456789abcdef"[std::to_integer<unsigned>(byte) & 15U];
   }
   EXPECT_EQ(text,
-            "74720102070000000807060504030201"
+            "74720202070000000807060504030201"
             "18171615141312112827262524232221");
 }
 
@@ -48,10 +48,10 @@ std::string refusal_with(std::size_t position, int value) {
 TEST(UcxHeader, EveryRuleBrokenIsNamed) {
   const std::string message = "a message between fabrics ";
   EXPECT_EQ(refusal_with(0, 'T'), message + "does not begin with 'tr'");
-  EXPECT_EQ(refusal_with(2, 9), message + "has version 9, and this program speaks 1: run one "
+  EXPECT_EQ(refusal_with(2, 9), message + "has version 9, and this program speaks 2: run one "
                                           "version everywhere");
   EXPECT_EQ(refusal_with(3, 0), message + "is of the unknown kind 0");
-  EXPECT_EQ(refusal_with(3, 7), message + "is of the unknown kind 7");
+  EXPECT_EQ(refusal_with(3, 9), message + "is of the unknown kind 9");
   EXPECT_EQ(refusal_with(3, 1), message + "of kind 1 has the code 7");
   EXPECT_EQ(refusal_with(4, 200), message + "of kind 2 has the code 200");
   EXPECT_EQ(refusal_with(7, 1), message + "has bytes other than zero where nothing belongs");
@@ -68,7 +68,7 @@ TEST(UcxHeader, WhateverIsReadWritesBackToTheSameBytes) {
   for (int i = 0; i < 100'000; ++i) {
     auto bytes = write_header(sample);
     for (auto changes = random.below(4); changes-- > 0;) {
-      bytes[random.below(bytes.size())] = static_cast<std::byte>(random.below(8));
+      bytes[random.below(bytes.size())] = static_cast<std::byte>(random.below(10));
     }
     const auto header = read_header(bytes);
     if (!header) continue;
@@ -76,6 +76,21 @@ TEST(UcxHeader, WhateverIsReadWritesBackToTheSameBytes) {
     ASSERT_EQ(write_header(*header), bytes);
   }
   EXPECT_GT(accepted, 1000U);
+}
+
+TEST(UcxOffer, ReadsWhatItWrote) {
+  const UcxOffer offer{.address = 0x0102030405060708, .size_bytes = 0x1112131415161718};
+  const auto bytes = write_offer(offer);
+  EXPECT_EQ(*read_offer(bytes), offer);
+  EXPECT_EQ(bytes.front(), std::byte{0x08});
+  EXPECT_EQ(bytes.back(), std::byte{0x11});
+}
+
+TEST(UcxOffer, EveryRuleBrokenIsNamed) {
+  const auto nothing = write_offer({.address = 1});
+  EXPECT_EQ(read_offer(nothing).error().context, "a message between fabrics offers nothing");
+  EXPECT_EQ(read_offer(std::span{nothing}.first(15)).error().context,
+            "a message between fabrics is an offer of 15 bytes instead of 16");
 }
 
 TEST(UcxAddress, ReadsWhatItWrote) {

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <numeric>
 #include <string>
+#include <thread>
 
 #include <dlfcn.h>
 #include <sys/epoll.h>
@@ -12,6 +13,7 @@
 #include "ucx/ucx_address.hpp"
 #include "ucx/ucx_endpoint.hpp"
 #include "ucx/ucx_meeting.hpp"
+#include "ucx/ucx_reader.hpp"
 #include "ucx_world.hpp"
 #include "wire.hpp"
 
@@ -189,66 +191,126 @@ Introduced introduce(const std::string& fabric, const UcxCard& own) {
   return std::move(place.introduced);
 }
 
-/// Somebody of whom fabrics think that it is one.
-class Stranger {
+/// A peer played by hand, which has visited `fabric`.
+class Stranger final : UcxInbox {
 public:
-  explicit Stranger(bool shared_memory) {
+  static constexpr std::uint64_t number = 4711;
+
+  struct Message {
+    UcxHeader header;
+    std::vector<std::byte> bytes;
+  };
+
+  Stranger(UcxFabric& fabric, bool shared_memory, const MemoryKey& memory = {}) {
     UcxOptions options;
     options.shared_memory = shared_memory;
-    context_ = UcxContext::make(settings_for(options)).value();
-    worker_ = UcxWorker::make(context_, deaf_, events_).value();
+    auto context = UcxContext::make(settings_for(options)).value();
+    worker_ = UcxWorker::make(std::move(context), *this, events_).value();
+    card_ = {number, memory, *worker_->address()};
+    introduced_ = visit(fabric);
+    const auto& there = introduced_.card.address;
+    endpoint_ = UcxEndpoint::connect(*worker_, there, [](ucs_status_t) {}).value();
   }
   ~Stranger() {
+    endpoint_.reset();
     worker_.reset();
     close(events_);
   }
-  Stranger(const Stranger&) = delete;
-  Stranger& operator=(const Stranger&) = delete;
 
-  static constexpr std::uint64_t number = 4711;
-  [[nodiscard]] UcxCard card() const { return {number, worker_->address().value()}; }
-  UcxWorker& worker() { return *worker_; }
+  /// By which the fabric makes links to it. Nobody visits it there.
+  static std::string address() {
+    auto place = address_of_interface("lo").value();
+    place.set_port(1);
+    return to_text({.fabric = number, .socket = place});
+  }
+
+  /// Once more.
+  [[nodiscard]] Introduced visit(UcxFabric& fabric) const {
+    return introduce(fabric.address(), card_);
+  }
+  /// Ends the connection of the first visit.
+  void hang_up() { introduced_.host->socket.close(); }
+
+  /// By which it reads the fabric's memory.
+  [[nodiscard]] const MemoryKey& key() const { return introduced_.card.memory; }
+
+  void send(const UcxHeaderBytes& header, std::span<std::byte> bytes = {}) {
+    struct Sent final : UcxCompletion {
+      void completed(ucs_status_t) override { is_sent = true; }
+      bool is_sent = false;
+    } sent;
+    endpoint_->send(header, {bytes.data(), bytes.size()}, sent);
+    progress_until([&] { return sent.is_sent; });
+  }
+  void send(UcxHeader header, std::span<std::byte> bytes = {}) {
+    header.from = number;
+    send(write_header(header), bytes);
+  }
+  void offer(std::uint64_t lane, Tag tag, UcxOffer offer) {
+    auto bytes = write_offer(offer);
+    send({.kind = UcxMessage::offer, .lane = lane, .tag = tag}, bytes);
+  }
+
+  /// What a fabric does as well, so that each sends what it holds.
+  void greet() {
+    send({.kind = UcxMessage::hello});
+    receive(UcxMessage::hello);
+    send({.kind = UcxMessage::welcome});
+  }
+
+  /// Waits for the next message.
+  Message receive() {
+    progress_until([&] { return !received_.empty(); });
+    auto first = std::move(received_.front());
+    received_.erase(received_.begin());
+    return first;
+  }
+  /// Waits for one of that kind, and forgets what came before.
+  Message receive(UcxMessage kind) {
+    for (;;) {
+      if (auto message = receive(); message.header.kind == kind) return message;
+    }
+  }
+
+  template <class Condition>
+  void progress_until(Condition condition) {
+    while (!condition()) worker_->progress();
+  }
 
 private:
-  struct Deaf final : UcxInbox {
-    bool take_in(std::span<const std::byte>, const UcxArrival&) override { return false; }
-  };
-  Deaf deaf_;
+  bool take_in(std::span<const std::byte> header, const UcxArrival& arrival) override {
+    const auto* bytes = static_cast<const std::byte*>(arrival.handle);
+    received_.push_back({*read_header(header), {bytes, bytes + arrival.kept_bytes()}});
+    return false;
+  }
+
   int events_ = epoll_create1(EPOLL_CLOEXEC);
-  std::shared_ptr<const UcxContext> context_;
+  std::vector<Message> received_;
   std::unique_ptr<UcxWorker> worker_;
+  UcxCard card_;
+  Introduced introduced_;
+  std::unique_ptr<UcxEndpoint> endpoint_;
 };
 
 TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
   auto [here, there] = this->world_.make_link();
-  Stranger stranger{std::is_same_v<TypeParam, UcxWorld<true>>};
-  const auto introduced = introduce(this->world_.left->address(), stranger.card());
-  ASSERT_NE(introduced.host, nullptr);
-  auto endpoint =
-      UcxEndpoint::connect(stranger.worker(), introduced.card.address, [](ucs_status_t) {});
-  ASSERT_TRUE(endpoint);
-  struct Sent final : UcxCompletion {
-    void completed(ucs_status_t) override { is_sent = true; }
-    bool is_sent = false;
-  };
-  constexpr std::uint64_t seed = 99;
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  Random random{seed};
-  std::vector<UcxHeaderBytes> headers;
-  for (int i = 0; i < 64; ++i) {
-    headers.push_back(write_header({.from = Stranger::number, .lane = 1, .tag = Tag{1}}));
-    headers.back()[random.below(8)] ^= std::byte{0x80};
+  auto& fabric = *this->world_.left;
+  {
+    Stranger stranger{fabric, std::is_same_v<TypeParam, UcxWorld<true>>};
+    constexpr std::uint64_t seed = 99;
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random{seed};
+    std::uint64_t count = 0;
+    for (int i = 0; i < 64; ++i, ++count) {
+      auto header = write_header({.from = Stranger::number, .lane = 1, .tag = Tag{1}});
+      header[random.below(8)] ^= std::byte{0x80};
+      stranger.send(header);
+    }
+    stranger.send(write_header({.from = Stranger::number + 1}));    // Not one of its peers.
+    stranger.offer(1, Tag{1}, {.address = 4096, .size_bytes = 1});  // It showed no memory.
+    count += 2;
+    stranger.progress_until([&] { return fabric.counters().garbage == count; });
   }
-  headers.push_back(write_header({.from = Stranger::number + 1}));  // Not one of its peers.
-  std::vector<Sent> sent(headers.size());
-  (*endpoint)->send(headers.front(), {}, sent.front());
-  while (this->world_.left->counters().garbage != 1) stranger.worker().progress();
-  for (std::size_t i = 1; i < headers.size(); ++i) (*endpoint)->send(headers[i], {}, sent[i]);
-  while (!std::ranges::all_of(sent, &Sent::is_sent)
-         || this->world_.left->counters().garbage != headers.size()) {
-    stranger.worker().progress();
-  }
-  endpoint->reset();
   std::optional<Delivery> a, b;
   here->post_send(Tag{1}, this->arena_.make(8, 1), into(a));
   there->post_receive(Tag{1}, this->arena_.make(8, 2), into(b));
@@ -259,16 +321,13 @@ TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
 /// As after both have visited each other at once.
 TYPED_TEST(UcxLinks, APeerIsLostWithTheLastConnectionOnWhichItWasMet) {
   auto& fabric = *this->world_.left;
-  const Stranger stranger{std::is_same_v<TypeParam, UcxWorld<true>>};
-  const auto meet = [&] { return introduce(fabric.address(), stranger.card()); };
-  auto first = meet();
-  auto second = meet();
-  const auto any_socket = parse_ucx_address(this->world_.right->address())->socket;
-  const auto link = link_to(fabric, to_text({Stranger::number, any_socket}), 1);
+  Stranger stranger{fabric, std::is_same_v<TypeParam, UcxWorld<true>>};
+  auto second = stranger.visit(fabric);
+  const auto link = link_to(fabric, Stranger::address(), 1);
   std::optional<Delivery> received;
   link->post_receive(Tag{1}, this->arena_.make(8, 1), into(received));
-  first.host->socket.close();
-  auto third = meet();  // Until then the fabric has seen the first end.
+  stranger.hang_up();
+  auto third = stranger.visit(fabric);  // Until then the fabric has seen the first end.
   ASSERT_FALSE(this->HasFailure());
   EXPECT_FALSE(received);
   second.host->socket.close();
@@ -306,6 +365,293 @@ TEST(UcxFabric, AVisitThatFailsHurtsNoConnectionThatStands) {
   ASSERT_TRUE(Outcomes::wait_until([&] { return missed.has_value(); }));
   EXPECT_EQ(lost, std::vector{nobody});
   EXPECT_TRUE(carries(Tag{2}));
+}
+
+// -- messages that are read out of the sender's memory --------------------------------------------
+
+constexpr std::size_t large_bytes = std::size_t{3} << 20U;
+
+struct Fetched final : UcxCompletion {
+  void completed(ucs_status_t status) override { outcome = status; }
+  std::optional<ucs_status_t> outcome;
+};
+
+TEST(UcxReader, ReadsAPieceARoundTheOldestMessageFirst) {
+  TestArena arena;
+  const MemoryConsent consent;
+  UcxReader reader;
+  reader.open(consent.key());
+  const auto source = arena.make(UcxReader::piece_bytes + 1, 1);
+  const auto target = arena.make(UcxReader::piece_bytes + 1, 2);
+  const auto address = reinterpret_cast<std::uintptr_t>(source.data());
+  Fetched first, second;
+  reader.fetch(address, target.view(), first);
+  reader.fetch(address, {target.data(), 1}, second);
+  EXPECT_TRUE(reader.progress());
+  EXPECT_FALSE(first.outcome.has_value());
+  EXPECT_TRUE(reader.progress());
+  EXPECT_EQ(first.outcome, UCS_OK);
+  EXPECT_TRUE(TestArena::holds(target, 1));
+  EXPECT_FALSE(second.outcome.has_value());
+  EXPECT_TRUE(reader.progress());
+  EXPECT_EQ(second.outcome, UCS_OK);
+  EXPECT_FALSE(reader.progress());
+}
+
+TEST(UcxReader, CompletesWhatIsNotReadAsCancelled) {
+  TestArena arena;
+  const MemoryConsent consent;
+  UcxReader reader;
+  reader.open(consent.key());
+  const auto bytes = arena.make(2 * UcxReader::piece_bytes, 1);
+  Fetched first, second;
+  for (auto* fetched : {&first, &second}) {
+    reader.fetch(reinterpret_cast<std::uintptr_t>(bytes.data()), bytes.view(), *fetched);
+  }
+  reader.progress();
+  reader.cancel();
+  EXPECT_EQ(first.outcome, UCS_ERR_CANCELED);
+  EXPECT_EQ(second.outcome, UCS_ERR_CANCELED);
+  EXPECT_FALSE(reader.has_in_flight());
+}
+
+/// A fabric, and a peer by hand that shows its memory.
+class UcxOffers : public testing::Test {
+protected:
+  /// Makes a link to the peer, which then says that it reads.
+  std::unique_ptr<Link> link_to_reader() {
+    auto link = link_to(*fabric_, Stranger::address(), lane_);
+    stranger_.greet();
+    stranger_.send({.kind = UcxMessage::reader});
+    // The note and this come in order.
+    std::optional<Delivery> received;
+    link->post_receive(Tag{99}, arena_.make(1, 0), into(received));
+    std::byte byte{};
+    stranger_.send({.lane = lane_, .tag = Tag{99}}, {&byte, 1});
+    stranger_.receive(UcxMessage::settled);
+    EXPECT_TRUE(Outcomes::wait_until([&] { return received.has_value(); }));
+    return link;
+  }
+
+  /// Returns what the fabric says of its large message.
+  UcxOffer receive_offer() { return *read_offer(stranger_.receive(UcxMessage::offer).bytes); }
+
+  /// Returns when the fabric has done what it was asked to.
+  void let_fabric_finish() { (void)fabric_->transports_to(Stranger::address()); }
+
+  const std::uint64_t lane_ = 5;
+  TestArena arena_;
+  std::unique_ptr<UcxFabric> fabric_ = make_fabric(/*shared_memory=*/true);
+  MemoryConsent consent_;
+  Stranger stranger_{*fabric_, true, consent_.key()};
+  std::optional<Delivery> sent_, received_;
+};
+
+TEST_F(UcxOffers, AreReadOutOfTheSendersMemoryAndSettled) {
+  const auto link = link_to_reader();
+  auto source = arena_.make(large_bytes, 1);
+  link->post_receive(Tag{1}, arena_.make(large_bytes, 2), into(received_));
+  stranger_.offer(
+      lane_, Tag{1},
+      {.address = reinterpret_cast<std::uintptr_t>(source.data()), .size_bytes = large_bytes});
+  EXPECT_EQ(stranger_.receive(UcxMessage::settled).header.code, Errc::none);
+  ASSERT_TRUE(Outcomes::wait_until([&] { return received_.has_value(); }));
+  EXPECT_TRUE(TestArena::holds(received_->buffer, 1));
+}
+
+TEST(UcxFabric, SaysThatItReadsBeforeAnythingElseIfItIsAbleTo) {
+  for (const bool is_able : {true, false}) {
+    const auto fabric = make_fabric(/*shared_memory=*/true);
+    const MemoryConsent consent;
+    auto key = consent.key();
+    if (!is_able) ++key.number[0];
+    Stranger stranger{*fabric, true, key};
+    const auto link = link_to(*fabric, Stranger::address(), 1);
+    TestArena arena;
+    std::optional<Delivery> sent;
+    link->post_send(Tag{1}, arena.make(1, 1), into(sent));
+    stranger.greet();
+    EXPECT_EQ(stranger.receive().header.kind, is_able ? UcxMessage::reader : UcxMessage::data);
+    fabric->give_up(Stranger::address(), "it does not answer");
+  }
+}
+
+TEST_F(UcxOffers, OfWhomNobodyReadsAreNotMade) {
+  const auto link = link_to(*fabric_, Stranger::address(), lane_);
+  stranger_.greet();
+  link->post_send(Tag{1}, arena_.make(large_bytes, 1), into(sent_));
+  EXPECT_EQ(stranger_.receive(UcxMessage::data).header.tag, Tag{1});
+}
+
+TEST_F(UcxOffers, AMalformedOneIsGarbage) {
+  const auto link = link_to_reader();
+  stranger_.offer(lane_, Tag{1}, {.address = 4096});
+  std::array<std::byte, 17> bytes{};
+  for (const std::size_t size : {0U, 1U, 15U, 17U}) {
+    stranger_.send({.kind = UcxMessage::offer, .lane = lane_}, std::span{bytes}.first(size));
+  }
+  std::vector<std::byte> large(large_bytes);
+  stranger_.send({.kind = UcxMessage::offer, .lane = lane_}, large);
+  stranger_.progress_until([&] { return fabric_->counters().garbage == 6; });
+}
+
+TEST_F(UcxOffers, OfAnotherSizeOrOfNoMemoryFailOnBothEnds) {
+  const auto link = link_to_reader();
+  const auto take = [&](Tag tag, UcxOffer offer) {
+    received_.reset();
+    link->post_receive(tag, arena_.make(large_bytes, 2), into(received_));
+    stranger_.offer(lane_, tag, offer);
+    const auto told = stranger_.receive(UcxMessage::settled).header.code;
+    EXPECT_TRUE(Outcomes::wait_until([&] { return received_.has_value(); }));
+    EXPECT_EQ(received_->code, told);
+    return told;
+  };
+  EXPECT_EQ(take(Tag{1}, {.address = 4096, .size_bytes = large_bytes - 1}),
+            Errc::message_truncated);
+  EXPECT_EQ(take(Tag{2}, {.address = 4096, .size_bytes = large_bytes}), Errc::peer_unreachable);
+}
+
+TEST_F(UcxOffers, WhoseSenderNoLongerConsentsFail) {
+  const auto link = link_to_reader();
+  auto source = arena_.make(large_bytes, 1);
+  consent_.withdraw();
+  stranger_.offer(
+      lane_, Tag{1},
+      {.address = reinterpret_cast<std::uintptr_t>(source.data()), .size_bytes = large_bytes});
+  link->post_receive(Tag{1}, arena_.make(large_bytes, 2), into(received_));
+  EXPECT_EQ(stranger_.receive(UcxMessage::settled).header.code, Errc::peer_unreachable);
+}
+
+TEST_F(UcxOffers, ThatWaitAreRefusedWhenTheirReceiverClosesAndAfterThat) {
+  const auto link = link_to_reader();
+  stranger_.offer(lane_, Tag{1}, {.address = 4096, .size_bytes = 4096});
+  std::byte byte{};
+  link->post_receive(Tag{2}, arena_.make(1, 0), into(received_));
+  stranger_.send({.lane = lane_, .tag = Tag{2}}, {&byte, 1});
+  stranger_.receive(UcxMessage::settled);  // So the offer has come too.
+  ASSERT_TRUE(Outcomes::wait_until([&] { return received_.has_value(); }));
+  link->close();
+  stranger_.offer(lane_, Tag{3}, {.address = 4096, .size_bytes = 4096});
+  for (const auto tag : {Tag{1}, Tag{3}}) {
+    const auto header = stranger_.receive(UcxMessage::settled).header;
+    EXPECT_EQ(header.tag, tag);
+    EXPECT_EQ(header.code, Errc::cancelled);
+  }
+}
+
+TEST_F(UcxOffers, KeepTheBufferOfAClosedLinkUntilThePeerHasSettled) {
+  auto link = link_to_reader();
+  link->post_send(Tag{1}, arena_.make(large_bytes, 1), into(sent_));
+  const auto offer = receive_offer();
+  std::thread closing{[&] { link->close(); }};
+  stranger_.receive(UcxMessage::closed);
+  let_fabric_finish();
+  EXPECT_FALSE(Outcomes::is_there(sent_)) << "the peer may be reading it";
+  auto target = arena_.make(large_bytes, 2);
+  EXPECT_TRUE(read_memory(stranger_.key(), offer.address, target.view()));
+  EXPECT_TRUE(TestArena::holds(target, 1));
+  stranger_.send({.kind = UcxMessage::settled, .lane = lane_, .tag = Tag{1}});
+  closing.join();
+  ASSERT_TRUE(sent_.has_value());
+  EXPECT_EQ(sent_->code, Errc::cancelled);
+}
+
+TEST_F(UcxOffers, AreSettledAlsoByAPeerThatHasSaidGoodbye) {
+  const auto link = link_to_reader();
+  link->post_send(Tag{1}, arena_.make(large_bytes, 1), into(sent_));
+  (void)receive_offer();
+  stranger_.send({.kind = UcxMessage::goodbye});
+  stranger_.receive(UcxMessage::goodbye);
+  let_fabric_finish();
+  EXPECT_FALSE(Outcomes::is_there(sent_)) << "the peer may be reading it";
+  stranger_.send({.kind = UcxMessage::settled, .lane = lane_, .tag = Tag{1}});
+  ASSERT_TRUE(Outcomes::wait_until([&] { return sent_.has_value(); }));
+  EXPECT_EQ(sent_->code, Errc::cancelled);
+}
+
+TEST_F(UcxOffers, GiveTheBufferBackWhenThePeerIsLostWhoCanThenReadNoMore) {
+  const auto link = link_to_reader();
+  link->post_send(Tag{1}, arena_.make(large_bytes, 1), into(sent_));
+  const auto offer = receive_offer();
+  std::byte byte{};
+  EXPECT_TRUE(read_memory(stranger_.key(), offer.address, {&byte, 1}));
+  fabric_->give_up(Stranger::address(), "its heartbeat stopped");
+  ASSERT_TRUE(Outcomes::wait_until([&] { return sent_.has_value(); }));
+  EXPECT_EQ(sent_->code, Errc::peer_unreachable);
+  EXPECT_FALSE(read_memory(stranger_.key(), offer.address, {&byte, 1}));
+}
+
+TEST_F(UcxOffers, DoNotKeepAFabricWhosePeerSaysNothing) {
+  const auto link = link_to_reader();
+  link->post_send(Tag{1}, arena_.make(large_bytes, 1), into(sent_));
+  (void)receive_offer();
+  fabric_.reset();
+  ASSERT_TRUE(sent_.has_value());
+  EXPECT_EQ(sent_->code, Errc::cancelled);
+}
+
+/// Two fabrics that read each other's memory.
+class UcxFabricsThatRead : public testing::Test {
+protected:
+  UcxFabricsThatRead() {
+    // Behind it comes whatever the fabrics say when they have met.
+    const auto [left, right] = world_.make_link();
+    for (auto* link : {left.get(), right.get()}) {
+      auto* const other = link == left.get() ? right.get() : left.get();
+      std::optional<Delivery> sent, received;
+      link->post_send(Tag{1}, arena_.make(1, 1), into(sent));
+      other->post_receive(Tag{1}, arena_.make(1, 1), into(received));
+      world_.progress_until([&] { return sent && received; });
+    }
+  }
+
+  TestArena arena_;
+  UcxWorld<true> world_;
+};
+
+TEST_F(UcxFabricsThatRead, SaySo) {
+  for (const auto& [one, other] : {std::pair{world_.left.get(), world_.right.get()},
+                                   {world_.right.get(), world_.left.get()}}) {
+    const auto names = one->transports_to(other->address());
+    EXPECT_NE(std::ranges::find(names, "process_vm_readv"), names.end());
+  }
+}
+
+TEST_F(UcxFabricsThatRead, CloseWhateverIsUnderWayOnEitherEnd) {
+  constexpr std::uint64_t seed = 4;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random{seed};
+  for (int round = 0; round < 50; ++round) {
+    auto [left, right] = world_.make_link();
+    std::vector<std::optional<Delivery>> outcomes(8);
+    for (std::size_t i = 0; i < outcomes.size(); i += 2) {
+      auto* const sender = i % 4 == 0 ? left.get() : right.get();
+      auto* const receiver = i % 4 == 0 ? right.get() : left.get();
+      sender->post_send(Tag{i}, arena_.make(large_bytes / 8, 1), into(outcomes[i]));
+      receiver->post_receive(Tag{i}, arena_.make(large_bytes / 8, 2), into(outcomes[i + 1]));
+    }
+    const auto done = random.below(outcomes.size());
+    world_.progress_until([&] {
+      return std::ranges::count_if(outcomes, [](const auto& o) { return o.has_value(); })
+             >= static_cast<std::ptrdiff_t>(done);
+    });
+    std::thread closing{[&] { left->close(); }};
+    right->close();
+    closing.join();
+    ASSERT_TRUE(all_done(outcomes));
+    for (std::size_t i = 0; i < outcomes.size(); ++i) {
+      EXPECT_TRUE(outcomes[i]->code == Errc::none || outcomes[i]->code == Errc::cancelled);
+    }
+  }
+}
+
+TEST_F(UcxFabricsThatRead, CloseALaneThatTheOtherEndNeverMade) {
+  const auto link = link_to(*world_.left, world_.right->address(), ++world_.lanes);
+  std::optional<Delivery> sent;
+  link->post_send(Tag{1}, arena_.make(large_bytes, 1), into(sent));
+  link->close();
+  ASSERT_TRUE(sent.has_value());
+  EXPECT_EQ(sent->code, Errc::cancelled);
 }
 
 TEST(UcxFabric, ALinkToItselfIsRefused) {

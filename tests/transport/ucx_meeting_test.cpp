@@ -28,7 +28,10 @@ UcxWorkerAddress worker_address(std::size_t size_bytes, std::uint8_t first) {
 
 TEST(UcxCard, ReadsWhatItWrote) {
   for (const std::size_t size_bytes : {std::size_t{1}, std::size_t{300}, std::size_t{65535}}) {
-    const UcxCard card{0x0123456789abcdef, worker_address(size_bytes, 7)};
+    const UcxCard card{
+        .number = 0x0123456789abcdef,
+        .memory = {.process = 4711, .address = 0x1112131415161718, .number = {~0ULL, 2}},
+        .address = worker_address(size_bytes, 7)};
     const auto bytes = write_card(card);
     auto read = read_card_head(std::span{bytes}.first<ucx_card_head_bytes>());
     ASSERT_TRUE(read);
@@ -76,7 +79,7 @@ public:
     ends.push_back(std::to_string(number) + ": " + why);
   }
 
-  [[nodiscard]] UcxCard own() const { return {number_, worker_address(100, 1)}; }
+  [[nodiscard]] UcxCard own() const { return {number_, {}, worker_address(100, 1)}; }
   [[nodiscard]] UcxAddress address() const { return {number_, meeting_.address()}; }
   [[nodiscard]] std::string port() const { return std::to_string(meeting_.address().port()); }
   UcxMeeting& meeting() { return meeting_; }
@@ -214,7 +217,7 @@ void show(boost::asio::io_context& io, const Fabric& host, std::vector<std::byte
       io,
       [](boost::asio::io_context& loop, Tcp::endpoint to,
          std::vector<std::byte> bytes) -> boost::asio::awaitable<void> {
-        const Credentials own{.secret = "which all fabrics know", .version = "links-2"};
+        const Credentials own{.secret = "which all fabrics know", .version = "links-3"};
         const Destination destination{to, "the host", {}};
         Tcp::socket socket{loop};
         const auto admitted = co_await dial(loop, socket, destination, own);

@@ -46,7 +46,7 @@ public:
 
   std::unique_ptr<Link> make_link(const UcxAddress& peer, std::string name, std::uint64_t lane);
   void give_up(std::uint64_t peer, std::string reason);
-  std::string print_of(std::uint64_t peer);
+  std::vector<std::string> transports_to(std::uint64_t peer);
   std::string print_context();
   void shut_down();
 
@@ -162,10 +162,13 @@ auto UcxFabric::Impl::answer(Ask ask) {
   return future.get();
 }
 
-std::string UcxFabric::Impl::print_of(std::uint64_t peer) {
+std::vector<std::string> UcxFabric::Impl::transports_to(std::uint64_t peer) {
   return answer([this, peer] {
     const auto found = peers_.find(peer);
-    return found == peers_.end() ? std::string{} : found->second.print();
+    if (found == peers_.end()) return std::vector<std::string>{};
+    auto names = transports_in(found->second.print());
+    if (found->second.is_readable()) names.emplace_back("process_vm_readv");
+    return names;
   });
 }
 
@@ -190,22 +193,19 @@ void UcxFabric::Impl::shut_down() {
 bool UcxFabric::Impl::progress() {
   bool progressed = false;
   for (auto& [number, peer] : peers_) {
-    if (peer.worker() != nullptr && peer.worker()->progress()) progressed = true;
+    if (peer.progress()) progressed = true;
   }
   return deal_with_failures() || progressed;
 }
 
 bool UcxFabric::Impl::arm() {
-  return std::ranges::all_of(peers_, [](const auto& entry) {
-    auto* worker = entry.second.worker();
-    return worker == nullptr || worker->arm();
-  });
+  return std::ranges::all_of(peers_, [](auto& entry) { return entry.second.arm(); });
 }
 
 bool UcxFabric::Impl::leave() {
   bool begun = leaving_;
   for (auto& [number, peer] : peers_) {
-    if (peer.worker() != nullptr && peer.worker()->take_begun()) begun = true;
+    if (peer.take_begun()) begun = true;
   }
   return begun;
 }
@@ -255,7 +255,7 @@ void UcxFabric::Impl::receive_guest(const UcxCard& card, UcxAcquaintancePtr gues
   if (peer.state() != UcxPeer::State::alive) return meeting_->part(std::move(guest));
   const auto own = peer.card();
   if (!own) return fail_to_reach(card.number, own.error());
-  if (const auto done = peer.connect(card.address, guest); !done) {
+  if (const auto done = peer.connect(card, guest); !done) {
     return fail_to_reach(card.number, done.error());
   }
   meeting_->greet(std::move(guest), card.number, *own);
@@ -264,7 +264,7 @@ void UcxFabric::Impl::receive_guest(const UcxCard& card, UcxAcquaintancePtr gues
 void UcxFabric::Impl::join_host(const UcxCard& card, UcxAcquaintancePtr host) {
   auto& peer = peer_of(card.number);
   if (peer.state() != UcxPeer::State::alive) return meeting_->part(std::move(host));
-  if (const auto done = peer.connect(card.address, std::move(host)); !done) {
+  if (const auto done = peer.connect(card, std::move(host)); !done) {
     return fail_to_reach(card.number, done.error());
   }
   peer.greet();
@@ -334,8 +334,7 @@ void UcxFabric::Impl::say_goodbye() {
 bool UcxFabric::Impl::has_left() {
   return std::ranges::none_of(peers_, [](const auto& entry) {
     const auto& peer = entry.second;
-    return peer.state() == UcxPeer::State::alive
-           || (peer.worker() != nullptr && peer.worker()->has_in_flight());
+    return peer.state() == UcxPeer::State::alive || peer.has_in_flight();
   });
 }
 
@@ -381,7 +380,7 @@ UcxCounters UcxFabric::counters() const {
 
 std::vector<std::string> UcxFabric::transports_to(std::string_view peer) const {
   const auto address = parse_ucx_address(peer);
-  return address ? transports_in(impl_->print_of(address->fabric)) : std::vector<std::string>{};
+  return address ? impl_->transports_to(address->fabric) : std::vector<std::string>{};
 }
 
 std::vector<std::string> UcxFabric::transports_offered() const {

@@ -16,7 +16,10 @@ constexpr std::size_t from_at = 8;
 constexpr std::size_t lane_at = 16;
 constexpr std::size_t tag_at = 24;
 
-void put(UcxHeaderBytes& bytes, std::size_t at, std::uint64_t value) {
+constexpr std::size_t address_at = 0;
+constexpr std::size_t size_at = 8;
+
+void put(std::span<std::byte> bytes, std::size_t at, std::uint64_t value) {
   for (std::size_t i = 0; i < sizeof value; ++i) {
     bytes[at + i] = static_cast<std::byte>(value >> (8U * i));
   }
@@ -37,7 +40,7 @@ Error malformed(const std::string& what) {
 bool fits(UcxMessage kind, Errc code) {
   if (kind != UcxMessage::settled) return code == Errc::none;
   return code == Errc::none || code == Errc::message_truncated || code == Errc::cancelled
-         || code == Errc::out_of_memory;
+         || code == Errc::out_of_memory || code == Errc::peer_unreachable;
 }
 
 }  // namespace
@@ -68,7 +71,7 @@ Expected<UcxHeader> read_header(std::span<const std::byte> bytes) {
                      + std::to_string(ucx_protocol_version) + ": run one version everywhere");
   }
   const auto kind = static_cast<UcxMessage>(at(kind_at));
-  if (kind < UcxMessage::data || kind > UcxMessage::welcome) {
+  if (kind < UcxMessage::data || kind > UcxMessage::offer) {
     return malformed("is of the unknown kind " + std::to_string(at(kind_at)));
   }
   const auto code = static_cast<Errc>(at(code_at));
@@ -85,6 +88,23 @@ Expected<UcxHeader> read_header(std::span<const std::byte> bytes) {
                    .from = get(bytes, from_at),
                    .lane = get(bytes, lane_at),
                    .tag = Tag{get(bytes, tag_at)}};
+}
+
+UcxOfferBytes write_offer(const UcxOffer& offer) {
+  UcxOfferBytes bytes{};
+  put(bytes, address_at, offer.address);
+  put(bytes, size_at, offer.size_bytes);
+  return bytes;
+}
+
+Expected<UcxOffer> read_offer(std::span<const std::byte> bytes) {
+  if (bytes.size() != ucx_offer_bytes) {
+    return malformed("is an offer of " + std::to_string(bytes.size()) + " bytes instead of "
+                     + std::to_string(ucx_offer_bytes));
+  }
+  const UcxOffer offer{.address = get(bytes, address_at), .size_bytes = get(bytes, size_at)};
+  if (offer.size_bytes == 0) return malformed("offers nothing");
+  return offer;
 }
 
 }  // namespace troupe::transport

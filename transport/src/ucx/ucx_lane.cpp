@@ -19,6 +19,9 @@ auto take(Elements& elements, Position found) {
   return element;
 }
 
+/// Less is copied twice in the time that an offer takes (bench/results/links.md).
+constexpr std::size_t offered_min_bytes = std::size_t{8} << 10U;
+
 constexpr auto has_tag = [](Tag tag) {
   return [tag](const auto* posted) { return posted->tag == tag; };
 };
@@ -39,14 +42,20 @@ void UcxLane::post_send(Tag tag, Buffer source, TransferDone done) {
   auto& send = peer_.shared().sends.take();
   send.lane = this;
   send.tag = tag;
-  send.header = write_header(
-      {.kind = UcxMessage::data, .from = peer_.shared().self, .lane = number_, .tag = tag});
   send.buffer = std::move(source);
   send.done = std::move(done);
   send.let_go = false;
+  send.lent = peer_.reads() && send.buffer.size_bytes() >= offered_min_bytes;
   send.verdict.reset();
+  send.header = write_header({.kind = send.lent ? UcxMessage::offer : UcxMessage::data,
+                              .from = peer_.shared().self,
+                              .lane = number_,
+                              .tag = tag});
   sends_.push_back(&send);
-  peer_.send(send.header, send.buffer.view(), send);
+  if (!send.lent) return peer_.send(send.header, send.buffer.view(), send);
+  send.offer = write_offer({.address = reinterpret_cast<std::uintptr_t>(send.buffer.data()),
+                            .size_bytes = send.buffer.size_bytes()});
+  peer_.send(send.header, {send.offer.data(), send.offer.size()}, send);
 }
 
 void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done) {
@@ -64,7 +73,10 @@ void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done) {
 }
 
 bool UcxLane::arrive(Tag tag, const UcxArrival& arrival) {
-  if (ended_ != Errc::none) return false;  // The note that the lane is closed is on its way.
+  if (ended_ != Errc::none) {  // The note that the lane is closed is on its way.
+    refuse(tag, arrival);
+    return false;
+  }
   const auto found = std::ranges::find_if(receives_, has_tag(tag));
   if (found != receives_.end()) return deliver(*take(receives_, found), arrival);
   waiting_.push_back({tag, arrival});
@@ -76,9 +88,9 @@ bool UcxLane::deliver(UcxReceive& receive, const UcxArrival& arrival) {
     complete_and_tell(receive, Errc::message_truncated);
     return false;
   }
-  if (arrival.rendezvous) {
+  if (arrival.place != UcxArrival::Place::here) {
     ++fetching_;
-    peer_.worker()->fetch(arrival, receive.buffer.view(), receive);
+    peer_.fetch(arrival, receive.buffer.view(), receive);
     return true;
   }
   if (arrival.size_bytes != 0) {
@@ -112,6 +124,7 @@ void UcxLane::settle(Tag tag, Errc verdict) {
   const auto found = std::ranges::find_if(sends_, has_tag(tag));
   if (found == sends_.end()) return;  // Cancelled in the meantime.
   auto& send = **found;
+  send.lent = false;
   if (!send.verdict) send.verdict = verdict;
   complete_if_over(send);
 }
@@ -126,7 +139,7 @@ void UcxLane::let_go(UcxSend& send, ucs_status_t status) {
 }
 
 void UcxLane::complete_if_over(UcxSend& send) {
-  if (!send.let_go || !send.verdict) return;
+  if (!send.let_go || send.lent || !send.verdict) return;
   take(sends_, std::ranges::find(sends_, &send));
   const auto verdict = *send.verdict;
   auto done = std::move(send.done);
@@ -141,15 +154,33 @@ void UcxLane::end(Errc code) {
   ended_ = code;
   if (!claimed_) count_no_longer_as_unclaimed();
   for (const auto& [tag, arrival] : std::exchange(waiting_, {})) {
+    refuse(tag, arrival);
     peer_.worker()->release(arrival);
   }
   for (auto* receive : std::exchange(receives_, {})) complete(*receive, code);
   const auto sends = sends_;
   for (auto* send : sends) {
     if (!send->verdict) send->verdict = code;
-    if (peer_.withdraw(*send)) send->let_go = true;
+    if (peer_.withdraw(*send)) {
+      send->let_go = true;
+      send->lent = false;
+    }
     complete_if_over(*send);
   }
+}
+
+void UcxLane::take_back() {
+  const auto sends = sends_;
+  for (auto* send : sends) {
+    send->lent = false;
+    complete_if_over(*send);
+  }
+}
+
+/// The sender of what it has offered keeps it until it hears of it.
+void UcxLane::refuse(Tag tag, const UcxArrival& arrival) {
+  if (arrival.place != UcxArrival::Place::offered) return;
+  peer_.send_note(UcxMessage::settled, number_, tag, Errc::cancelled);
 }
 
 void UcxLane::close(std::promise<void> closed) {
@@ -173,7 +204,7 @@ void UcxLane::count_no_longer_as_unclaimed() {
   auto& shared = peer_.shared();
   for (const auto& message : waiting_) {
     --shared.unclaimed_messages;
-    if (!message.arrival.rendezvous) shared.unclaimed_bytes -= message.arrival.size_bytes;
+    shared.unclaimed_bytes -= message.arrival.kept_bytes();
   }
 }
 

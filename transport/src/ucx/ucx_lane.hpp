@@ -8,9 +8,17 @@
 //   settle: the receiver's verdict   <-- settled -- complete
 //   complete, after both
 //
+// A large one, where the receiver is able to read the sender's memory:
+//
+//   post_send: where the bytes lie   -- offer -->   arrive: matched by tag, now or when posted
+//                                                   read into the posted buffer, in pieces
+//   settle: the receiver's verdict   <-- settled -- complete
+//   complete
+//
 // A send completes with the receiver's verdict, so both ends agree on how a transfer ended, and
 // what a receiver keeps for later is bounded by what its peers have posted. UCX may let go of the
-// bytes before or after the verdict comes.
+// bytes before or after the verdict comes. What was offered is the receiver's to read until it has
+// settled, which it does at once when either end closes, or until its consent is withdrawn.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +45,11 @@ struct UcxSend final : UcxCompletion {
   UcxLane* lane = nullptr;
   Tag tag{};
   UcxHeaderBytes header{};
+  UcxOfferBytes offer{};
   Buffer buffer;
   TransferDone done;
   bool let_go = false;          ///< UCX needs the buffer no longer.
+  bool lent = false;            ///< The peer may be reading it.
   std::optional<Errc> verdict;  ///< How it ends, once that is known.
 };
 
@@ -73,8 +83,12 @@ public:
   void settle(Tag tag, Errc verdict);
 
   /// Completes everything with `code`, which later operations get too; what UCX still works on
-  /// completes when UCX lets go of it. The first call decides.
+  /// completes when UCX lets go of it, what the peer may be reading when the peer has settled it.
+  /// The first call decides.
   void end(Errc code);
+
+  /// Completes what the peer may have been reading; it is no longer able to.
+  void take_back();
 
   /// Marks the lane as made by this end.
   void claim();
@@ -96,6 +110,7 @@ private:
   void let_go(UcxSend& send, ucs_status_t status);
   void fetched(UcxReceive& receive, ucs_status_t status);
   void complete_if_over(UcxSend& send);
+  void refuse(Tag tag, const UcxArrival& arrival);
   void answer_closers();
   void count_no_longer_as_unclaimed();
 

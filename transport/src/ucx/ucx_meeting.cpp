@@ -24,7 +24,7 @@ namespace {
 
 /// In place of troupe's version, which nodes have compared at the gate: who connects to a fabric in
 /// place of a gate, or the other way round, is told so.
-const std::string protocol = std::string{links_prefix} + "2";
+const std::string protocol = std::string{links_prefix} + "3";
 
 /// How long to visit again and again: a fabric that is stormed may drop a visitor unheard.
 constexpr std::chrono::seconds patience{2};

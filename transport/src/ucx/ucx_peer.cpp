@@ -58,18 +58,39 @@ Expected<UcxCard> UcxPeer::card() {
   }
   auto address = worker_->address();
   if (!address) return address.error();
-  return UcxCard{shared_.self, std::move(*address)};
+  return UcxCard{.number = shared_.self,
+                 .memory = shared_.shared_memory ? consent_.key() : MemoryKey{},
+                 .address = std::move(*address)};
 }
 
-Expected<Done> UcxPeer::connect(const UcxWorkerAddress& address, UcxAcquaintancePtr acquaintance) {
+Expected<Done> UcxPeer::connect(const UcxCard& card, UcxAcquaintancePtr acquaintance) {
   acquaintances_.push_back(std::move(acquaintance));
   if (endpoint_ != nullptr) return Done{};
-  auto endpoint = UcxEndpoint::connect(*worker_, address, [this](ucs_status_t status) {
+  auto endpoint = UcxEndpoint::connect(*worker_, card.address, [this](ucs_status_t status) {
     shared_.failures.push_back({number_, status});
   });
   if (!endpoint) return endpoint.error();
   endpoint_ = std::move(*endpoint);
+  if (shared_.shared_memory) reader_.open(card.memory);
   return Done{};
+}
+
+bool UcxPeer::progress() {
+  const bool progressed = worker_ != nullptr && worker_->progress();
+  return reader_.progress() || progressed;
+}
+
+bool UcxPeer::arm() {
+  return !reader_.has_in_flight() && (worker_ == nullptr || worker_->arm());
+}
+
+bool UcxPeer::take_begun() {
+  const bool begun = worker_ != nullptr && worker_->take_begun();
+  return begun || reader_.has_in_flight();
+}
+
+bool UcxPeer::has_in_flight() const {
+  return reader_.has_in_flight() || (worker_ != nullptr && worker_->has_in_flight());
 }
 
 bool UcxPeer::forget(const UcxAcquaintancePtr& acquaintance) {
@@ -99,24 +120,45 @@ bool UcxPeer::take_in(const UcxHeader& header, const UcxArrival& arrival) {
     send_what_was_held();
     return false;
   }
+  if (header.kind == UcxMessage::settled) {  // Also of what was still under way at its goodbye.
+    if (auto* lane = lane_of(header.lane)) lane->settle(header.tag, header.code);
+    return false;
+  }
   if (state_ != State::alive) return false;
+  if (header.kind == UcxMessage::reader) {
+    reads_ = true;
+    return false;
+  }
   if (header.kind == UcxMessage::data) return take_in_data(header, arrival);
+  if (header.kind == UcxMessage::offer) {
+    take_in_offer(header, arrival);
+    return false;
+  }
   if (header.kind == UcxMessage::goodbye) {
     send_note(UcxMessage::goodbye, 0);
     end(State::departed, Errc::cancelled);
     return false;
   }
-  auto* lane = lane_of(header.lane);
-  if (lane == nullptr) return false;
-  if (header.kind == UcxMessage::settled) lane->settle(header.tag, header.code);
-  if (header.kind == UcxMessage::closed) lane->end(Errc::cancelled);
+  if (auto* lane = lane_of(header.lane)) lane->end(Errc::cancelled);  // It is closed.
   return false;
+}
+
+void UcxPeer::take_in_offer(const UcxHeader& header, const UcxArrival& arrival) {
+  const std::span bytes{static_cast<const std::byte*>(arrival.handle), arrival.kept_bytes()};
+  const auto offer = read_offer(bytes);
+  if (!offer || !reader_.is_open()) {
+    ++shared_.garbage;
+    return;
+  }
+  (void)take_in_data(header, {.handle = reinterpret_cast<void*>(offer->address),
+                              .size_bytes = offer->size_bytes,
+                              .place = UcxArrival::Place::offered});
 }
 
 bool UcxPeer::take_in_data(const UcxHeader& header, const UcxArrival& arrival) {
   auto* lane = lane_of(header.lane);
   if (lane != nullptr && lane->is_claimed()) return lane->arrive(header.tag, arrival);
-  const auto bytes = arrival.rendezvous ? 0 : arrival.size_bytes;
+  const auto bytes = arrival.kept_bytes();
   if (lane == nullptr || shared_.unclaimed_messages == ucx_unclaimed_messages_max
       || bytes > ucx_unclaimed_bytes_max - shared_.unclaimed_bytes) {
     ++shared_.refused;
@@ -139,6 +181,7 @@ void UcxPeer::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion
 
 void UcxPeer::send_what_was_held() {
   welcome_ = true;
+  if (reader_.is_open()) send_note(UcxMessage::reader, 0);
   for (const auto& [header, bytes, completion] : std::exchange(held_, {})) {
     endpoint_->send(*header, bytes, *completion);
   }
@@ -149,12 +192,22 @@ bool UcxPeer::withdraw(const UcxCompletion& completion) {
          != 0;
 }
 
+void UcxPeer::fetch(const UcxArrival& arrival, BufferView target, UcxCompletion& completion) {
+  if (arrival.place == UcxArrival::Place::rendezvous) {
+    return worker_->fetch(arrival, target, completion);
+  }
+  reader_.fetch(reinterpret_cast<std::uintptr_t>(arrival.handle), target, completion);
+}
+
 std::vector<UcxAcquaintancePtr> UcxPeer::disconnect() {
+  consent_.withdraw();
   { const auto closed = std::exchange(endpoint_, nullptr); }  // Completes, and must find none.
   worker_.reset();
   for (const auto& held : std::exchange(held_, {})) {
     held.completion->completed(UCS_ERR_NOT_CONNECTED);
   }
+  reader_.cancel();
+  for (auto& [number, lane] : lanes_) lane.take_back();
   return std::exchange(acquaintances_, {});
 }
 

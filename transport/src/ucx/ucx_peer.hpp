@@ -14,6 +14,7 @@
 #include "ucx/ucx_endpoint.hpp"
 #include "ucx/ucx_lane.hpp"
 #include "ucx/ucx_meeting.hpp"
+#include "ucx/ucx_reader.hpp"
 
 namespace troupe::transport {
 
@@ -71,11 +72,29 @@ public:
   /// Makes the worker for this peer, if need be, and returns what introduces it.
   [[nodiscard]] Expected<UcxCard> card();
 
-  /// Connects to the peer's worker, if need be. `acquaintance` is kept until `disconnect`: there
-  /// are two if both fabrics visited each other.
-  Expected<Done> connect(const UcxWorkerAddress& address, UcxAcquaintancePtr acquaintance);
+  /// Connects to the peer's worker, if need be, and looks whether its memory can be read.
+  /// `acquaintance` is kept until `disconnect`: there are two if both fabrics visited each other.
+  Expected<Done> connect(const UcxCard& card, UcxAcquaintancePtr acquaintance);
 
   [[nodiscard]] bool is_connected() const noexcept { return endpoint_ != nullptr; }
+
+  /// Whether it reads what is offered to it.
+  [[nodiscard]] bool reads() const noexcept { return reads_; }
+
+  /// Whether this process reads what the peer offers.
+  [[nodiscard]] bool is_readable() const noexcept { return reader_.is_open(); }
+
+  /// Does what can be done now. Returns whether there was anything.
+  bool progress();
+
+  /// Asks for an event when there is something to do again. Returns false if there is already.
+  [[nodiscard]] bool arm();
+
+  /// Whether something was begun since the last call that needs `progress` to end.
+  [[nodiscard]] bool take_begun();
+
+  /// Whether an operation has not completed.
+  [[nodiscard]] bool has_in_flight() const;
 
   /// Takes note that a connection has ended. Returns whether another is kept.
   bool forget(const UcxAcquaintancePtr& acquaintance);
@@ -94,11 +113,14 @@ public:
   bool withdraw(const UcxCompletion& completion);
   void send_note(UcxMessage kind, std::uint64_t lane, Tag tag = {}, Errc code = Errc::none);
 
+  /// Fetches a message that lies with the peer into `target`. The arrival is used up.
+  void fetch(const UcxArrival& arrival, BufferView target, UcxCompletion& completion);
+
   /// Ends every lane with `code` and remembers why there will be no others.
   void end(State state, Errc code);
 
-  /// Closes the connection. What was in flight on it has completed when this returns. Returns the
-  /// acquaintances to part from.
+  /// Closes the connection, and this process's memory to the peer. What was in flight has completed
+  /// when this returns. Returns the acquaintances to part from.
   std::vector<UcxAcquaintancePtr> disconnect();
 
   [[nodiscard]] std::string print() const;
@@ -120,6 +142,7 @@ private:
   /// Returns the lane, made known if need be; null if there are too many that nobody has made.
   UcxLane* lane_of(std::uint64_t number);
   bool take_in_data(const UcxHeader& header, const UcxArrival& arrival);
+  void take_in_offer(const UcxHeader& header, const UcxArrival& arrival);
 
   UcxShared& shared_;
   std::uint64_t number_;
@@ -133,6 +156,9 @@ private:
   std::unique_ptr<UcxWorker> worker_;
   std::unique_ptr<UcxEndpoint> endpoint_;
   std::vector<UcxAcquaintancePtr> acquaintances_;
+  MemoryConsent consent_;  ///< That the peer reads what is offered to it.
+  bool reads_ = false;     ///< The peer has said that it does.
+  UcxReader reader_;
 };
 
 }  // namespace troupe::transport

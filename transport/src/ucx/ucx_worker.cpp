@@ -34,7 +34,9 @@ ucs_status_t on_message(void* inbox, const void* header, std::size_t header_leng
   const bool rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
   const bool kept = static_cast<UcxInbox*>(inbox)->take_in(
       {static_cast<const std::byte*>(header), header_length},
-      {.handle = length == 0 ? nullptr : data, .size_bytes = length, .rendezvous = rendezvous});
+      {.handle = length == 0 ? nullptr : data,
+       .size_bytes = length,
+       .place = rendezvous ? UcxArrival::Place::rendezvous : UcxArrival::Place::here});
   return kept && length != 0 ? UCS_INPROGRESS : UCS_OK;
 }
 
@@ -144,7 +146,7 @@ void UcxWorker::fetch(const UcxArrival& arrival, BufferView target, UcxCompletio
 }
 
 void UcxWorker::release(const UcxArrival& arrival) {
-  if (arrival.handle == nullptr) return;
+  if (arrival.handle == nullptr || arrival.place == UcxArrival::Place::offered) return;
   outside_of_callbacks([this, handle = arrival.handle] { ucp_am_data_release(handle_, handle); });
 }
 

@@ -20,11 +20,23 @@
 
 namespace troupe::transport {
 
-/// A message that has come in and lies with UCX: its bytes, or the right to fetch them.
+/// A message that has come in: its bytes, or the right to fetch them.
 struct UcxArrival {
-  void* handle = nullptr;  ///< The bytes, or UCX's descriptor if `rendezvous`.
+  enum class Place : std::uint8_t {
+    here,        ///< With UCX, which keeps them.
+    rendezvous,  ///< With the sender, from which UCX fetches them.
+    offered,     ///< With the sender, whose memory this process reads.
+  };
+
+  /// The bytes, UCX's descriptor, or the bytes' address in the sender's memory.
+  void* handle = nullptr;
   std::size_t size_bytes = 0;
-  bool rendezvous = false;
+  Place place = Place::here;
+
+  /// What keeping the message takes here.
+  [[nodiscard]] std::size_t kept_bytes() const noexcept {
+    return place == Place::here ? size_bytes : 0;
+  }
 };
 
 /// Takes in a message. Returns whether it keeps the arrival, to fetch or release it later.
@@ -71,7 +83,8 @@ public:
   /// Fetches a rendezvous message into `target`. The arrival is used up.
   void fetch(const UcxArrival& arrival, BufferView target, UcxCompletion& completion);
 
-  /// Gives back an arrival that was kept. The sender of a rendezvous message learns of it.
+  /// Gives back to UCX what it has of an arrival that was kept. The sender of a rendezvous message
+  /// learns of it.
   void release(const UcxArrival& arrival);
 
   /// Begins to close `endpoint`, which completes what is in flight on it.

@@ -25,8 +25,9 @@ struct UcxOptions {
   /// The network interface whose address others connect to, and the only one that is used.
   std::string network_interface = "lo";
 
-  /// Whether processes of one machine may exchange messages through shared memory. They meet, and
-  /// notice that one has died, by a connection over the interface all the same.
+  /// Whether processes of one machine may exchange messages through shared memory, and read large
+  /// ones out of each other's memory if the system lets them; a ptrace scope of 1 or more does not.
+  /// They meet, and notice that one has died, by a connection over the interface all the same.
   bool shared_memory = true;
 
   /// How often UCX looks after idle connections.
@@ -91,7 +92,8 @@ public:
   [[nodiscard]] UcxCounters counters() const;
 
   /// Asks UCX what carries messages to `peer`, for example `posix/memory` or `tcp/lo`; empty if no
-  /// link was made to it. Blocks for what the fabric is doing.
+  /// link was made to it. `process_vm_readv` is among them if this process reads the peer's large
+  /// messages out of its memory. Blocks for what the fabric is doing.
   [[nodiscard]] std::vector<std::string> transports_to(std::string_view peer) const;
 
   /// Asks UCX for what it offers under this fabric's settings. Blocks for what the fabric is doing.
