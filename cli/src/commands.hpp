@@ -43,6 +43,28 @@ struct ScheduleArguments {
   std::uint32_t slots_max = 0;      ///< 0: as many as the schedule needs.
 };
 
+struct ProfileArguments {
+  RunArguments run{};
+  std::string out_path = "profile.json";
+  double seconds = 10.0;
+};
+
+struct SimulateArguments {
+  RunArguments run{};  ///< With a configuration, `profile_path` says what it costs.
+  std::string profile_path;
+  std::vector<std::string> schedules;  ///< Known names, or paths of CSV files.
+  std::vector<std::uint32_t> stages;   ///< Pipeline ranks.
+  std::vector<std::uint32_t> microbatches;
+  std::vector<double> costs{1.0, 1.0, 1.0};  ///< F, I and W of one virtual stage, in any unit.
+  std::vector<double> links{0.0};            ///< A hop between ranks, in that unit.
+  std::uint32_t chunks = 1;
+  std::uint32_t memory_limit = 0;  ///< 0: as the schedule says.
+  bool split_backward = false;
+  bool json = false;
+  bool csv = false;
+  std::string svg_path;  ///< Empty: no picture.
+};
+
 struct GenerateArguments {
   std::string weights_path;
   std::string prompt;
@@ -65,6 +87,8 @@ struct DoctorArguments {
 [[nodiscard]] Expected<ExitCode> node(const NodeArguments& arguments);
 [[nodiscard]] Expected<ExitCode> plan(const RunArguments& arguments);
 [[nodiscard]] Expected<ExitCode> schedule(const ScheduleArguments& arguments);
+[[nodiscard]] Expected<ExitCode> profile(const ProfileArguments& arguments);
+[[nodiscard]] Expected<ExitCode> simulate(const SimulateArguments& arguments);
 [[nodiscard]] Expected<ExitCode> generate(const GenerateArguments& arguments);
 [[nodiscard]] Expected<ExitCode> doctor(const DoctorArguments& arguments);
 

@@ -173,6 +173,85 @@ void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) 
   command->callback([&] { chosen = [&arguments] { return schedule(arguments); }; });
 }
 
+void add_profile(CLI::App& app, ProfileArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand(
+      "profile", "Measure what the parts of a configuration's model take on this machine");
+  add_run_options(*command, arguments.run);
+  command->add_option("--out", arguments.out_path, "Where to write what `troupe simulate` reads")
+      ->type_name("FILE")
+      ->capture_default_str();
+  command->add_option("--seconds", arguments.seconds, "How long to measure, about")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  command->footer(
+      "Trains small models made of the configuration's parts, as many actors at once as it has or\n"
+      "this machine has cores for. Nothing else should run meanwhile. What was measured holds for\n"
+      "every schedule, partition and number of microbatches.");
+  command->callback([&] {
+    find_config(arguments.run);
+    chosen = [&arguments] { return profile(arguments); };
+  });
+}
+
+void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand(
+      "simulate", "Predict time, bubble and memory of schedules, without hardware");
+  add_run_options(*command, arguments.run);
+  command
+      ->add_option("--profile", arguments.profile_path,
+                   "What `troupe profile` has measured; needs a configuration, whose schedule, "
+                   "stages and microbatches the options below replace")
+      ->type_name("FILE");
+  command
+      ->add_option("--schedule", arguments.schedules,
+                   "Names that `troupe schedule` knows, or .csv files; several with commas")
+      ->delimiter(',');
+  command->add_option("--stages", arguments.stages, "Pipeline ranks; several with commas")
+      ->delimiter(',');
+  command
+      ->add_option("--microbatches", arguments.microbatches,
+                   "Microbatches per step; several with commas")
+      ->delimiter(',');
+  command
+      ->add_option("--costs", arguments.costs,
+                   "What F, I and W of one virtual stage take, in any unit; B takes I + W")
+      ->delimiter(',')
+      ->expected(3)
+      ->type_name("F,I,W")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  command
+      ->add_option("--link", arguments.links,
+                   "What a hop between two ranks takes, in that unit; several with commas")
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  command->add_option("--chunks", arguments.chunks, "Virtual stages per rank")
+      ->capture_default_str();
+  command->add_option("--memory-limit", arguments.memory_limit,
+                      "Microbatches whose activations a rank may hold, for schedules that trade "
+                      "memory for time; 0: as the schedule says");
+  command->add_flag("--split-backward", arguments.split_backward,
+                    "Backward passes in two: I for the inputs, W for the weights");
+  auto* json = command->add_flag("--json", arguments.json,
+                                 "Print an object for programs to read, or an array of several");
+  command->add_flag("--csv", arguments.csv, "Print a table for programs to read")->excludes(json);
+  command
+      ->add_option("--svg", arguments.svg_path,
+                   "Draw the step, or, of several, the bubble over what differs")
+      ->type_name("FILE");
+  command->footer(
+      "With several values, every combination is simulated. The bubble is idle time as a share of\n"
+      "all time, and over the time of the work alone. Idle counts from 0 until the last rank is\n"
+      "done, \"idle within\" from a rank's first pass to its last. Activations are counted in sets "
+      "of\n"
+      "one virtual stage and microbatch.");
+  command->callback([&] {
+    if (!arguments.profile_path.empty()) find_config(arguments.run);
+    chosen = [&arguments] { return simulate(arguments); };
+  });
+}
+
 void add_generate(CLI::App& app, GenerateArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand("generate", "Let a trained model write text");
   command->add_option("WEIGHTS", arguments.weights_path, "A weights.safetensors file")->required();
@@ -215,6 +294,8 @@ int run(int argc, char** argv) {
   RunArguments run_arguments;
   NodeArguments node_arguments;
   ScheduleArguments schedule_arguments;
+  ProfileArguments profile_arguments;
+  SimulateArguments simulate_arguments;
   GenerateArguments generate_arguments;
   DoctorArguments doctor_arguments;
   Command chosen;
@@ -222,6 +303,8 @@ int run(int argc, char** argv) {
   add_node(app, node_arguments, chosen);
   add_plan(app, run_arguments, chosen);
   add_schedule(app, schedule_arguments, chosen);
+  add_profile(app, profile_arguments, chosen);
+  add_simulate(app, simulate_arguments, chosen);
   add_generate(app, generate_arguments, chosen);
   add_doctor(app, doctor_arguments, chosen);
   try {

@@ -1,0 +1,48 @@
+#include <fmt/format.h>
+
+#include "troupe/storage/text_file.hpp"
+
+#include "commands.hpp"
+#include "profile_file.hpp"
+#include "profile_measurement.hpp"
+#include "run_inputs.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+std::string milliseconds(std::int64_t ns) {
+  return fmt::format("{:.3f}", static_cast<double>(ns) / 1e6);
+}
+
+void print(const char* part, const PassCosts& costs) {
+  fmt::print("{:<10} {:>10} {:>10} {:>10} {:>10}\n", part, milliseconds(costs.forward_ns),
+             milliseconds(costs.backward_ns), milliseconds(costs.backward_input_ns),
+             milliseconds(costs.backward_weight_ns));
+}
+
+}  // namespace
+
+Expected<ExitCode> profile(const ProfileArguments& arguments) {
+  const auto plan = load_plan(arguments.run);
+  if (!plan) return plan.error();
+  const auto measured = measure_profile(*plan, arguments.seconds);
+  if (!measured) return measured.error();
+  if (auto written = storage::write_text(arguments.out_path, to_json(*measured)); !written) {
+    return written.error();
+  }
+  fmt::print("milliseconds for a microbatch of {} sequences, {} ranks computing at once\n\n",
+             measured->microbatch_size, measured->stream_count);
+  fmt::print("{:<10} {:>10} {:>10} {:>10} {:>10}\n", "", "F", "B", "I", "W");
+  print("embedding", measured->embedding);
+  print("layer", measured->layer);
+  print("head", measured->head);
+  fmt::print("\noptimizer {:.2f} ns and gradient norm {:.2f} ns per parameter\n",
+             measured->optimizer_ns_per_element, measured->measuring_ns_per_element);
+  fmt::print("runtime: {} us to notice, {} us for the director, {} us to begin a step\n",
+             measured->dispatch_ns / 1000, measured->director_ns / 1000, measured->start_ns / 1000);
+  fmt::print("written to {}\n", arguments.out_path);
+  return exit_success;
+}
+
+}  // namespace troupe::cli

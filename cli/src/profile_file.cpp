@@ -1,0 +1,147 @@
+#include "profile_file.hpp"
+
+#include <array>
+#include <cstdint>
+#include <limits>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace troupe::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int format_version = 1;
+constexpr auto version_key = "troupe_profile";
+
+/// A day: longer than anything that a step does.
+constexpr std::int64_t duration_max_ns = std::int64_t{86'400} * 1'000'000'000;
+
+/// Goes through the members of a profile in the order of the file, with one of the two below.
+template <class Visitor, class AnyProfile>
+void visit_members(Visitor& visitor, AnyProfile& profile) {
+  visitor.count("hidden", profile.model.hidden);
+  visitor.count("heads", profile.model.heads);
+  visitor.count("sequence", profile.model.sequence);
+  visitor.count("vocabulary", profile.model.vocabulary);
+  visitor.count("microbatch_size", profile.microbatch_size);
+  visitor.count("threads_per_stage", profile.threads_per_stage);
+  visitor.count("streams", profile.stream_count);
+  visitor.passes("embedding", profile.embedding);
+  visitor.passes("layer", profile.layer);
+  visitor.passes("head", profile.head);
+  visitor.real("optimizer_ns_per_element", profile.optimizer_ns_per_element);
+  visitor.real("measuring_ns_per_element", profile.measuring_ns_per_element);
+  visitor.duration("link_ns", profile.link.latency_ns);
+  visitor.duration("dispatch_ns", profile.dispatch_ns);
+  visitor.duration("director_ns", profile.director_ns);
+  visitor.duration("start_ns", profile.start_ns);
+}
+
+struct PassMember {
+  const char* name;
+  std::int64_t PassCosts::*value;
+};
+constexpr std::array pass_members{PassMember{"F", &PassCosts::forward_ns},
+                                  PassMember{"B", &PassCosts::backward_ns},
+                                  PassMember{"I", &PassCosts::backward_input_ns},
+                                  PassMember{"W", &PassCosts::backward_weight_ns}};
+
+class Writer {
+public:
+  void count(const char* name, std::uint32_t value) { json_[name] = value; }
+  void real(const char* name, double value) { json_[name] = value; }
+  void duration(const char* name, std::int64_t value) { json_[name] = value; }
+  void passes(const char* name, const PassCosts& costs) {
+    for (const auto& [letter, value] : pass_members) json_[name][letter] = costs.*value;
+  }
+  [[nodiscard]] std::string text() const { return json_.dump(2) + "\n"; }
+
+private:
+  Json json_{{version_key, format_version}};
+};
+
+class Reader {
+public:
+  Reader(const Json& json, const std::string& source) : json_{json}, source_{source} {}
+
+  void count(const char* name, std::uint32_t& value) {
+    read(json_, name, "a whole number from 1 to 4294967295", [&](const Json& found) {
+      if (!found.is_number_integer() || found < 1
+          || found > std::numeric_limits<std::uint32_t>::max()) {
+        return false;
+      }
+      value = found.get<std::uint32_t>();
+      return true;
+    });
+  }
+  void real(const char* name, double& value) {
+    read(json_, name, "a number from 0 to 1e9", [&](const Json& found) {
+      if (!found.is_number() || found < 0.0 || found > 1e9) return false;
+      value = found.get<double>();
+      return true;
+    });
+  }
+  void duration(const char* name, std::int64_t& value) { duration_in(json_, name, value); }
+  void passes(const char* name, PassCosts& costs) {
+    read(json_, name, "an object with F, B, I and W", [&](const Json& found) {
+      if (!found.is_object()) return false;
+      for (const auto& [letter, value] : pass_members) duration_in(found, letter, costs.*value);
+      return true;
+    });
+  }
+  [[nodiscard]] const std::string& complaint() const noexcept { return complaint_; }
+
+private:
+  void duration_in(const Json& object, const char* name, std::int64_t& value) {
+    read(object, name, "whole nanoseconds from 0 to a day", [&](const Json& found) {
+      if (!found.is_number_integer() || found < 0 || found > duration_max_ns) return false;
+      value = found.get<std::int64_t>();
+      return true;
+    });
+  }
+  template <class Take>
+  void read(const Json& object, const char* name, const char* expected, Take take) {
+    if (!complaint_.empty()) return;
+    const auto found = object.find(name);
+    if (found != object.end() && take(*found)) return;
+    if (!complaint_.empty()) return;
+    constexpr std::size_t shown_max = 40;
+    const auto text = found == object.end()
+                          ? std::string{"nothing"}
+                          : found->dump(-1, ' ', true, Json::error_handler_t::replace);
+    complaint_ = fmt::format("{}: {}: found {}, expected {}; write a new one with `troupe profile`",
+                             source_, name, text.substr(0, shown_max), expected);
+  }
+
+  const Json& json_;
+  const std::string& source_;
+  std::string complaint_;
+};
+
+}  // namespace
+
+std::string to_json(const Profile& profile) {
+  Writer writer;
+  visit_members(writer, profile);
+  return writer.text();
+}
+
+Expected<Profile> parse_profile(std::string_view text, const std::string& source_name) {
+  const auto json = Json::parse(text, nullptr, false);
+  if (!json.is_object() || json.value(version_key, Json{}) != format_version) {
+    return Error{Errc::invalid_file,
+                 fmt::format("{}: is not a profile: expected a JSON object with \"{}\": {}; write "
+                             "one with `troupe profile`",
+                             source_name, version_key, format_version)};
+  }
+  Profile profile;
+  Reader reader{json, source_name};
+  visit_members(reader, profile);
+  if (!reader.complaint().empty()) return Error{Errc::invalid_file, reader.complaint()};
+  return profile;
+}
+
+}  // namespace troupe::cli

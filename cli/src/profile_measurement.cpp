@@ -1,0 +1,246 @@
+#include "profile_measurement.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "troupe/actors/trainer.hpp"
+#include "troupe/engine/random.hpp"
+
+#include "run_inputs.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+using actors::StepReport;
+using actors::TraceEntry;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::uint32_t warmup_steps = 2;  // In which matrix products are compiled.
+constexpr std::uint32_t steps_min = 3;
+
+/// Durations of one thing.
+class Durations {
+public:
+  void add(std::int64_t ns) { ns_.push_back(ns); }
+
+  /// The mean of all but the slowest tenth: those were held up by what else the machine did.
+  [[nodiscard]] double typical_ns() const {
+    if (ns_.empty()) return 0.0;
+    auto sorted = ns_;
+    std::ranges::sort(sorted);
+    const auto kept = sorted.size() - sorted.size() / 10;
+    return std::accumulate(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(kept), 0.0)
+           / static_cast<double>(kept);
+  }
+
+private:
+  std::vector<std::int64_t> ns_;
+};
+
+/// Tokens at random. What they are changes nothing about how long they take.
+void fill_at_random(std::uint32_t vocabulary, std::uint32_t step, stages::Batch& batch) {
+  Random random{step};
+  for (auto* tokens : {&batch.tokens, &batch.targets}) {
+    for (auto& token : *tokens) token = static_cast<std::int32_t>(random.below(vocabulary));
+  }
+}
+
+/// A training of two stages of as many layers, or of one if there is one stream, and what its steps
+/// took.
+class Probe {
+public:
+  static Expected<std::unique_ptr<Probe>> make(const Plan& plan, std::uint32_t layers_per_stage,
+                                               bool split) {
+    auto config = plan.config;
+    const auto streams = concurrent_streams(plan);
+    const auto stages = streams > 1 ? 2U : 1U;
+    config.model.layers = layers_per_stage * stages;
+    config.parallel = {.data = std::max(1U, streams / stages), .tensor = 1, .pipeline = stages};
+    config.schedule = {.name = "1f1b",
+                       .microbatches = microbatches,
+                       .microbatch_size = plan.config.schedule.microbatch_size,
+                       .split_backward = split,
+                       .layers_per_stage = std::vector(stages, layers_per_stage)};
+    config.train.learning_rate = config.train.min_learning_rate = 0.0;
+    auto probe = make_plan(config);
+    if (!probe) return probe.error();
+    const auto vocabulary = config.model.vocabulary;
+    auto trainer = actors::Trainer::make(
+        *probe, [vocabulary](StepKind, std::uint32_t step, std::uint32_t, stages::Batch& batch) {
+          fill_at_random(vocabulary, step, batch);
+        });
+    if (!trainer) return trainer.error();
+    return std::unique_ptr<Probe>{new Probe{layers_per_stage, std::move(*trainer)}};
+  }
+
+  [[nodiscard]] Expected<Done> run_step() {
+    const auto report = trainer_->train_step();
+    if (!report) return report.error();
+    if (report->step > warmup_steps) observe(*report);
+    return Done{};
+  }
+
+  [[nodiscard]] std::uint32_t layers() const noexcept { return layers_; }
+  [[nodiscard]] const Plan& plan() const noexcept { return trainer_->plan(); }
+  [[nodiscard]] double pass_ns(StageIndex stage, Pass pass) const {
+    const auto found = passes_.find({stage, pass});
+    return found == passes_.end() ? 0.0 : found->second.typical_ns();
+  }
+  Durations optimizer, measuring, hop, director, start;
+
+private:
+  static constexpr std::uint32_t microbatches = 4;
+
+  Probe(std::uint32_t layers, std::unique_ptr<actors::Trainer> trainer)
+      : layers_{layers}, trainer_{std::move(trainer)} {}
+
+  void observe(const StepReport& report) {
+    auto director_ns = report.end_ns - report.begin_ns;
+    for (const auto& rank : report.ranks) {
+      director_ns = std::min(director_ns, rank.account[TimeCause::director]);
+      measuring.add(rank.account[TimeCause::measuring]);
+      for (const auto& entry : rank.trace) {
+        const auto ns = entry.end_ns - entry.begin_ns;
+        if (entry.kind == TraceEntry::Kind::pass) {
+          passes_[{entry.action.stage, entry.action.pass}].add(ns);
+        }
+        if (entry.kind == TraceEntry::Kind::optimize) optimizer.add(ns);
+      }
+      if (rank.coordinate.pipeline == RankIndex{0}) {
+        start.add(rank.trace.front().begin_ns - report.begin_ns);
+        observe_hop(report, rank);
+      }
+    }
+    director.add(director_ns);
+  }
+
+  /// The last stage has nothing to do until the first microbatch comes.
+  void observe_hop(const StepReport& report, const actors::RankReport& first) {
+    for (const auto& rank : report.ranks) {
+      if (rank.coordinate.pipeline == RankIndex{0}
+          || rank.coordinate.replica != first.coordinate.replica)
+        continue;
+      hop.add(rank.trace.front().begin_ns - first.trace.front().end_ns);
+    }
+  }
+
+  std::uint32_t layers_;
+  std::unique_ptr<actors::Trainer> trainer_;
+  std::map<std::pair<StageIndex, Pass>, Durations> passes_;
+};
+
+/// What a stage of one layer takes, and what each layer more adds.
+struct Fit {
+  double first_ns = 0.0;
+  double layer_ns = 0.0;
+};
+
+/// From probes of two sizes; a negative cost would be noise.
+Fit fit(const Probe& small, const Probe& large, StageIndex stage, Pass pass) {
+  const auto small_ns = small.pass_ns(stage, pass);
+  const auto layers = static_cast<double>(large.layers() - small.layers());
+  return {small_ns, std::max(0.0, (large.pass_ns(stage, pass) - small_ns) / layers)};
+}
+
+std::int64_t rounded(double ns) {
+  return std::llround(std::max(0.0, ns));
+}
+
+/// The probes, whole and split, of one layer per stage and of more.
+struct Probes {
+  std::array<std::unique_ptr<Probe>, 2> small;  ///< By whether it splits.
+  std::array<std::unique_ptr<Probe>, 2> large;
+
+  [[nodiscard]] std::array<Probe*, 4> all() const {
+    return {small[0].get(), small[1].get(), large[0].get(), large[1].get()};
+  }
+};
+
+/// The costs of passes. What both ends of the model take besides their layers is told apart by the
+/// two stages; of one stage it all counts for the head.
+void fit_passes(const Probes& probes, Profile& profile) {
+  const StageIndex first{0};
+  const StageIndex last{probes.small[0]->plan().training.stage_count() - 1};
+  struct Cost {
+    std::int64_t PassCosts::*member;
+    Pass pass;
+    std::size_t split;
+  };
+  constexpr std::array costs{
+      Cost{&PassCosts::forward_ns, Pass::forward, 0},
+      Cost{&PassCosts::backward_ns, Pass::backward, 0},
+      Cost{&PassCosts::backward_input_ns, Pass::backward_input, 1},
+      Cost{&PassCosts::backward_weight_ns, Pass::backward_weight, 1},
+  };
+  for (const auto& [member, pass, split] : costs) {
+    const auto& small = *probes.small[split];
+    const auto& large = *probes.large[split];
+    const auto at_first = fit(small, large, first, pass);
+    const auto at_last = fit(small, large, last, pass);
+    const auto layer_ns = (at_first.layer_ns + at_last.layer_ns) / 2.0;
+    profile.layer.*member = rounded(layer_ns);
+    profile.head.*member = rounded(at_last.first_ns - layer_ns);
+    profile.embedding.*member = first == last ? 0 : rounded(at_first.first_ns - layer_ns);
+  }
+}
+
+/// Mean over the probes of what each rank's elements take.
+double per_element_ns(const Probes& probes, Durations Probe::*durations) {
+  double sum = 0.0;
+  for (auto* probe : probes.all()) {
+    const auto& plan = probe->plan();
+    double elements = 0.0;
+    for (const auto& stage : plan.stages) elements += elements_of(plan, stage);
+    sum += (probe->*durations).typical_ns() / (elements / plan.training.rank_count());
+  }
+  return sum / static_cast<double>(probes.all().size());
+}
+
+double mean_of(const Probes& probes, Durations Probe::*durations) {
+  double sum = 0.0;
+  for (auto* probe : probes.all()) sum += (probe->*durations).typical_ns();
+  return sum / static_cast<double>(probes.all().size());
+}
+
+}  // namespace
+
+Expected<Profile> measure_profile(const Plan& plan, double seconds) {
+  const auto deadline = Clock::now() + std::chrono::duration<double>{seconds};
+  const auto layers_of_stage = plan.config.model.layers / plan.training.stages_per_copy();
+  Probes probes;
+  for (const bool split : {false, true}) {
+    for (auto* probe : {&probes.small[split], &probes.large[split]}) {
+      const auto layers = probe == &probes.small[split] ? 1U : std::clamp(layers_of_stage, 2U, 4U);
+      auto made = Probe::make(plan, layers, split);
+      if (!made) return made.error();
+      *probe = std::move(*made);
+    }
+  }
+  // In turns, so that a machine whose speed drifts does so for all.
+  for (std::uint32_t step = 0; step < warmup_steps + steps_min || Clock::now() < deadline; ++step) {
+    for (auto* probe : probes.all()) {
+      if (auto done = probe->run_step(); !done) return done.error();
+    }
+  }
+  Profile profile{.model = plan.config.model,
+                  .microbatch_size = plan.config.schedule.microbatch_size,
+                  .threads_per_stage = plan.config.run.threads_per_stage,
+                  .stream_count = concurrent_streams(plan)};
+  fit_passes(probes, profile);
+  profile.optimizer_ns_per_element = per_element_ns(probes, &Probe::optimizer);
+  profile.measuring_ns_per_element = per_element_ns(probes, &Probe::measuring);
+  profile.dispatch_ns = rounded(mean_of(probes, &Probe::hop) / 2.0);
+  profile.director_ns = rounded(mean_of(probes, &Probe::director));
+  profile.start_ns = rounded(mean_of(probes, &Probe::start));
+  return profile;
+}
+
+}  // namespace troupe::cli

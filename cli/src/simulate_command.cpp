@@ -1,0 +1,250 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "troupe/engine/config.hpp"
+#include "troupe/engine/draw.hpp"
+#include "troupe/engine/schedule_generators.hpp"
+#include "troupe/engine/simulate.hpp"
+#include "troupe/storage/text_file.hpp"
+
+#include "commands.hpp"
+#include "profile_file.hpp"
+#include "run_inputs.hpp"
+#include "schedule_source.hpp"
+#include "sweep_plot.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// A unit of time, or a millisecond of a profile: thousandths of one are still exact.
+constexpr TimeUnit unit{.size_ns = 1'000'000, .name = "units"};
+
+std::int64_t to_ns(double units) {
+  return std::llround(units * static_cast<double>(unit.size_ns));
+}
+double to_units(std::int64_t ns) {
+  return static_cast<double>(ns) / static_cast<double>(unit.size_ns);
+}
+
+/// One simulated step, and for what it was.
+struct Run {
+  Schedule schedule;
+  double link = 0.0;
+  Timeline timeline;
+
+  /// Virtual stages per rank and copy of the model.
+  [[nodiscard]] double chunks() const {
+    return static_cast<double>(schedule.stages_per_copy()) / schedule.rank_count();
+  }
+  [[nodiscard]] std::int64_t idle_within_ns(std::uint32_t rank) const {
+    const auto& time = timeline.rank_times[rank];
+    return time.end_ns - time.begin_ns - time.passes_ns;
+  }
+  /// Sets of activations of one virtual stage that each rank holds at most.
+  [[nodiscard]] std::vector<std::int64_t> peaks() const { return memory_max(schedule, {1}); }
+};
+
+Expected<Schedule> make(const SimulateArguments& arguments, const std::string& name,
+                        const ScheduleRequest& request) {
+  if (!is_schedule_file(name)) return make_schedule(name, request);
+  auto schedule = read_schedule(name, {});
+  if (!schedule || !arguments.split_backward) return schedule;
+  return split_backward(std::move(*schedule));
+}
+
+/// With the times of a profile, in seconds of this machine, of a configuration.
+Expected<Run> simulate_profiled(const Plan& base, const Profile& profile, const std::string& name,
+                                std::uint32_t stages, std::uint32_t microbatches) {
+  auto config = base.config;
+  config.schedule.name = name;
+  config.parallel.pipeline = stages;
+  config.schedule.microbatches = microbatches;
+  if (stages != base.config.parallel.pipeline) config.schedule.layers_per_stage.clear();
+  auto file = is_schedule_file(name) ? read_schedule(name) : Expected<Schedule>{Schedule{}};
+  if (!file) return file.error();
+  const auto plan =
+      is_schedule_file(name) ? make_plan(config, std::move(*file)) : make_plan(config);
+  if (!plan) return plan.error();
+  if (auto fits = check_fits(profile, *plan); !fits) return fits.error();
+  return Run{plan->training, 0.0, predict(*plan, profile)};
+}
+
+Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string& name,
+                           std::uint32_t stages, std::uint32_t microbatches, double link) {
+  const CostModel costs{
+      .stages = {PassCosts::of_parts(to_ns(arguments.costs[0]), to_ns(arguments.costs[1]),
+                                     to_ns(arguments.costs[2]))},
+      .link_ns = {to_ns(link)}};
+  ScheduleRequest request{.rank_count = stages, .microbatch_count = microbatches};
+  request.chunk_count = arguments.chunks;
+  request.split = arguments.split_backward;
+  request.memory_limit = arguments.memory_limit;
+  request.costs = costs;
+  auto schedule = make(arguments, name, request);
+  if (!schedule) return schedule.error();
+  auto timeline = simulate(*schedule, costs);
+  return Run{std::move(*schedule), link, std::move(timeline)};
+}
+
+Json to_json(const Run& run) {
+  const auto& [schedule, link, timeline] = run;
+  Json object{{"schedule", schedule.name},
+              {"stages", schedule.rank_count()},
+              {"virtual_stages", schedule.stage_count()},
+              {"microbatches", schedule.microbatch_count},
+              {"link", link},
+              {"makespan", to_units(timeline.makespan_ns)},
+              {"bubble_of_ideal", timeline.bubble_of_ideal()},
+              {"bubble_of_total", timeline.bubble_of_total()}};
+  const auto causes = timeline.idle_by_cause();
+  for (std::size_t cause = 0; cause < idle_cause_count; ++cause) {
+    object["idle_by_cause"][std::string{to_string(static_cast<IdleCause>(cause))}] =
+        to_units(causes.ns[cause]);
+  }
+  const auto peaks = run.peaks();
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    object["busy"].push_back(to_units(timeline.rank_times[r].busy_ns()));
+    object["idle"].push_back(to_units(timeline.idle_ns(RankIndex{r})));
+    object["idle_within_passes"].push_back(to_units(run.idle_within_ns(r)));
+    object["peak_activations"].push_back(peaks[r]);
+    object["peak_microbatches"].push_back(static_cast<double>(peaks[r]) / run.chunks());
+  }
+  return object;
+}
+
+void print_one(const Run& run) {
+  const auto& [schedule, link, timeline] = run;
+  fmt::print("{}: {} ranks, {} stages, {} microbatches, link {}\n", schedule.name,
+             schedule.rank_count(), schedule.stage_count(), schedule.microbatch_count, link);
+  fmt::print("makespan {}, bubble {:.2f}% of the time, {:.2f}% of the work\n",
+             to_units(timeline.makespan_ns), 100.0 * timeline.bubble_of_total(),
+             100.0 * timeline.bubble_of_ideal());
+  fmt::print("idle by cause:");
+  const auto causes = timeline.idle_by_cause();
+  for (std::size_t cause = 0; cause < idle_cause_count; ++cause) {
+    if (causes.ns[cause] == 0) continue;
+    fmt::print(" {} {}", to_string(static_cast<IdleCause>(cause)), to_units(causes.ns[cause]));
+  }
+  fmt::print("\n\n{:>4} {:>12} {:>12} {:>12} {:>18}\n", "rank", "busy", "idle", "idle within",
+             "peak activations");
+  const auto peaks = run.peaks();
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    fmt::print("{:>4} {:>12} {:>12} {:>12} {:>18}\n", r, to_units(timeline.rank_times[r].busy_ns()),
+               to_units(timeline.idle_ns(RankIndex{r})), to_units(run.idle_within_ns(r)), peaks[r]);
+  }
+}
+
+void print_table(const std::vector<Run>& runs, bool as_csv) {
+  constexpr std::array names{"schedule", "stages",          "microbatches",    "link",
+                             "makespan", "bubble_of_total", "bubble_of_ideal", "peak_activations"};
+  if (as_csv) {
+    fmt::print("{}\r\n", fmt::join(names, ","));
+  } else {
+    fmt::print("{:<24} {:>6} {:>12} {:>8} {:>12} {:>9} {:>9} {:>6}\n", "schedule", "stages",
+               "microbatches", "link", "makespan", "of total", "of ideal", "peak");
+  }
+  for (const auto& run : runs) {
+    const auto& [schedule, link, timeline] = run;
+    const auto makespan = to_units(timeline.makespan_ns);
+    const auto peak = std::ranges::max(run.peaks());
+    if (as_csv) {
+      fmt::print("{},{},{},{},{},{:.6f},{:.6f},{}\r\n", schedule.name, schedule.rank_count(),
+                 schedule.microbatch_count, link, makespan, timeline.bubble_of_total(),
+                 timeline.bubble_of_ideal(), peak);
+    } else {
+      fmt::print("{:<24} {:>6} {:>12} {:>8} {:>12} {:>8.2f}% {:>8.2f}% {:>6}\n", schedule.name,
+                 schedule.rank_count(), schedule.microbatch_count, link, makespan,
+                 100.0 * timeline.bubble_of_total(), 100.0 * timeline.bubble_of_ideal(), peak);
+    }
+  }
+}
+
+Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& arguments) {
+  const auto plan = load_plan(arguments.run);
+  if (!plan) return plan.error();
+  const auto text = storage::read_text(arguments.profile_path);
+  if (!text) return text.error();
+  const auto profile = parse_profile(*text, arguments.profile_path);
+  if (!profile) return profile.error();
+  const auto given_or = [](auto given, auto configured) {
+    return given.empty() ? decltype(given){configured} : given;
+  };
+  const auto& config = plan->config;
+  std::vector<Run> runs;
+  for (const auto& name : given_or(arguments.schedules, config.schedule.name)) {
+    for (const auto stages : given_or(arguments.stages, config.parallel.pipeline)) {
+      for (const auto microbatches :
+           given_or(arguments.microbatches, config.schedule.microbatches)) {
+        auto run = simulate_profiled(*plan, *profile, name, stages, microbatches);
+        if (!run) return run.error();
+        runs.push_back(std::move(*run));
+      }
+    }
+  }
+  return runs;
+}
+
+Expected<std::vector<Run>> simulate_all(const SimulateArguments& arguments) {
+  if (!arguments.profile_path.empty()) return simulate_all_profiled(arguments);
+  if (arguments.schedules.empty() || arguments.stages.empty() || arguments.microbatches.empty()) {
+    return Error{Errc::invalid_config,
+                 "give --schedule, --stages and --microbatches, or a configuration with --profile"};
+  }
+  std::vector<Run> runs;
+  for (const auto& name : arguments.schedules) {
+    for (const auto stages : arguments.stages) {
+      for (const auto microbatches : arguments.microbatches) {
+        for (const auto link : arguments.links) {
+          auto run = simulate_one(arguments, name, stages, microbatches, link);
+          if (!run) return run.error();
+          runs.push_back(std::move(*run));
+        }
+      }
+    }
+  }
+  return runs;
+}
+
+}  // namespace
+
+Expected<ExitCode> simulate(const SimulateArguments& arguments) {
+  const auto runs = simulate_all(arguments);
+  if (!runs) return runs.error();
+  const bool is_single = runs->size() == 1;
+  if (!arguments.svg_path.empty()) {
+    std::vector<SweepPoint> points;
+    for (const auto& run : *runs) {
+      points.push_back({run.schedule.name, run.schedule.rank_count(), run.schedule.microbatch_count,
+                        run.link, run.timeline.bubble_of_total()});
+    }
+    const auto& first = runs->front();
+    const auto svg =
+        is_single ? draw_svg(
+            std::array{make_picture(first.schedule.name, first.schedule, first.timeline, unit)},
+            unit)
+                  : plot_sweep(points);
+    if (auto written = storage::write_text(arguments.svg_path, svg); !written)
+      return written.error();
+  }
+  if (arguments.json) {
+    auto objects = Json::array();
+    for (const auto& run : *runs) objects.push_back(to_json(run));
+    fmt::print("{}\n", (is_single ? objects[0] : objects).dump());
+  } else if (is_single && !arguments.csv) {
+    print_one(runs->front());
+  } else {
+    print_table(*runs, arguments.csv);
+  }
+  return exit_success;
+}
+
+}  // namespace troupe::cli

@@ -1,0 +1,51 @@
+// troupe/engine/profile.hpp -- what the parts of a model take on a machine, and so any plan of it.
+#pragma once
+
+#include <cstdint>
+
+#include "troupe/engine/cost_model.hpp"
+#include "troupe/engine/expected.hpp"
+#include "troupe/engine/model_spec.hpp"
+#include "troupe/engine/plan.hpp"
+#include "troupe/engine/timeline.hpp"
+
+namespace troupe {
+
+/// Measured with `stream_count` ranks computing at once: what they share, caches, memory and the
+/// speed of the cores, is part of the times.
+struct Profile {
+  ModelSpec model;  ///< How many layers it has does not matter.
+  std::uint32_t microbatch_size = 1;
+  std::uint32_t threads_per_stage = 1;
+  std::uint32_t stream_count = 1;
+
+  PassCosts embedding{};  ///< What the first stage takes besides its layers, for one microbatch.
+  PassCosts layer{};      ///< What one layer takes, for one microbatch.
+  PassCosts head{};       ///< What the last stage takes besides its layers, for one microbatch.
+
+  double optimizer_ns_per_element = 0.0;
+  double measuring_ns_per_element = 0.0;
+
+  Wire link{};                   ///< Between ranks, on top of what the runtime adds.
+  std::int64_t dispatch_ns = 0;  ///< As in `Runtime`.
+  std::int64_t director_ns = 0;  ///< As in `Runtime`.
+  std::int64_t start_ns = 0;     ///< From the wish for a step to the first pass.
+
+  friend bool operator==(const Profile&, const Profile&) = default;
+};
+
+/// Parameter elements of a stage.
+[[nodiscard]] double elements_of(const Plan& plan, const StagePlan& stage);
+
+/// Checks that `profile` was measured for what `plan` is made of.
+/// @returns `invalid_config` with the first thing that differs, and both values.
+[[nodiscard]] Expected<Done> check_fits(const Profile& profile, const Plan& plan);
+
+/// What a training step of `plan` takes, by `profile`: passes, hops, the update and what the
+/// runtime adds. Reductions over replicas, which run beside passes, take no time.
+[[nodiscard]] CostModel costs_of(const Plan& plan, const Profile& profile);
+
+/// Simulates the training step of `plan` by `profile`.
+[[nodiscard]] Timeline predict(const Plan& plan, const Profile& profile);
+
+}  // namespace troupe

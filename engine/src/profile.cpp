@@ -1,0 +1,104 @@
+#include "troupe/engine/profile.hpp"
+
+#include <cmath>
+#include <string>
+
+#include "troupe/engine/simulate.hpp"
+
+namespace troupe {
+
+namespace {
+
+Error misfit(const char* what, const std::string& profiled, const std::string& planned) {
+  return {Errc::invalid_config, std::string{"the profile was measured with "} + what + " = "
+                                    + profiled + ", the configuration has " + planned
+                                    + "; measure one for it with `troupe profile`"};
+}
+
+std::int64_t rounded(double ns) {
+  return static_cast<std::int64_t>(std::llround(ns));
+}
+
+PassCosts sum(const PassCosts& a, const PassCosts& b, std::int64_t times) {
+  return {a.forward_ns + times * b.forward_ns, a.backward_ns + times * b.backward_ns,
+          a.backward_input_ns + times * b.backward_input_ns,
+          a.backward_weight_ns + times * b.backward_weight_ns};
+}
+
+PassCosts costs_of(const StageSpec& spec, const Profile& profile) {
+  auto costs = sum({0, 0, 0, 0}, profile.layer, spec.layer_count());
+  if (spec.has_embedding) costs = sum(costs, profile.embedding, 1);
+  if (spec.has_head) costs = sum(costs, profile.head, 1);
+  return costs;
+}
+
+}  // namespace
+
+double elements_of(const Plan& plan, const StagePlan& stage) {
+  double elements = 0.0;
+  for (const auto& parameter : parameters_of(plan.config.model, stage.spec)) {
+    elements += static_cast<double>(parameter.element_count());
+  }
+  return elements;
+}
+
+Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
+  const auto& measured = profile.model;
+  const auto& planned = plan.config.model;
+  const auto differs = [](const char* what, std::uint32_t a, std::uint32_t b) {
+    return misfit(what, std::to_string(a), std::to_string(b));
+  };
+  if (measured.hidden != planned.hidden) {
+    return differs("model.hidden", measured.hidden, planned.hidden);
+  }
+  if (measured.heads != planned.heads) return differs("model.heads", measured.heads, planned.heads);
+  if (measured.sequence != planned.sequence) {
+    return differs("model.sequence", measured.sequence, planned.sequence);
+  }
+  if (measured.vocabulary != planned.vocabulary) {
+    return differs("model.vocabulary", measured.vocabulary, planned.vocabulary);
+  }
+  const auto& schedule = plan.config.schedule;
+  if (profile.microbatch_size != schedule.microbatch_size) {
+    return differs("schedule.microbatch_size", profile.microbatch_size, schedule.microbatch_size);
+  }
+  const auto threads = plan.config.run.threads_per_stage;
+  if (profile.threads_per_stage != threads) {
+    return differs("run.threads_per_stage", profile.threads_per_stage, threads);
+  }
+  return Done{};
+}
+
+CostModel costs_of(const Plan& plan, const Profile& profile) {
+  // Ranks beyond those that computed at once share their cores.
+  const auto ranks = plan.config.parallel.rank_count();
+  const auto share = std::max(1.0, static_cast<double>(ranks) / profile.stream_count);
+  CostModel costs{.stages = {}};
+  costs.rank_start_ns = {profile.start_ns};
+  costs.optimizer_ns.assign(plan.training.rank_count(), 0);
+  costs.measuring_ns.assign(plan.training.rank_count(), 0);
+  costs.slowdown = {share};
+  costs.network.wire = profile.link;
+  costs.runtime.dispatch_ns = profile.dispatch_ns;
+  costs.runtime.director_ns = profile.director_ns;
+  costs.runtime.bounds.clear();
+  const auto& config = plan.config;
+  const auto activation_bytes = std::int64_t{config.schedule.microbatch_size}
+                                * config.model.sequence * config.model.hidden * 4;
+  costs.network.activation_bytes = {activation_bytes};
+  costs.network.gradient_bytes = {activation_bytes};
+  for (const auto& stage : plan.stages) {
+    costs.stages.push_back(costs_of(stage.spec, profile));
+    costs.runtime.bounds.push_back(stage.bounds);
+    const auto elements = share * elements_of(plan, stage);
+    costs.optimizer_ns[stage.rank.value()] += rounded(elements * profile.optimizer_ns_per_element);
+    costs.measuring_ns[stage.rank.value()] += rounded(elements * profile.measuring_ns_per_element);
+  }
+  return costs;
+}
+
+Timeline predict(const Plan& plan, const Profile& profile) {
+  return simulate(plan.training, costs_of(plan, profile));
+}
+
+}  // namespace troupe

@@ -1,0 +1,129 @@
+// `troupe simulate` and `troupe profile`: what they print and draw, and what they refuse.
+
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "command_fixture.hpp"
+#include "profile_file.hpp"
+#include "sweep_plot.hpp"
+
+namespace troupe::cli {
+namespace {
+
+nlohmann::json json_of(const std::string& text) {
+  return nlohmann::json::parse(text);
+}
+
+TEST_F(Command, SimulatePrintsOneObject) {
+  const auto outcome =
+      shell("troupe simulate --schedule 1f1b --stages 4 --microbatches 8 --costs 1,1,1 --json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto object = json_of(outcome.output);
+  EXPECT_EQ(object.at("makespan"), 3.0 * (8 + 3));
+  EXPECT_DOUBLE_EQ(object.at("bubble_of_ideal"), 3.0 / 8);
+  EXPECT_DOUBLE_EQ(object.at("bubble_of_total"), 3.0 / 11);
+  EXPECT_EQ(object.at("idle"), (std::vector<double>{9, 9, 9, 9}));
+  EXPECT_EQ(object.at("peak_activations"), (std::vector<int>{4, 3, 2, 1}));
+  auto causes = 0.0;
+  for (const auto& [cause, idle] : object.at("idle_by_cause").items()) causes += idle.get<double>();
+  EXPECT_EQ(causes, 4.0 * 9);
+}
+
+TEST_F(Command, SimulateCountsActivationsOfChunksAndOfMicrobatches) {
+  const auto outcome = shell("troupe simulate --schedule zb-v --stages 4 --microbatches 8 --json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto object = json_of(outcome.output);
+  EXPECT_EQ(object.at("virtual_stages"), 8);
+  EXPECT_EQ(object.at("idle_within_passes"), (std::vector<double>{0, 0, 0, 0}));
+  EXPECT_EQ(object.at("peak_activations").at(0), 8);
+  EXPECT_EQ(object.at("peak_microbatches").at(0), 4.0);
+}
+
+TEST_F(Command, SimulateSweepsIntoATableAndAPlot) {
+  const auto outcome = shell(
+      "troupe simulate --schedule 1f1b,zb-h1 --stages 4 --microbatches 4,8 --link 0,0.5 --csv "
+      "--svg plot.svg");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1 + 2 * 2 * 2);
+  EXPECT_NE(outcome.output.find("zb-h1,4,8,0.5,"), std::string::npos) << outcome.output;
+  const auto plot = read("plot.svg");
+  for (const auto* line : {">1f1b, link 0<", ">1f1b, link 0.5<", ">zb-h1, link 0<"}) {
+    EXPECT_NE(plot.find(line), std::string::npos) << line;
+  }
+}
+
+TEST_F(Command, SimulateRefusesWhatItCannotKnow) {
+  expect_refused("troupe simulate --schedule 1f1b",
+                 "troupe: give --schedule, --stages and --microbatches, or a configuration with "
+                 "--profile\n");
+  write("profile.json", "{}");
+  expect_refused("troupe simulate run.toml --profile profile.json",
+                 "troupe: profile.json: is not a profile: expected a JSON object with "
+                 "\"troupe_profile\": 1; write one with `troupe profile`\n");
+}
+
+TEST_F(Command, ProfileWritesWhatSimulateReads) {
+  const auto outcome = shell("troupe profile run.toml --seconds 0.1 --out p.json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto layer = json_of(read("p.json")).at("layer");
+  for (const auto* pass : {"F", "B", "I", "W"}) EXPECT_GT(layer.at(pass), 0) << pass;
+  const auto simulated =
+      shell("troupe simulate run.toml --profile p.json --schedule gpipe,1f1b --json");
+  ASSERT_EQ(simulated.exit_code, 0) << simulated.output;
+  const auto objects = json_of(simulated.output);
+  ASSERT_EQ(objects.size(), 2U);
+  EXPECT_GT(objects[0].at("makespan"), 0.0);
+  expect_refused("troupe simulate run.toml --set schedule.microbatch_size=7 --profile p.json",
+                 "the configuration has 7; measure one for it with `troupe profile`");
+}
+
+Profile any_profile() {
+  return {.model = {.heads = 2, .hidden = 8, .sequence = 4, .vocabulary = 256},
+          .microbatch_size = 3,
+          .threads_per_stage = 2,
+          .stream_count = 4,
+          .embedding = {1, 2, 3, 4},
+          .layer = {5, 6, 7, 8},
+          .head = {9, 10, 11, 12},
+          .optimizer_ns_per_element = 0.25,
+          .measuring_ns_per_element = 0.125,
+          .link = {.latency_ns = 13},
+          .dispatch_ns = 14,
+          .director_ns = 15,
+          .start_ns = 16};
+}
+
+TEST(ProfileFile, ComesBackAsItWasWritten) {
+  const auto text = to_json(any_profile());
+  const auto read = parse_profile(text, "p");
+  ASSERT_TRUE(read.has_value()) << read.error().context;
+  EXPECT_EQ(to_json(*read), text);
+  EXPECT_EQ(read->layer, any_profile().layer);
+  EXPECT_EQ(read->start_ns, 16);
+}
+
+TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
+  const auto complaint = [](const char* old_text, const char* new_text) {
+    auto text = to_json(any_profile());
+    const auto at = text.find(old_text);
+    EXPECT_NE(at, std::string::npos);
+    text.replace(at, std::string{old_text}.size(), new_text);
+    const auto read = parse_profile(text, "p.json");
+    return read ? std::string{"read"} : read.error().context;
+  };
+  EXPECT_EQ(complaint("\"hidden\": 8", "\"hidden\": 0"),
+            "p.json: hidden: found 0, expected a whole number from 1 to 4294967295; write a new "
+            "one with `troupe profile`");
+  EXPECT_EQ(complaint("\"W\": 8", "\"W\": -8"),
+            "p.json: W: found -8, expected whole nanoseconds from 0 to a day; write a new one with "
+            "`troupe profile`");
+  EXPECT_EQ(complaint("\"head\": {", "\"hat\": {"),
+            "p.json: head: found nothing, expected an object with F, B, I and W; write a new one "
+            "with `troupe profile`");
+  EXPECT_EQ(complaint("0.25", "1e400"), complaint("\"troupe_profile\": 1", "\"other\": 1"));
+}
+
+}  // namespace
+}  // namespace troupe::cli

@@ -1,0 +1,64 @@
+#include "troupe/engine/profile.hpp"
+
+#include <gtest/gtest.h>
+
+namespace troupe {
+namespace {
+
+Profile profile_of(const Plan& plan) {
+  return {.model = plan.config.model,
+          .microbatch_size = plan.config.schedule.microbatch_size,
+          .threads_per_stage = 1,
+          .stream_count = 2,
+          .embedding = {10, 20, 10, 10},
+          .layer = {100, 200, 100, 100},
+          .head = {50, 100, 50, 50},
+          .optimizer_ns_per_element = 0.5,
+          .start_ns = 7};
+}
+
+Config config_of(std::uint32_t data) {
+  Config config;
+  config.model = {.layers = 6, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel = {.data = data, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches = 4;
+  config.schedule.layers_per_stage = {4, 2};
+  return config;
+}
+
+TEST(Profile, AddsUpWhatAStageIsMadeOf) {
+  const auto plan = make_plan(config_of(1)).value();
+  const auto costs = costs_of(plan, profile_of(plan));
+  EXPECT_EQ(costs.stages[0].forward_ns, 10 + 4 * 100);
+  EXPECT_EQ(costs.stages[1].backward_ns, 100 + 2 * 200);
+  EXPECT_EQ(costs.optimizer_ns[1],
+            static_cast<std::int64_t>(elements_of(plan, plan.stages[1]) / 2.0));
+  EXPECT_EQ(costs.slowdown, std::vector{1.0});
+}
+
+TEST(Profile, LetsRanksBeyondTheCoresShareThem) {
+  const auto plan = make_plan(config_of(3)).value();
+  EXPECT_EQ(costs_of(plan, profile_of(plan)).slowdown, std::vector{3.0});
+}
+
+TEST(Profile, PredictsTheStepOfASerialPipelineInClosedForm) {
+  auto config = config_of(1);
+  config.schedule.microbatches = 1;
+  const auto plan = make_plan(config).value();
+  auto profile = profile_of(plan);
+  profile.optimizer_ns_per_element = 0.0;
+  EXPECT_EQ(predict(plan, profile).makespan_ns, 7 + (10 + 20 + 6 * 300 + 50 + 100));
+}
+
+TEST(Profile, RefusesAPlanOfOtherParts) {
+  const auto plan = make_plan(config_of(1)).value();
+  auto profile = profile_of(plan);
+  EXPECT_TRUE(check_fits(profile, plan).has_value());
+  profile.model.hidden = 8;
+  EXPECT_EQ(check_fits(profile, plan).error().context,
+            "the profile was measured with model.hidden = 8, the configuration has 4; measure one "
+            "for it with `troupe profile`");
+}
+
+}  // namespace
+}  // namespace troupe
