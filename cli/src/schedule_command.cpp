@@ -51,6 +51,23 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
   return schedule;
 }
 
+/// Length, bubble, and what each rank waits and holds, a line each.
+std::string figures_of(const Schedule& schedule, const Timeline& timeline, const TimeUnit& unit) {
+  auto text = fmt::format(
+      "makespan {} units (F = I = W = 1), bubble {:.1f}% of the time, {:.1f}% of the work\n",
+      timeline.makespan_ns / unit.size_ns, 100.0 * timeline.bubble_of_total(),
+      100.0 * timeline.bubble_of_ideal());
+  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+    std::uint32_t in_flight = 0;
+    for (const auto stage : schedule.stages_of(RankIndex{r})) {
+      in_flight += timeline.in_flight_max[stage.value()];
+    }
+    text += fmt::format("rank {}: idle {} units, holds at most {} sets of activations\n", r,
+                        timeline.idle_ns(RankIndex{r}) / unit.size_ns, in_flight);
+  }
+  return text;
+}
+
 }  // namespace
 
 Expected<ExitCode> schedule(const ScheduleArguments& arguments) {
@@ -78,19 +95,15 @@ Expected<ExitCode> schedule(const ScheduleArguments& arguments) {
     fmt::print("{}", draw_svg(std::array{picture}, unit));
     return exit_success;
   }
-  fmt::print("{}: {} ranks, {} stages, {} microbatches\n\n{}\n", loaded->name, loaded->rank_count(),
-             loaded->stage_count(), loaded->microbatch_count, draw_text(picture));
-  fmt::print("makespan {} units (F = I = W = 1), bubble {:.1f}% of the time, {:.1f}% of the work\n",
-             timeline.makespan_ns / unit.size_ns, 100.0 * timeline.bubble_of_total(),
-             100.0 * timeline.bubble_of_ideal());
-  for (std::uint32_t r = 0; r < loaded->rank_count(); ++r) {
-    std::uint32_t in_flight = 0;
-    for (const auto stage : loaded->stages_of(RankIndex{r})) {
-      in_flight += timeline.in_flight_max[stage.value()];
-    }
-    fmt::print("rank {}: idle {} units, holds at most {} sets of activations\n", r,
-               timeline.idle_ns(RankIndex{r}) / unit.size_ns, in_flight);
+  const auto head =
+      fmt::format("{}: {} ranks, {} stages, {} microbatches\n\n", loaded->name,
+                  loaded->rank_count(), loaded->stage_count(), loaded->microbatch_count);
+  const auto figures = figures_of(*loaded, timeline, unit);
+  if (arguments.format == "html") {
+    fmt::print("{}", draw_html(loaded->name, head + figures, std::array{picture}, unit));
+    return exit_success;
   }
+  fmt::print("{}{}\n{}", head, draw_text(picture), figures);
   return exit_success;
 }
 

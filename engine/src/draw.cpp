@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "html_page.hpp"
+
 namespace troupe {
 
 namespace {
@@ -151,6 +153,7 @@ constexpr double plot_width_max = 2600.0;
 constexpr double font_size = 12.0;
 constexpr double label_font_size_max = 11.0;
 constexpr double label_font_size_min = 6.0;
+constexpr double zoomed_label_font_size_min = 0.5;  ///< Where a reader can zoom in.
 constexpr double tick_distance_min = 80.0;
 constexpr double letter_width = 0.58;  ///< Of a sans-serif font, as a share of its size.
 
@@ -164,8 +167,10 @@ double text_width(std::string_view text, double size) {
 
 class SvgDrawing {
 public:
-  SvgDrawing(std::span<const Picture> pictures, const TimeUnit& unit)
-      : survey_{survey_of(pictures)},
+  /// @param least_label the font size below which a label is left out.
+  SvgDrawing(std::span<const Picture> pictures, const TimeUnit& unit, double least_label)
+      : least_label_{least_label},
+        survey_{survey_of(pictures)},
         unit_{resolved(unit, survey_.end_ns)},
         left_{margin + static_cast<double>(survey_.lane_label_size) * letter_width * font_size
               + 8.0},
@@ -226,6 +231,7 @@ private:
   double legend() {
     constexpr double swatch = 14.0;
     auto x = left_;
+    svg_ += "<g class=\"k\">\n";
     for (const auto& style : styles) {
       if (!survey_.occurs[static_cast<std::size_t>(style.kind)]) continue;
       const bool is_pass = style.kind <= BoxKind::backward_weight;
@@ -241,6 +247,7 @@ private:
     if (survey_.chunk_count > 1) {
       text(x, margin + 11.5, "darkest: first chunk of its rank", " class=\"m\"");
     }
+    svg_ += "</g>\n";
     return legend_height;
   }
 
@@ -253,23 +260,33 @@ private:
       text(left_ - 8.0, y + lane_height / 2 + 4.0, lane.label, " text-anchor=\"end\"");
       rectangle(left_, y, plot_width_, lane_height, "#EFEFEF");
       svg_ += "\n<g class=\"b\">\n";
-      for (const auto& box : lane.boxes) draw(box, y);
+      std::int64_t end_ns = 0;
+      for (const auto& box : lane.boxes) {
+        draw(box, lane, end_ns, y);
+        end_ns = box.end_ns;
+      }
       svg_ += "</g>\n";
       y += lane_pitch;
     }
     return y;
   }
 
-  void draw(const Box& box, double y) {
+  /// @param idle_since_ns the end of the box before.
+  void draw(const Box& box, const Lane& lane, std::int64_t idle_since_ns, double y) {
     const auto x = x_of(box.begin_ns);
     const auto w = x_of(box.end_ns) - x;
     svg_ += "<g><title>" + escaped(box.name) + " (" + style_of(box.kind).name
             + "): " + in_unit(box.begin_ns, unit_) + " to " + in_unit(box.end_ns, unit_) + " "
-            + escaped(unit_.name) + "</title>";
+            + escaped(unit_.name + ", " + lane.label);
+    if (!box.waited_for.empty()) {
+      svg_ += ", waited since " + in_unit(idle_since_ns, unit_) + " for " + escaped(box.waited_for);
+    }
+    svg_ += "</title>";
     rectangle(x, y, w, lane_height, colour_of(box.kind, box.chunk, survey_.chunk_count));
-    const auto room = (w - 2.0) / (letter_width * static_cast<double>(box.label.size()));
+    const auto padding = std::min(2.0, w / 4);
+    const auto room = (w - padding) / (letter_width * static_cast<double>(box.label.size()));
     const auto size = std::min(label_font_size_max, std::floor(room * 2) / 2);
-    if (!box.label.empty() && size >= label_font_size_min) {
+    if (!box.label.empty() && size >= least_label_) {
       svg_ += "<text" + attribute("x", x + w / 2)
               + attribute("y", y + lane_height / 2 + size * 0.36) + attribute("font-size", size)
               + ">" + escaped(box.label) + "</text>";
@@ -306,6 +323,7 @@ private:
     return 10.0 * decade;
   }
 
+  double least_label_;
   Survey survey_;
   TimeUnit unit_;
   double left_;
@@ -330,6 +348,15 @@ BoxKind to_box_kind(Pass pass) noexcept {
   return BoxKind::forward;
 }
 
+std::string input_name(const Schedule& schedule, const Action& action) {
+  const auto source = schedule.source_of(action);
+  if (!source) return {};
+  const auto from = schedule.rank_of_stage[source->value()];
+  if (from == schedule.rank_of_stage[action.stage.value()]) return {};
+  return std::string{action.pass == Pass::forward ? "the activation" : "the gradient"}
+         + " from rank " + std::to_string(from.value());
+}
+
 Picture make_picture(std::string title, const Schedule& schedule, const Timeline& timeline,
                      const TimeUnit& unit) {
   std::vector<std::uint32_t> chunk_of_stage(schedule.stage_count());
@@ -349,10 +376,16 @@ Picture make_picture(std::string title, const Schedule& schedule, const Timeline
     if (has_replicas) label = "replica " + std::to_string(row / schedule.rank_count()) + " ";
     label += "rank " + std::to_string(r);
     boxes.reserve(timeline.ranks[row].size() + 1);
+    std::int64_t idle_since_ns = 0;
     for (const auto& [action, begin_ns, end_ns] : timeline.ranks[row]) {
-      boxes.push_back({to_box_kind(action.pass), begin_ns, end_ns,
-                       chunk_of_stage[action.stage.value()],
-                       std::to_string(action.microbatch.value()), to_string(action)});
+      boxes.push_back({.kind = to_box_kind(action.pass),
+                       .begin_ns = begin_ns,
+                       .end_ns = end_ns,
+                       .chunk = chunk_of_stage[action.stage.value()],
+                       .label = std::to_string(action.microbatch.value()),
+                       .name = to_string(action),
+                       .waited_for = begin_ns > idle_since_ns ? input_name(schedule, action) : ""});
+      idle_since_ns = end_ns;
     }
     const auto& time = timeline.rank_times[row];
     if (time.optimizer_ns > 0) {
@@ -377,7 +410,19 @@ Picture make_picture(std::string title, const Schedule& schedule, const Timeline
 }
 
 std::string draw_svg(std::span<const Picture> pictures, const TimeUnit& unit) {
-  return SvgDrawing{pictures, unit}.take();
+  return SvgDrawing{pictures, unit, label_font_size_min}.take();
+}
+
+std::string draw_html(std::string_view title, std::string_view text,
+                      std::span<const Picture> pictures, const TimeUnit& unit) {
+  std::string page{html_page::head};
+  page += "<title>" + escaped(title) + "</title>\n";
+  page += html_page::before_drawing;
+  page += SvgDrawing{pictures, unit, zoomed_label_font_size_min}.take();
+  page += html_page::behind_drawing;
+  page += "<pre>";
+  for (const char c : text) page += c == '\n' ? std::string{c} : escaped({&c, 1});
+  return page + "</pre>\n</html>\n";
 }
 
 std::string draw_text(const Picture& picture) {

@@ -54,6 +54,16 @@ std::size_t Schedule::action_count() const noexcept {
                          [](std::size_t sum, const auto& row) { return sum + row.size(); });
 }
 
+std::optional<StageIndex> Schedule::source_of(const Action& action) const noexcept {
+  const auto stage = action.stage.value();
+  if (action.pass == Pass::forward) {
+    if (is_first(action.stage)) return std::nullopt;
+    return StageIndex{stage - 1};
+  }
+  if (action.pass == Pass::backward_weight || is_last(action.stage)) return std::nullopt;
+  return StageIndex{stage + 1};
+}
+
 std::vector<StageIndex> Schedule::stages_of(RankIndex rank) const {
   std::vector<StageIndex> stages;
   for (std::uint32_t s = 0; s < stage_count(); ++s) {

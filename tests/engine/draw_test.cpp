@@ -117,10 +117,10 @@ TEST(DrawSvg, PutsATitleANoteALaneAndItsBoxes) {
 <text x="57.76" y="91" text-anchor="end">rank 0</text>
 <rect x="65.76" y="76" width="840" height="22" fill="#EFEFEF"/>
 <g class="b">
-<g><title>0F0 (forward): 0 to 1 steps</title>\
+<g><title>0F0 (forward): 0 to 1 steps, rank 0</title>\
 <rect x="65.76" y="76" width="280" height="22" fill="#56B4E9"/>\
 <text x="205.76" y="90.96" font-size="11">0</text></g>
-<g><title>0B0 (backward): 1 to 3 steps</title>\
+<g><title>0B0 (backward): 1 to 3 steps, rank 0</title>\
 <rect x="345.76" y="76" width="560" height="22" fill="#E69F00"/>\
 <text x="625.76" y="90.96" font-size="11">0</text></g>
 </g>
@@ -192,8 +192,40 @@ TEST(DrawSvg, KeepsMarkupInWordsOutOfTheMarkup) {
   const auto svg = draw_svg({&picture, 1});
   EXPECT_TRUE(is_well_formed(svg));
   EXPECT_NE(svg.find("a &lt; b &amp; c &gt; d "), std::string::npos);
-  EXPECT_NE(svg.find("<title>&lt;sum&gt; (reduce gradients): 0 to 5 ms</title>"),
+  EXPECT_NE(svg.find("<title>&lt;sum&gt; (reduce gradients): 0 to 5 ms, &lt;rank&gt;</title>"),
             std::string::npos);
+}
+
+TEST(DrawSvg, SaysWhatABoxWaitedFor) {
+  const auto picture = picture_of(make_interleaved_1f1b(2, 2, 2).value());
+  const auto svg = draw_svg({&picture, 1}, steps);
+  const auto title = [&](const std::string& name) {
+    return between(svg, "<title>" + name + " ", "</title>");
+  };
+  EXPECT_EQ(title("0F0"), "(forward): 0 to 1 steps, rank 0") << "reads tokens";
+  EXPECT_EQ(title("1F0"),
+            "(forward): 1 to 2 steps, rank 1, waited since 0 for the activation from rank 0");
+  EXPECT_EQ(title("2F0"), "(forward): 2 to 3 steps, rank 0") << "its input was there";
+  EXPECT_EQ(title("2B0"),
+            "(backward): 6 to 8 steps, rank 0, waited since 4 for the gradient from rank 1");
+}
+
+TEST(DrawHtml, HoldsTheDrawingAndTheTextAndNeedsNoNetwork) {
+  const auto picture = picture_of(make_1f1b(2, 3));
+  const auto page = draw_html("a < b", "one & two\n  three", {&picture, 1}, steps);
+  EXPECT_EQ(between(page, "<div id=\"picture\">\n", "</div>"), draw_svg({&picture, 1}, steps));
+  EXPECT_NE(page.find("<title>a &lt; b</title>"), std::string::npos);
+  EXPECT_NE(page.find("<pre>one &amp; two\n  three</pre>"), std::string::npos);
+  for (const auto* word : {"src=", "href=", "url(", "import", "fetch", "@font-face"}) {
+    EXPECT_EQ(page.find(word), std::string::npos) << word;
+  }
+}
+
+TEST(DrawHtml, HasALabelForEveryBoxOfSixtyFourRanks) {
+  const auto picture = picture_of(make_1f1b(64, 256));
+  const auto boxes = boxes_in(draw_html("", "", {&picture, 1}, steps));
+  ASSERT_EQ(boxes.size(), 64U * 256 * 2);
+  for (const auto& box : boxes) ASSERT_TRUE(box.font_size > 0.0 && !box.label.empty()) << box.name;
 }
 
 TEST(DrawSvg, DrawsNothingWithoutFallingOver) {

@@ -8,6 +8,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -105,6 +106,9 @@ struct Schedule {
   [[nodiscard]] bool is_last(StageIndex stage) const noexcept {
     return (stage.value() + 1) % stages_per_copy() == 0;
   }
+  /// The stage whose output `action` needs: the activation of the stage before, or the gradient of
+  /// the one behind. None for tokens, for the loss, and for a weight pass.
+  [[nodiscard]] std::optional<StageIndex> source_of(const Action& action) const noexcept;
   /// The microbatches that pass through `stage`.
   [[nodiscard]] MicrobatchRange microbatches_of(StageIndex stage) const noexcept {
     const auto share = microbatch_count / copy_count;
