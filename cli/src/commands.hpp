@@ -37,7 +37,7 @@ struct ScheduleArguments {
   std::uint32_t microbatches = 0;
   std::uint32_t chunks = 1;
   bool split_backward = false;
-  std::string format = "grid";      ///< grid, csv, csv-comms, svg
+  std::string format = "grid";      ///< grid, csv, csv-comms, svg, html
   std::string matching = "tagged";  ///< tagged, ordered
   std::string counterexample_path;  ///< Empty: none is drawn.
   std::uint32_t slots_max = 0;      ///< 0: as many as the schedule needs.
@@ -65,6 +65,15 @@ struct SimulateArguments {
   std::string svg_path;  ///< Empty: no picture.
 };
 
+struct CompareArguments {
+  std::string run;                ///< The folder of a run.
+  std::uint32_t step = 0;         ///< 0: the last that was recorded.
+  std::uint32_t pass_count = 10;  ///< How many passes to list.
+  bool json = false;
+  std::string svg_path;   ///< Empty: no picture.
+  std::string html_path;  ///< Empty: no page.
+};
+
 struct GenerateArguments {
   std::string weights_path;
   std::string prompt;
@@ -89,6 +98,7 @@ struct DoctorArguments {
 [[nodiscard]] Expected<ExitCode> schedule(const ScheduleArguments& arguments);
 [[nodiscard]] Expected<ExitCode> profile(const ProfileArguments& arguments);
 [[nodiscard]] Expected<ExitCode> simulate(const SimulateArguments& arguments);
+[[nodiscard]] Expected<ExitCode> compare(const CompareArguments& arguments);
 [[nodiscard]] Expected<ExitCode> generate(const GenerateArguments& arguments);
 [[nodiscard]] Expected<ExitCode> doctor(const DoctorArguments& arguments);
 

@@ -84,9 +84,12 @@ void add_train(CLI::App& app, RunArguments& arguments, Command& chosen) {
   add_run_options(*command, arguments);
   command->footer(
       "Writes into the folder run.output: config.toml (as run), metrics.jsonl (an object per\n"
-      "step), weights.safetensors, trace.json (Chrome trace format) and timeline.svg (a measured\n"
-      "step beside the simulated one). What an earlier run left there first moves into the folder\n"
-      "earlier-1, or the next free number. Ctrl-C finishes the step and writes everything.");
+      "step), weights.safetensors, trace.json (Chrome trace format), steps.jsonl (the last steps, "
+      "for\n"
+      "`troupe compare`) and timeline.svg (a measured step beside the simulated one). What an "
+      "earlier\n"
+      "run left there first moves into the folder earlier-1, or the next free number. Ctrl-C\n"
+      "finishes the step and writes everything.");
   auto& performers = arguments.performers;
   command->add_option("--processes", performers.process_count,
                       "Spread the ranks over so many processes of this machine");
@@ -167,9 +170,12 @@ void add_schedule(CLI::App& app, ScheduleArguments& arguments, Command& chosen) 
       ->add_option("--format", arguments.format,
                    "How to show it; csv and csv-comms are the \"compute_only\" and "
                    "\"compute_comms\" of PyTorch's pipelining, the latter with sends and receives")
-      ->check(CLI::IsMember({"grid", "csv", "csv-comms", "svg"}))
+      ->check(CLI::IsMember({"grid", "csv", "csv-comms", "svg", "html"}))
       ->capture_default_str();
-  command->footer("The picture is simulated with F = I = W = 1 and links that take no time.");
+  command->footer(
+      "The picture is simulated with F = I = W = 1 and links that take no time. html is a page to\n"
+      "zoom into, in one file: troupe schedule 1f1b --stages 8 --microbatches 32 --format html "
+      ">a.html");
   command->callback([&] { chosen = [&arguments] { return schedule(arguments); }; });
 }
 
@@ -252,6 +258,37 @@ void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) 
   });
 }
 
+void add_compare(CLI::App& app, CompareArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand(
+      "compare", "Set a measured step against its simulation, and say where they part");
+  command->add_option("RUN", arguments.run, "The folder that `troupe train` wrote")->required();
+  command->add_option("--step", arguments.step,
+                      "Which of the recorded steps, by number; without it, the last");
+  command
+      ->add_option("--passes", arguments.pass_count,
+                   "How many passes to list, those furthest from the simulation first")
+      ->capture_default_str();
+  command->add_flag("--json", arguments.json, "Print an object for programs to read");
+  command
+      ->add_option("--svg", arguments.svg_path,
+                   "Write a picture here: the measured step above the simulated one")
+      ->type_name("FILE");
+  command
+      ->add_option("--html", arguments.html_path,
+                   "Write a page here: the picture to zoom into, and what is printed")
+      ->type_name("FILE");
+  command->footer(
+      "A run records its last 8 steps. In the simulation each pass takes as long as on average in\n"
+      "them, so does the optimizer, and nothing else takes time. What the step took longer comes "
+      "from\n"
+      "uneven passes, links, the runtime and the reduction of gradients: from the end of the step "
+      "it\n"
+      "is followed back to its begin, from a rank that waited to the one that it waited for, and "
+      "each\n"
+      "nanosecond is booked where it was lost.");
+  command->callback([&] { chosen = [&arguments] { return compare(arguments); }; });
+}
+
 void add_generate(CLI::App& app, GenerateArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand("generate", "Let a trained model write text");
   command->add_option("WEIGHTS", arguments.weights_path, "A weights.safetensors file")->required();
@@ -296,6 +333,7 @@ int run(int argc, char** argv) {
   ScheduleArguments schedule_arguments;
   ProfileArguments profile_arguments;
   SimulateArguments simulate_arguments;
+  CompareArguments compare_arguments;
   GenerateArguments generate_arguments;
   DoctorArguments doctor_arguments;
   Command chosen;
@@ -305,6 +343,7 @@ int run(int argc, char** argv) {
   add_schedule(app, schedule_arguments, chosen);
   add_profile(app, profile_arguments, chosen);
   add_simulate(app, simulate_arguments, chosen);
+  add_compare(app, compare_arguments, chosen);
   add_generate(app, generate_arguments, chosen);
   add_doctor(app, doctor_arguments, chosen);
   try {

@@ -1,11 +1,12 @@
 #include "step_pictures.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+
+#include "recorded_steps.hpp"
 
 namespace troupe::cli {
 
@@ -35,34 +36,20 @@ BoxKind box_kind(const TraceEntry& entry) {
   return BoxKind::forward;
 }
 
-std::string name_of(const TraceEntry& entry) {
-  switch (entry.kind) {
-    case TraceEntry::Kind::pass:
-      return to_string(entry.action);
-    case TraceEntry::Kind::reduce:
-      return fmt::format("{} reduce", entry.action.stage.value());
-    case TraceEntry::Kind::optimize:
-      return fmt::format("{} optimize", entry.action.stage.value());
-  }
-  return {};
+/// Replicas of the grid that the report is of.
+std::uint32_t replica_count(const Schedule& schedule, const StepReport& report) {
+  return static_cast<std::uint32_t>(report.ranks.size()) / schedule.rank_count();
 }
 
-std::string actor_name(const Plan& plan, const RankReport& rank) {
-  if (plan.config.parallel.data == 1)
-    return fmt::format("rank {}", rank.coordinate.pipeline.value());
-  return fmt::format("replica {} rank {}", rank.coordinate.replica,
-                     rank.coordinate.pipeline.value());
-}
-
-std::uint32_t chunk_of(const Plan& plan, const TraceEntry& entry) {
-  const auto rank = plan.training.rank_of_stage[entry.action.stage.value()];
-  const auto stages = plan.training.stages_of(rank);
+std::uint32_t chunk_of(const Schedule& schedule, const TraceEntry& entry) {
+  const auto rank = schedule.rank_of_stage[entry.action.stage.value()];
+  const auto stages = schedule.stages_of(rank);
   return static_cast<std::uint32_t>(std::ranges::find(stages, entry.action.stage) - stages.begin());
 }
 
 /// Device work of one actor in order of time. Reductions of several buckets overlap: together they
 /// make one box as long as any is under way.
-std::vector<Box> boxes_of(const Plan& plan, const RankReport& rank, bool reductions,
+std::vector<Box> boxes_of(const Schedule& schedule, const RankReport& rank, bool reductions,
                           std::int64_t zero_ns) {
   std::vector<Box> boxes;
   for (const auto& entry : rank.trace) {
@@ -71,9 +58,9 @@ std::vector<Box> boxes_of(const Plan& plan, const RankReport& rank, bool reducti
     boxes.push_back({.kind = box_kind(entry),
                      .begin_ns = entry.begin_ns - zero_ns,
                      .end_ns = entry.end_ns - zero_ns,
-                     .chunk = chunk_of(plan, entry),
+                     .chunk = chunk_of(schedule, entry),
                      .label = is_pass ? std::to_string(entry.action.microbatch.value()) : "",
-                     .name = name_of(entry)});
+                     .name = to_string(entry)});
   }
   std::ranges::sort(boxes, {}, &Box::begin_ns);
   if (!reductions) return boxes;
@@ -89,9 +76,7 @@ std::vector<Box> boxes_of(const Plan& plan, const RankReport& rank, bool reducti
   return merged;
 }
 
-}  // namespace
-
-Picture picture_of(const Plan& plan, const StepReport& report) {
+Picture picture_of(const Schedule& schedule, const StepReport& report) {
   Picture picture{.title = fmt::format("measured, step {}", report.step),
                   .note = fmt::format("{:.1f} ms, bubble {:.1f} %",
                                       static_cast<double>(report.end_ns - report.begin_ns) / 1e6,
@@ -99,22 +84,29 @@ Picture picture_of(const Plan& plan, const StepReport& report) {
                   .lanes = {}};
   const auto zero_ns = first_begin_ns(report);
   for (const auto& rank : report.ranks) {
-    const auto name = actor_name(plan, rank);
-    picture.lanes.push_back({name, boxes_of(plan, rank, false, zero_ns)});
-    auto reductions = boxes_of(plan, rank, true, zero_ns);
+    const auto name = actor_name(rank.coordinate, replica_count(schedule, report));
+    picture.lanes.push_back({name, boxes_of(schedule, rank, false, zero_ns)});
+    auto reductions = boxes_of(schedule, rank, true, zero_ns);
     if (!reductions.empty()) picture.lanes.push_back({"reduce", std::move(reductions)});
   }
   return picture;
 }
 
-std::string draw_timeline(const Plan& plan, const StepReport& report, const Timeline& predicted) {
-  return draw_svg(std::array{picture_of(plan, report),
-                             make_picture("simulated, " + plan.training.name
-                                              + ", each pass as long as in the steps before",
-                                          plan.training, predicted)});
+}  // namespace
+
+std::string actor_name(const Coordinate& coordinate, std::uint32_t replica_count) {
+  const auto rank = coordinate.pipeline.value();
+  if (replica_count == 1) return fmt::format("rank {}", rank);
+  return fmt::format("replica {} rank {}", coordinate.replica, rank);
 }
 
-std::string to_chrome_trace(const Plan& plan, const StepReport& report) {
+std::array<Picture, 2> pictures_of(const Schedule& schedule, const StepReport& report,
+                                   const Timeline& simulated, const std::string& basis) {
+  return {picture_of(schedule, report),
+          make_picture("simulated, " + schedule.name + ", " + basis, schedule, simulated)};
+}
+
+std::string to_chrome_trace(const Schedule& schedule, const StepReport& report) {
   using Json = nlohmann::ordered_json;
   auto events = Json::array();
   const auto zero_ns = first_begin_ns(report);
@@ -129,12 +121,14 @@ std::string to_chrome_trace(const Plan& plan, const StepReport& report) {
                         {"tid", id},
                         {"args", {{"name", name}}}});
     };
-    const auto reductions = thread + plan.training.rank_count();
-    name_thread(thread, actor_name(plan, rank));
-    if (plan.config.parallel.data > 1) name_thread(reductions, actor_name(plan, rank) + " reduce");
+    const auto reductions = thread + schedule.rank_count();
+    const auto replicas = replica_count(schedule, report);
+    const auto name = actor_name(rank.coordinate, replicas);
+    name_thread(thread, name);
+    if (replicas > 1) name_thread(reductions, name + " reduce");
     for (const auto& entry : rank.trace) {
       const bool is_reduction = entry.kind == TraceEntry::Kind::reduce;
-      events.push_back({{"name", name_of(entry)},
+      events.push_back({{"name", to_string(entry)},
                         {"ph", "X"},
                         {"ts", microseconds(entry.begin_ns - zero_ns)},
                         {"dur", microseconds(entry.end_ns - entry.begin_ns)},

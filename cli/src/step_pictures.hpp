@@ -1,25 +1,32 @@
 // cli/src/step_pictures.hpp -- a measured step as a picture and as a trace.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string>
 
 #include "troupe/actors/step_report.hpp"
 #include "troupe/engine/draw.hpp"
-#include "troupe/engine/plan.hpp"
+#include "troupe/engine/grid.hpp"
+#include "troupe/engine/schedule.hpp"
 #include "troupe/engine/simulate.hpp"
 
 namespace troupe::cli {
 
-/// The measured step, a lane per actor, and one below it for the reductions of an actor with
-/// replicas.
-[[nodiscard]] Picture picture_of(const Plan& plan, const actors::StepReport& report);
+/// How pictures and tables call an actor: `rank 1`, or `replica 0 rank 1` where there are several.
+[[nodiscard]] std::string actor_name(const Coordinate& coordinate, std::uint32_t replica_count);
 
-/// timeline.svg: the measured step above the one that the simulator predicted.
-[[nodiscard]] std::string draw_timeline(const Plan& plan, const actors::StepReport& report,
-                                        const Timeline& predicted);
+/// The measured step, a lane per actor, and one below it for the reductions of an actor with
+/// replicas; and the simulated one.
+/// @param basis what the simulation rests on, for its title.
+[[nodiscard]] std::array<Picture, 2> pictures_of(const Schedule& schedule,
+                                                 const actors::StepReport& report,
+                                                 const Timeline& simulated,
+                                                 const std::string& basis);
 
 /// trace.json: the measured step in Chrome's trace format; a process per replica, a thread per
 /// actor.
-[[nodiscard]] std::string to_chrome_trace(const Plan& plan, const actors::StepReport& report);
+[[nodiscard]] std::string to_chrome_trace(const Schedule& schedule,
+                                          const actors::StepReport& report);
 
 }  // namespace troupe::cli

@@ -22,6 +22,7 @@
 #include "model_weights.hpp"
 #include "performers.hpp"
 #include "progress.hpp"
+#include "recorded_steps.hpp"
 #include "run_inputs.hpp"
 #include "shared_secret.hpp"
 #include "step_pictures.hpp"
@@ -40,8 +41,8 @@ constexpr std::string_view metrics_name = "metrics.jsonl";
 constexpr std::string_view weights_name = "weights.safetensors";
 constexpr std::string_view trace_name = "trace.json";
 constexpr std::string_view picture_name = "timeline.svg";
-constexpr std::array result_names{config_name, metrics_name, weights_name, trace_name,
-                                  picture_name};
+constexpr std::array result_names{config_name, metrics_name,        weights_name,
+                                  trace_name,  recorded_steps_name, picture_name};
 
 std::atomic<bool> interrupted = false;
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler writes it");
@@ -105,7 +106,7 @@ public:
       }
       if (interrupted) {
         progress.print(fmt::format("interrupted: step {} is finished, writing what there is",
-                                   last_ ? last_->step : 0));
+                                   recorded_.steps.empty() ? 0 : recorded_.steps.back().step));
       }
     }
     if (auto written = write_results(); !written) return written.error();
@@ -128,6 +129,7 @@ private:
       : plan_{plan},
         batches_{std::move(batches)},
         performers_{std::move(performers)},
+        recorded_{plan.training, {}},
         costs_{plan.training.stage_count()} {}
 
   /// The first thing that is written, when nothing else can refuse any more. What an earlier run
@@ -178,7 +180,9 @@ private:
       progress.print(
           fmt::format("step {}: validation loss {:.4f}", report->step, *validation_loss));
     }
-    last_ = std::move(*report);
+    auto& steps = recorded_.steps;
+    if (steps.size() == recorded_steps_max) steps.erase(steps.begin());
+    steps.push_back(std::move(*report));
     return Done{};
   }
 
@@ -265,16 +269,23 @@ private:
     auto written = write_weights(weights, *trainer_);
     if (!written) return written;
     trainer_.reset();  // Its memory is not needed any more, and what follows needs some.
-    if (last_) {
-      auto trace = folder_->write(trace_name, to_chrome_trace(plan_, *last_));
+    if (!recorded_.steps.empty()) {
+      const auto& last = recorded_.steps.back();
+      auto trace = folder_->write(trace_name, to_chrome_trace(plan_.training, last));
       if (!trace) return trace;
-      auto picture = folder_->write(picture_name, draw_timeline(plan_, *last_, predicted_));
+      auto steps = folder_->write(recorded_steps_name, to_jsonl(recorded_));
+      if (!steps) return steps;
+      const auto pictures =
+          pictures_of(plan_.training, last, predicted_, "each pass as long as in the steps before");
+      auto picture = folder_->write(picture_name, draw_svg(pictures));
       if (!picture) return picture;
     }
     if (auto sample = write_sample(weights); !sample) return sample;
-    fmt::print("\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nas run    {}\n", weights,
-               folder_->path_of(metrics_name), folder_->path_of(picture_name),
-               folder_->path_of(trace_name), folder_->path_of(config_name));
+    fmt::print(
+        "\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nsteps     {}\nas run    {}\n",
+        weights, folder_->path_of(metrics_name), folder_->path_of(picture_name),
+        folder_->path_of(trace_name), folder_->path_of(recorded_steps_name),
+        folder_->path_of(config_name));
     return Done{};
   }
 
@@ -311,11 +322,11 @@ private:
   std::unique_ptr<Performers> performers_;
   std::optional<storage::OutputFolder> folder_;
   std::optional<storage::MetricLog> log_;
+  RecordedSteps recorded_;  ///< The last ones.
   MeasuredCosts costs_;
   double light_flops_ = 1.0;
   Timeline predicted_;
   double training_seconds_ = 0.0;
-  std::optional<StepReport> last_;
   std::unique_ptr<Trainer> trainer_;
 };
 

@@ -19,7 +19,7 @@ TEST_F(Command, TrainLeavesWhatItPromises) {
   const auto outcome = shell("troupe train run.toml");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   for (const auto* name : {"out/config.toml", "out/metrics.jsonl", "out/weights.safetensors",
-                           "out/trace.json", "out/timeline.svg"}) {
+                           "out/trace.json", "out/steps.jsonl", "out/timeline.svg"}) {
     EXPECT_TRUE(exists(name)) << name;
   }
   std::istringstream lines{read("out/metrics.jsonl")};
@@ -124,6 +124,36 @@ TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
   EXPECT_TRUE(exists("out/timeline.svg"));
 }
 
+TEST_F(Command, CompareSetsEveryRecordedStepAgainstItsSimulation) {
+  ASSERT_EQ(shell("troupe train run.toml --set train.steps=10 parallel.data=2").exit_code, 0);
+  const auto outcome = shell("troupe compare out --svg c.svg --html c.html");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const auto* words :
+       {"out: step 10 of 1f1b, 2 stages, 4 microbatches; simulated with each pass as long as its "
+        "mean over 8 steps\n",
+        "\nreplica 1 rank 1  ", "\ntime by cause in ms, measured (simulated)\n",
+        "\nthe step took "}) {
+    EXPECT_NE(outcome.output.find(words), std::string::npos) << words << "\n" << outcome.output;
+  }
+  EXPECT_NE(read("c.svg").find("measured, step 10"), std::string::npos);
+  EXPECT_NE(read("c.html").find("\nthe step took "), std::string::npos);
+
+  for (int step = 3; step <= 10; ++step) {
+    const auto said = shell("troupe compare out --json --passes 5 --step " + std::to_string(step));
+    ASSERT_EQ(said.exit_code, 0) << said.output;
+    const auto json = nlohmann::json::parse(said.output);
+    EXPECT_EQ(json.at("step"), step);
+    EXPECT_EQ(json.at("passes").size(), 5U);
+    EXPECT_EQ(json.at("ranks").size(), 4U);
+    std::int64_t excess_ns = 0;
+    for (const auto& delay : json.at("delays")) {
+      excess_ns += delay.at("excess_ns").get<std::int64_t>();
+    }
+    EXPECT_EQ(excess_ns, json.at("measured_ns").get<std::int64_t>()
+                             - json.at("simulated_ns").get<std::int64_t>());
+  }
+}
+
 TEST_F(Command, GenerateContinuesThePromptTheSameWayForTheSameSeed) {
   ASSERT_EQ(shell("troupe train run.toml").exit_code, 0);
   const std::string line =
@@ -145,7 +175,7 @@ TEST_F(Command, PlanListsEveryHolderOfMemory) {
   }
 }
 
-TEST_F(Command, ScheduleShowsItselfInThreeForms) {
+TEST_F(Command, ScheduleShowsItselfInFourForms) {
   EXPECT_NE(shell("troupe schedule 1f1b --stages 3 --microbatches 4").output.find("bubble 33.3%"),
             std::string::npos);
   EXPECT_TRUE(shell("troupe schedule gpipe --stages 2 --microbatches 1 --format csv")
@@ -154,15 +184,21 @@ TEST_F(Command, ScheduleShowsItselfInThreeForms) {
       shell("troupe schedule interleaved-1f1b --stages 2 --microbatches 4 --chunks 2 --format svg")
           .output.find("</svg>"),
       std::string::npos);
+  const auto page = shell("troupe schedule 1f1b --stages 3 --microbatches 4 --format html").output;
+  EXPECT_TRUE(page.starts_with("<!DOCTYPE html>")) << page;
+  EXPECT_NE(page.find("bubble 33.3% of the time, 50.0% of the work"), std::string::npos) << page;
+  EXPECT_NE(page.find("rank 2: idle 6 units, holds at most 1 sets of activations"),
+            std::string::npos)
+      << page;
 }
 
 TEST_F(Command, HelpNamesEveryCommandAndTheExitCodes) {
   const auto help = shell("troupe --help");
   EXPECT_EQ(help.exit_code, 0);
-  for (const auto* word : {"train", "plan", "schedule", "generate", "Exit codes"}) {
+  for (const auto* word : {"train", "plan", "schedule", "compare", "generate", "Exit codes"}) {
     EXPECT_NE(help.output.find(word), std::string::npos) << word;
   }
-  for (const auto* command : {"train", "plan", "schedule", "generate"}) {
+  for (const auto* command : {"train", "plan", "schedule", "compare", "generate"}) {
     EXPECT_EQ(shell(std::string{"troupe "} + command + " --help").exit_code, 0);
   }
 }
@@ -322,6 +358,19 @@ TEST_F(Command, ARefusedRunLeavesTheRunBeforeInItsPlace) {
   ASSERT_EQ(shell("troupe train run.toml && cp -r out first").exit_code, 0);
   EXPECT_EQ(shell("troupe train run.toml --set data.text=none.txt").exit_code, 2);
   EXPECT_EQ(shell("diff -r first out").output, "");
+}
+
+TEST_F(Command, RefusesToCompareWhatIsNoRun) {
+  expect_refused("troupe compare", "RUN is required");
+  expect_refused("troupe compare none", "none/steps.jsonl");
+  fs::create_directories(folder_ / "run");
+  write("run/steps.jsonl", "{\"schedule\":\"x\",\"csv\":\"0F0,0B0\"}\n{\"step\":\"one\"}\n");
+  expect_refused("troupe compare run",
+                 "run/steps.jsonl:2: step: found \"one\", expected a whole number from 1 to ");
+  ASSERT_EQ(shell("troupe train run.toml --set run.output=trained").exit_code, 0);
+  expect_refused("troupe compare trained --step 7",
+                 "--step 7: trained/steps.jsonl has the steps 1 2 3 4 5 6");
+  expect_refused("troupe compare trained --svg no/c.svg", "no/c.svg");
 }
 
 TEST_F(Command, RefusesWeightsThatAreNone) {

@@ -25,6 +25,13 @@ TEST_F(Processes, LeaveTheSameWeightsAsOne) {
   }
 }
 
+TEST_F(Processes, RecordStepsThatCanBeCompared) {
+  ASSERT_EQ(shell("troupe train run.toml --set parallel.data=2 --processes 4").exit_code, 0);
+  const auto outcome = shell("troupe compare out");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_NE(outcome.output.find("\nreplica 1 rank 1  "), std::string::npos) << outcome.output;
+}
+
 TEST_F(Processes, NodesStartedByHandJoin) {
   ASSERT_EQ(shell("troupe train run.toml --set run.output=one").exit_code, 0);
   ASSERT_EQ(shell("umask 077 && echo a-secret-that-nobody-guesses > secret").exit_code, 0);

@@ -3,7 +3,7 @@
 # behaviour sanitizers. Exits with 1 after a finding, whose input is then under build/fuzz/<target>;
 # put it into tests/fuzz/corpus/<target> once it is understood.
 #
-# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, llvm-14, libcaf-dev,
+# Usage: tests/fuzz/run.sh SECONDS     Needs Debian's clang-14, llvm-14, libcaf-dev, libfmt-dev,
 #                                      libtomlplusplus-dev and nlohmann-json3-dev.
 set -eu
 
@@ -12,10 +12,12 @@ cd "$(dirname "$0")/../.."
 root=$PWD/tests/fuzz
 out=$PWD/build/fuzz
 PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in a finding
-targets="parse_config from_csv communication_from_csv parse_safetensors read_hello read_header read_message"
+targets="parse_config from_csv communication_from_csv parse_safetensors read_hello read_header read_message
+  parse_recorded_steps"
 
 flags="-std=c++20 -O1 -g -fno-sanitize-recover=all -Iengine/include -Istages/include -Istorage/include
-  -Itransport/include -Itransport/src -Iactors/include -Iactors/src"
+  -Itransport/include -Itransport/src -Iactors/include -Iactors/src
+  -Icli/src"
 
 # Besides the engine, of which each target takes what it needs.
 sources_of() {
@@ -27,6 +29,7 @@ sources_of() {
       echo actors/src/director.cpp actors/src/door.cpp actors/src/message_checks.cpp \
         actors/src/step_report.cpp stages/src/device.cpp -lcaf_core
       ;;
+    parse_recorded_steps) echo cli/src/recorded_steps.cpp cli/src/step_comparison.cpp -lfmt ;;
   esac
 }
 
