@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "troupe/storage/text_file.hpp"
+
 namespace troupe::cli {
 
 namespace {
@@ -142,6 +144,12 @@ Expected<Profile> parse_profile(std::string_view text, const std::string& source
   visit_members(reader, profile);
   if (!reader.complaint().empty()) return Error{Errc::invalid_file, reader.complaint()};
   return profile;
+}
+
+Expected<Profile> read_profile(const std::string& path) {
+  const auto text = storage::read_text(path);
+  if (!text) return text.error();
+  return parse_profile(*text, path);
 }
 
 }  // namespace troupe::cli

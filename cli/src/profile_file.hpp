@@ -19,4 +19,8 @@ namespace troupe::cli {
 [[nodiscard]] Expected<Profile> parse_profile(std::string_view text,
                                               const std::string& source_name);
 
+/// Reads the file at `path`.
+/// @returns also `file_failure`.
+[[nodiscard]] Expected<Profile> read_profile(const std::string& path);
+
 }  // namespace troupe::cli

@@ -9,6 +9,7 @@
 #include "troupe/storage/text_file.hpp"
 
 #include "machine.hpp"
+#include "profile_file.hpp"
 #include "schedule_source.hpp"
 
 namespace troupe::cli {
@@ -21,7 +22,11 @@ Expected<Plan> load_plan(const RunArguments& arguments) {
   if (auto valid = validate(*config); !valid) {
     return Error{valid.error().code, arguments.config_path + ": " + valid.error().context};
   }
-  if (!is_schedule_file(config->schedule.name)) return make_plan(*config);
+  if (!is_schedule_file(config->schedule.name)) {
+    if (config->schedule.profile.empty()) return make_plan(*config);
+    const auto profile = read_profile(config->schedule.profile);
+    return profile ? make_plan(*config, *profile) : profile.error();
+  }
   auto schedule = read_schedule(config->schedule.name);
   if (!schedule) return schedule.error();
   return make_plan(*config, std::move(*schedule));

@@ -72,7 +72,7 @@ Expected<Run> simulate_profiled(const Plan& base, const Profile& profile, const 
   auto file = is_schedule_file(name) ? read_schedule(name) : Expected<Schedule>{Schedule{}};
   if (!file) return file.error();
   const auto plan =
-      is_schedule_file(name) ? make_plan(config, std::move(*file)) : make_plan(config);
+      is_schedule_file(name) ? make_plan(config, std::move(*file)) : make_plan(config, profile);
   if (!plan) return plan.error();
   if (auto fits = check_fits(profile, *plan); !fits) return fits.error();
   return Run{plan->training, 0.0, predict(*plan, profile)};
@@ -171,9 +171,7 @@ void print_table(const std::vector<Run>& runs, bool as_csv) {
 Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& arguments) {
   const auto plan = load_plan(arguments.run);
   if (!plan) return plan.error();
-  const auto text = storage::read_text(arguments.profile_path);
-  if (!text) return text.error();
-  const auto profile = parse_profile(*text, arguments.profile_path);
+  const auto profile = read_profile(arguments.profile_path);
   if (!profile) return profile.error();
   const auto given_or = [](auto given, auto configured) {
     return given.empty() ? decltype(given){configured} : given;

@@ -130,6 +130,8 @@ std::vector<Key> keys_of(Config& config) {
       {"schedule", "chunks", Whole32{&schedule.chunks, 1, 1024}},
       {"schedule", "split_backward", Switch{&schedule.split_backward}},
       {"schedule", "policy", Choice<Policy>{&schedule.policy, policy_names}},
+      {"schedule", "memory_limit", Whole32{&schedule.memory_limit, 0, 4096}},
+      {"schedule", "profile", Text{&schedule.profile}},
       {"schedule", "layers_per_stage", Counts{&schedule.layers_per_stage, 1, 1024, 1024}},
       {"train", "steps", Whole32{&train.steps, 1, 1'000'000'000}},
       {"train", "seed", Whole64{&train.seed, 0, toml_integer_max}},

@@ -112,7 +112,8 @@ Expected<Plan> make_plan(const Config& config) {
   auto schedule = make_schedule(wanted.name, {.rank_count = config.parallel.pipeline,
                                               .microbatch_count = wanted.microbatches,
                                               .chunk_count = wanted.chunks,
-                                              .split = wanted.split_backward});
+                                              .split = wanted.split_backward,
+                                              .memory_limit = wanted.memory_limit});
   if (!schedule) return schedule.error();
   return make_plan(config, std::move(*schedule));
 }

@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
+#include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 
 namespace troupe {
@@ -95,6 +97,28 @@ CostModel costs_of(const Plan& plan, const Profile& profile) {
     costs.measuring_ns[stage.rank.value()] += rounded(elements * profile.measuring_ns_per_element);
   }
   return costs;
+}
+
+Expected<Plan> make_plan(const Config& config, const Profile& profile) {
+  // Any schedule of as many stages tells what each of them holds.
+  auto plain = config;
+  plain.schedule.name = config.schedule.chunks > 1 ? "looped-bfs" : "1f1b";
+  plain.schedule.memory_limit = 0;
+  const auto stages = make_plan(plain);
+  if (!stages) return stages;
+  if (auto fits = check_fits(profile, *stages); !fits) return fits.error();
+  auto costs = costs_of(*stages, profile);
+  // The search knows one time for a hop, with what the runtime adds on both sides.
+  costs.link_ns = {profile.link.latency_ns + 2 * profile.dispatch_ns};
+  const auto& wanted = config.schedule;
+  auto schedule = make_schedule(wanted.name, {.rank_count = config.parallel.pipeline,
+                                              .microbatch_count = wanted.microbatches,
+                                              .chunk_count = wanted.chunks,
+                                              .split = wanted.split_backward,
+                                              .memory_limit = wanted.memory_limit,
+                                              .costs = std::move(costs)});
+  if (!schedule) return schedule.error();
+  return make_plan(config, std::move(*schedule));
 }
 
 Timeline predict(const Plan& plan, const Profile& profile) {

@@ -237,9 +237,9 @@ TEST_F(Command, RefusesABadConfiguration) {
   expect_refused("troupe train run.toml --set model.heads=3", "heads");
   expect_refused("troupe train run.toml --set parallel.tensor=2", "tensor");
   expect_refused(
-      "troupe train run.toml --set schedule.name=interleaved-1f1b --set schedule.chunks=2 "
+      "troupe train run.toml --set schedule.name=dualpipe "
       "--set schedule.microbatches=5",
-      "multiple");
+      "use 6, or dualpipev");
 }
 
 TEST_F(Command, RefusesAModelThatDoesNotFitIntoMemory) {

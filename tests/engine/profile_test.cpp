@@ -50,6 +50,19 @@ TEST(Profile, PredictsTheStepOfASerialPipelineInClosedForm) {
   EXPECT_EQ(predict(plan, profile).makespan_ns, 7 + (10 + 20 + 6 * 300 + 50 + 100));
 }
 
+TEST(Profile, MakesASearchedScheduleForItsCosts) {
+  auto config = config_of(1);
+  config.schedule.name = "auto";
+  const auto uneven = profile_of(make_plan(config).value());
+  const auto made_for_it = make_plan(config, uneven).value();
+  EXPECT_LE(predict(made_for_it, uneven).makespan_ns,
+            predict(make_plan(config).value(), uneven).makespan_ns);
+  config.schedule.name = "1f1b";
+  EXPECT_EQ(make_plan(config, uneven)->training, make_plan(config)->training);
+  EXPECT_LT(predict(made_for_it, uneven).makespan_ns,
+            predict(*make_plan(config, uneven), uneven).makespan_ns);
+}
+
 TEST(Profile, RefusesAPlanOfOtherParts) {
   const auto plan = make_plan(config_of(1)).value();
   auto profile = profile_of(plan);

@@ -265,6 +265,7 @@ TEST_P(UcxProcesses, AKilledPeerIsLostThoughUcxLooksAfterNobody) {
   const auto fabric = make_fabric(options);
   Process peer{GetParam(), fabric->address(), 1};
   const auto link = link_to(*fabric, peer.read_line(), lane);
+  meet_if_odd(*link, 1);
   TestArena arena;
   std::optional<Delivery> first, never;
   link->post_receive(Tag{0}, arena.make(sizes_of(1)[0], 1), into(first));

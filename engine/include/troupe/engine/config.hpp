@@ -26,6 +26,9 @@ struct ScheduleConfig {
   std::uint32_t chunks = 1;           ///< Virtual stages per pipeline rank.
   bool split_backward = false;        ///< I and W instead of B.
   Policy policy = Policy::in_order;   ///< When a rank runs which of its passes.
+  std::uint32_t memory_limit = 0;  ///< Microbatches in flight on a rank; 0: as the schedule says.
+  std::string profile{};           ///< Path of what a searched schedule is made for; empty: unit
+                                   ///< times.
   std::vector<std::uint32_t> layers_per_stage;  ///< Explicit partition; empty: balanced by cost.
 
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;

@@ -45,6 +45,10 @@ struct Profile {
 /// runtime adds. Reductions over replicas, which run beside passes, take no time.
 [[nodiscard]] CostModel costs_of(const Plan& plan, const Profile& profile);
 
+/// Decides a run with a named schedule, made for these costs if it is one that is searched for.
+/// @returns `invalid_config` or `invalid_schedule` with a sentence that says what to change.
+[[nodiscard]] Expected<Plan> make_plan(const Config& config, const Profile& profile);
+
 /// Simulates the training step of `plan` by `profile`.
 [[nodiscard]] Timeline predict(const Plan& plan, const Profile& profile);
 
