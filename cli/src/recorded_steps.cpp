@@ -313,6 +313,10 @@ Expected<Json> read_json(std::string_view line, const std::string& place) {
                  fmt::format("{}: found no JSON from byte {} on, expected a line as `troupe train` "
                              "writes it",
                              place, error.byte)};
+  } catch (const nlohmann::json::out_of_range&) {
+    return Error{
+        Errc::invalid_file,
+        place + ": found a number beyond all limits, expected whole numbers of nanoseconds"};
   }
 }
 

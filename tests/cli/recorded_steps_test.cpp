@@ -124,6 +124,9 @@ TEST(RecordedSteps, RefuseNumbersThatCannotBe) {
   EXPECT_EQ(refusal_with("\"duration_ns\":7", "\"duration_ns\":7.5"),
             "run/steps.jsonl:3: duration_ns: found 7.5, expected a whole number from 1 to "
             "1000000000000000");
+  EXPECT_EQ(refusal_with("\"duration_ns\":7", "\"duration_ns\":1e999"),
+            "run/steps.jsonl:3: found a number beyond all limits, expected whole numbers of "
+            "nanoseconds");
   EXPECT_EQ(refusal_with("\"duration_ns\":7", "\"duration\":7"),
             "run/steps.jsonl:3: duration_ns: found nothing, expected a whole number from 1 to "
             "1000000000000000");
