@@ -90,6 +90,8 @@ constexpr Case cases[] = {
     {"pipeline_of_4", "1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"two_by_two", "1f1b", {.data = 2, .tensor = 1, .pipeline = 2}, 1, true},
     {"interleaved", "interleaved-1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 2, false},
+    {"zero_bubble_v", "zb-v", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
+    {"two_directions", "dualpipe", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"replicas", "1f1b", {.data = 4, .tensor = 1, .pipeline = 1}, 1, false},
 };
 

@@ -19,7 +19,6 @@
 
 #include "troupe/engine/random.hpp"
 #include "troupe/engine/schedule_generators.hpp"
-#include "troupe/engine/schedule_text.hpp"
 #include "troupe/stages/counting_stage.hpp"
 
 #include "../engine/v_schedule.hpp"
@@ -170,30 +169,55 @@ TEST(SameBits, ReplicasStayCloseToTheSerialRunAndRepeatThemselves) {
   }
 }
 
-/// Six passes of consecutive microbatches, as cells of a CSV.
-std::string six(std::uint32_t stage, char pass, std::uint32_t begin) {
-  std::string cells;
-  for (auto m = begin; m < begin + 6; ++m) {
-    cells += std::to_string(stage) + pass + std::to_string(m) + ",";
-  }
-  return cells;
+/// The schedule called `name`, with as many chunks as it needs.
+Expected<Plan> plan_of(Config config, std::string_view name, std::uint32_t ranks) {
+  const bool is_looped = name == "interleaved-1f1b" || name == "looped-bfs";
+  config.parallel.pipeline = ranks;
+  config.schedule.name = name;
+  config.schedule.chunks = is_looped ? 2 : 1;
+  return make_plan(config);
 }
 
-TEST(SameBits, TwoCopiesOfTheModelEqualTwoReplicas) {
-  const auto rows = six(0, 'F', 0) + six(3, 'F', 6) + six(3, 'B', 6) + six(0, 'B', 0) + "\n"
-                    + six(2, 'F', 6) + six(1, 'F', 0) + six(1, 'B', 0) + six(2, 'B', 6);
-  const auto two_directions = from_csv(rows, "two directions").value();
-  ASSERT_EQ(two_directions.copy_count, 2U);
-  for (const bool tied : {false, true}) {
-    SCOPED_TRACE(tied ? "tied" : "untied");
-    auto config = tiny_config(tied);
-    config.parallel.pipeline = 2;
-    const auto outcome = train(make_plan(config, two_directions));
-    EXPECT_EQ(train(make_plan(config, split_backward(two_directions))), outcome);
-    config.parallel.data = 2;
-    config.schedule.microbatches /= 2;
-    EXPECT_EQ(outcome, train(config));
+class SameBitsOfSchedules : public testing::TestWithParam<std::string_view> {};
+
+TEST_P(SameBitsOfSchedules, EqualTheSerialRunOrTwoReplicasIfThereAreTwoCopies) {
+  for (const std::uint32_t ranks : {2U, 3U}) {
+    for (const bool tied : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "ranks=" << ranks << (tied ? " tied" : " untied"));
+      const auto config = tiny_config(tied);
+      const auto plan = plan_of(config, GetParam(), ranks);
+      if (!plan) {
+        EXPECT_EQ(GetParam(), "dualpipe") << plan.error().context;
+        continue;  // It needs an even number of ranks.
+      }
+      if (plan->training.copy_count == 1) {
+        EXPECT_TRUE(train(plan) == serial(tied));
+        continue;
+      }
+      auto replicated = config;
+      replicated.parallel.data = 2;
+      replicated.schedule.microbatches /= 2;
+      EXPECT_TRUE(train(plan) == train(plan_of(replicated, "1f1b", ranks)));
+    }
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(Named, SameBitsOfSchedules,
+                         testing::ValuesIn(schedule_names().begin(), schedule_names().end()),
+                         [](const auto& parameter) {
+                           std::string name{parameter.param};
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+TEST(SameBits, TwoCopiesOfTheModelInReplicasEqualMoreReplicas) {
+  auto config = tiny_config(true);
+  config.parallel.data = 2;
+  config.schedule.microbatches /= 2;
+  const auto outcome = train(plan_of(config, "dualpipe", 2));
+  config.parallel.data = 4;
+  config.schedule.microbatches /= 2;
+  EXPECT_EQ(outcome, train(plan_of(config, "1f1b", 2)));
 }
 
 TEST(Trainer, EvaluationReportsALossAndChangesNothing) {
