@@ -118,6 +118,10 @@ void DirectorState::decide_clipping() {
 void DirectorState::on(RankFinished& message) {
   if (!is_running_ || refuse(misfit_of(*plan_, message))) return;
   if (has_finished_[message.rank]) return (void)refuse("its end twice");
+  // In an evaluation step no rank waits for the others.
+  const bool is_due = report_.kind == StepKind::training ? reported_count_ == stages_.size()
+                                                         : reported_[message.rank].has_value();
+  if (!is_due) return (void)refuse("its end before its turn");
   has_finished_[message.rank] = true;
   auto& rank = report_.ranks[message.rank];
   rank = {coordinate_of(plan_->config.parallel, message.rank), message.account,

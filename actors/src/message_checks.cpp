@@ -19,10 +19,11 @@ Misfit misfit_of_rank(const Plan& plan, std::uint32_t rank) {
   return "rank " + number(rank) + " of " + number(count);
 }
 
-bool fits(const Plan& plan, const TraceEntry& entry) {
+bool fits(const Plan& plan, RankIndex rank, const TraceEntry& entry) {
   const auto& action = entry.action;
   return entry.kind <= TraceEntry::Kind::optimize && action.pass <= Pass::backward_weight
          && action.stage.value() < plan.training.stage_count()
+         && plan.training.rank_of_stage[action.stage.value()] == rank
          && action.microbatch.value() < plan.training.microbatch_count;
 }
 
@@ -63,10 +64,12 @@ Misfit misfit_of(const Plan& plan, const StepReported& message) {
 
 Misfit misfit_of(const Plan& plan, const RankFinished& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
-  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, entry); };
+  const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
+  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, rank, entry); };
   if (!std::ranges::all_of(message.trace, fits_plan)) return "a pass that is not of the schedule";
   const auto has_span = [](const TraceEntry& entry) {
-    return is_span(entry.begin_ns, entry.end_ns);
+    constexpr auto day_ns = std::int64_t{86'400} * 1'000'000'000;
+    return is_span(entry.begin_ns, entry.end_ns) && entry.end_ns - entry.begin_ns <= day_ns;
   };
   if (is_account(message.account) && std::ranges::all_of(message.trace, has_span)) {
     return std::nullopt;

@@ -203,11 +203,12 @@ void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) 
   auto* command = app.add_subcommand(
       "simulate", "Predict time, bubble and memory of schedules, without hardware");
   add_run_options(*command, arguments.run);
-  command
-      ->add_option("--profile", arguments.profile_path,
-                   "What `troupe profile` has measured; needs a configuration, whose schedule, "
-                   "stages and microbatches the options below replace")
-      ->type_name("FILE");
+  auto* profile =
+      command
+          ->add_option("--profile", arguments.profile_path,
+                       "What `troupe profile` has measured; needs a configuration, whose schedule, "
+                       "stages and microbatches the options below replace")
+          ->type_name("FILE");
   command
       ->add_option("--schedule", arguments.schedules,
                    "Names that `troupe schedule` knows, or .csv files; several with commas")
@@ -224,13 +225,15 @@ void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) 
       ->delimiter(',')
       ->expected(3)
       ->type_name("F,I,W")
-      ->check(CLI::Range(0.0, 1e9))
+      ->excludes(profile)
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command
       ->add_option("--link", arguments.links,
                    "What a hop between two ranks takes, in that unit; several with commas")
       ->delimiter(',')
-      ->check(CLI::Range(0.0, 1e9))
+      ->excludes(profile)
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--chunks", arguments.chunks, "Virtual stages per rank")
       ->capture_default_str();

@@ -53,17 +53,18 @@ void fill_at_random(std::uint32_t vocabulary, std::uint32_t step, stages::Batch&
   }
 }
 
-/// A training of two stages of as many layers, or of one if there is one stream, and what its steps
-/// took.
+/// A training of two stages of as many layers, or of one if there is one stream, or more if their
+/// number is odd, and what its steps took.
 class Probe {
 public:
   static Expected<std::unique_ptr<Probe>> make(const Plan& plan, std::uint32_t layers_per_stage,
                                                bool split) {
     auto config = plan.config;
     const auto streams = concurrent_streams(plan);
-    const auto stages = streams > 1 ? 2U : 1U;
+    auto stages = std::min(streams, 2U);
+    while (streams % stages != 0) ++stages;  // All streams are to compute at once.
     config.model.layers = layers_per_stage * stages;
-    config.parallel = {.data = std::max(1U, streams / stages), .tensor = 1, .pipeline = stages};
+    config.parallel = {.data = streams / stages, .tensor = 1, .pipeline = stages};
     config.schedule = {.name = "1f1b",
                        .microbatches = microbatches,
                        .microbatch_size = plan.config.schedule.microbatch_size,

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -62,10 +63,14 @@ Expected<Schedule> make(const SimulateArguments& arguments, const std::string& n
 }
 
 /// With the times of a profile, in seconds of this machine, of a configuration.
-Expected<Run> simulate_profiled(const Plan& base, const Profile& profile, const std::string& name,
+Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& base,
+                                const Profile& profile, const std::string& name,
                                 std::uint32_t stages, std::uint32_t microbatches) {
   auto config = base.config;
   config.schedule.name = name;
+  if (arguments.chunks != 1) config.schedule.chunks = arguments.chunks;
+  if (arguments.memory_limit != 0) config.schedule.memory_limit = arguments.memory_limit;
+  if (arguments.split_backward) config.schedule.split_backward = true;
   config.parallel.pipeline = stages;
   config.schedule.microbatches = microbatches;
   if (stages != base.config.parallel.pipeline) config.schedule.layers_per_stage.clear();
@@ -91,6 +96,18 @@ Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string
   request.costs = costs;
   auto schedule = make(arguments, name, request);
   if (!schedule) return schedule.error();
+  constexpr double units_max = 1e9;  // Sums over all ranks are then whole nanoseconds still.
+  const auto [forward, input, weight] =
+      std::tuple{arguments.costs[0], arguments.costs[1], arguments.costs[2]};
+  const auto longest = schedule->stage_count() * static_cast<double>(schedule->microbatch_count)
+                       * (forward + input + weight + 2.0 * link);
+  if (!(longest * schedule->rank_count() <= units_max)) {
+    return Error{
+        Errc::invalid_config,
+        fmt::format("--costs and --link add up to more than {} units over all ranks; choose "
+                    "a larger unit of time",
+                    units_max)};
+  }
   auto timeline = simulate(*schedule, costs);
   return Run{std::move(*schedule), link, std::move(timeline)};
 }
@@ -182,7 +199,7 @@ Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& argume
     for (const auto stages : given_or(arguments.stages, config.parallel.pipeline)) {
       for (const auto microbatches :
            given_or(arguments.microbatches, config.schedule.microbatches)) {
-        auto run = simulate_profiled(*plan, *profile, name, stages, microbatches);
+        auto run = simulate_profiled(arguments, *plan, *profile, name, stages, microbatches);
         if (!run) return run.error();
         runs.push_back(std::move(*run));
       }
@@ -191,16 +208,24 @@ Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& argume
   return runs;
 }
 
+/// A file brings its own sizes.
+std::vector<std::uint32_t> sizes_for(const std::string& name,
+                                     const std::vector<std::uint32_t>& sizes) {
+  return is_schedule_file(name) ? std::vector{1U} : sizes;
+}
+
 Expected<std::vector<Run>> simulate_all(const SimulateArguments& arguments) {
   if (!arguments.profile_path.empty()) return simulate_all_profiled(arguments);
-  if (arguments.schedules.empty() || arguments.stages.empty() || arguments.microbatches.empty()) {
+  const bool has_sizes = !arguments.stages.empty() && !arguments.microbatches.empty();
+  if (arguments.schedules.empty()
+      || (!has_sizes && !std::ranges::all_of(arguments.schedules, is_schedule_file))) {
     return Error{Errc::invalid_config,
                  "give --schedule, --stages and --microbatches, or a configuration with --profile"};
   }
   std::vector<Run> runs;
   for (const auto& name : arguments.schedules) {
-    for (const auto stages : arguments.stages) {
-      for (const auto microbatches : arguments.microbatches) {
+    for (const auto stages : sizes_for(name, arguments.stages)) {
+      for (const auto microbatches : sizes_for(name, arguments.microbatches)) {
         for (const auto link : arguments.links) {
           auto run = simulate_one(arguments, name, stages, microbatches, link);
           if (!run) return run.error();
@@ -236,7 +261,9 @@ Expected<ExitCode> simulate(const SimulateArguments& arguments) {
   if (arguments.json) {
     auto objects = Json::array();
     for (const auto& run : *runs) objects.push_back(to_json(run));
-    fmt::print("{}\n", (is_single ? objects[0] : objects).dump());
+    fmt::print(
+        "{}\n",
+        (is_single ? objects[0] : objects).dump(-1, ' ', false, Json::error_handler_t::replace));
   } else if (is_single && !arguments.csv) {
     print_one(runs->front());
   } else {

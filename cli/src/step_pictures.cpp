@@ -125,7 +125,7 @@ std::string to_chrome_trace(const Schedule& schedule, const StepReport& report) 
     const auto replicas = replica_count(schedule, report);
     const auto name = actor_name(rank.coordinate, replicas);
     name_thread(thread, name);
-    if (replicas > 1) name_thread(reductions, name + " reduce");
+    if (replicas * schedule.copy_count > 1) name_thread(reductions, name + " reduce");
     for (const auto& entry : rank.trace) {
       const bool is_reduction = entry.kind == TraceEntry::Kind::reduce;
       events.push_back({{"name", to_string(entry)},

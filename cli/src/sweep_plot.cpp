@@ -10,6 +10,8 @@
 
 #include <fmt/format.h>
 
+#include "troupe/engine/draw.hpp"
+
 namespace troupe::cli {
 
 namespace {
@@ -19,7 +21,8 @@ namespace {
 constexpr std::array<std::string_view, 7> colours{"#0072B2", "#D55E00", "#009E73", "#CC79A7",
                                                   "#E69F00", "#56B4E9", "#000000"};
 constexpr double width = 900.0;
-constexpr double height = 480.0;
+constexpr double height_min = 480.0;
+constexpr double line_height = 18.0;
 constexpr double left = 70.0;
 constexpr double right = 240.0;  // The legend.
 constexpr double top = 30.0;
@@ -89,7 +92,7 @@ std::string mark(std::size_t line, double x, double y) {
 
 std::string text_at(double x, double y, std::string_view anchor, std::string_view text) {
   return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor,
-                     text);
+                     escaped(text));
 }
 
 }  // namespace
@@ -101,6 +104,8 @@ std::string plot_sweep(std::span<const SweepPoint> points) {
   }
   const auto lines = lines_of(points, along);
   const auto values = values_of(points, axes[along]);
+  const auto height =
+      std::max(height_min, top + line_height * static_cast<double>(lines.size()) + bottom);
   const auto most = std::ranges::max_element(points, {}, &SweepPoint::bubble)->bubble;
   const auto step = rounded_up(std::max(most, 0.01) / 5.0);
   const auto bubble_max = std::ceil(most / step + 1e-9) * step;
@@ -144,7 +149,7 @@ std::string plot_sweep(std::span<const SweepPoint> points) {
     for (const auto& [value, bubble] : lines[i].points) {
       svg += mark(i, x_of(value), y_of(bubble));
     }
-    const auto y = top + 18.0 * static_cast<double>(i) + 10.0;
+    const auto y = top + line_height * static_cast<double>(i) + 10.0;
     svg += mark(i, width - right + 24.0, y);
     svg += text_at(width - right + 36.0, y + 4.0, "start", lines[i].name);
   }

@@ -198,7 +198,9 @@ private:
         costs_.add(entry.action, entry.end_ns - entry.begin_ns);
       }
     }
-    if (predicted_.ranks.empty()) predicted_ = simulate(plan_.training, costs_.costs());
+    if (predicted_.ranks.empty() && costs_.is_complete()) {
+      predicted_ = simulate(plan_.training, costs_.costs());
+    }
     training_seconds_ += seconds_of(report);
   }
 

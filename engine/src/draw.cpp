@@ -41,27 +41,6 @@ TimeUnit resolved(const TimeUnit& unit, std::int64_t longest_ns) {
   return {1, "ns"};
 }
 
-/// `text` as the content of an XML element.
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      default:
-        result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return result;
-}
-
 // -- colours --------------------------------------------------------------------------------------
 
 struct Style {
@@ -333,6 +312,26 @@ private:
 };
 
 }  // namespace
+
+std::string escaped(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        result += "&amp;";
+        break;
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      default:
+        result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    }
+  }
+  return result;
+}
 
 BoxKind to_box_kind(Pass pass) noexcept {
   switch (pass) {

@@ -88,6 +88,8 @@ std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
 
 StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, StageIndex stage) {
   const auto until_used = in_flight_max(training, stage, Pass::backward_weight);
+  const auto [begin, end] = training.microbatches_of(stage);
+  const auto microbatch_count = end - begin;
   StageBounds bounds{.slots = until_used, .splits_backward = splits_backward(training, stage)};
   if (!training.is_first(stage)) {
     const StageIndex previous{stage.value() - 1};
@@ -97,11 +99,11 @@ StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, Stag
     const auto needed = bounds.splits_backward ? until_used + ahead : std::max(until_used, ahead);
     const bool is_chain = evaluation.stage_count() == evaluation.rank_count();
     const auto forward_only = is_chain ? 2U : 2U * evaluation.rank_count();
-    bounds.activations_in = std::min(std::max(needed, forward_only), training.microbatch_count);
-    bounds.gradients_out = std::min(2U, training.microbatch_count);
+    bounds.activations_in = std::min(std::max(needed, forward_only), microbatch_count);
+    bounds.gradients_out = std::min(2U, microbatch_count);
   }
   if (!training.is_last(stage)) {
-    bounds.activations_out = std::min(2U, training.microbatch_count);
+    bounds.activations_out = std::min(2U, microbatch_count);
     bounds.gradients_in = until_used;
   }
   return bounds;

@@ -1,5 +1,6 @@
 #include "troupe/engine/profile.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -32,6 +33,34 @@ PassCosts costs_of(const StageSpec& spec, const Profile& profile) {
   if (spec.has_embedding) costs = sum(costs, profile.embedding, 1);
   if (spec.has_head) costs = sum(costs, profile.head, 1);
   return costs;
+}
+
+double of_all_passes(const PassCosts& costs) {
+  return static_cast<double>(costs.forward_ns) + static_cast<double>(costs.backward_ns)
+         + static_cast<double>(costs.backward_input_ns)
+         + static_cast<double>(costs.backward_weight_ns);
+}
+
+/// Ranks beyond those that computed at once share their cores.
+double share_of(const Plan& plan, const Profile& profile) {
+  const auto ranks = static_cast<double>(plan.config.parallel.rank_count());
+  return std::max(1.0, ranks / profile.stream_count);
+}
+
+/// More than the step takes, one thing after the other.
+double longest_ns(const Plan& plan, const Profile& profile) {
+  double sum = 0.0;
+  for (const auto& stage : plan.stages) {
+    const auto passes = of_all_passes(profile.embedding) + of_all_passes(profile.head)
+                        + stage.spec.layer_count() * of_all_passes(profile.layer);
+    const auto hops = 4.0 * static_cast<double>(profile.link.latency_ns)
+                      + 8.0 * static_cast<double>(profile.dispatch_ns);
+    sum += plan.training.microbatch_count * (passes + hops);
+    sum += elements_of(plan, stage)
+           * (profile.optimizer_ns_per_element + profile.measuring_ns_per_element);
+  }
+  return sum * share_of(plan, profile) + static_cast<double>(profile.director_ns)
+         + static_cast<double>(profile.start_ns);
 }
 
 }  // namespace
@@ -68,13 +97,16 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
   if (profile.threads_per_stage != threads) {
     return differs("run.threads_per_stage", profile.threads_per_stage, threads);
   }
+  constexpr double years_ns = 1e17;  // Three; sums of nanoseconds end at a hundred times that.
+  if (longest_ns(plan, profile) > years_ns) {
+    return Error{Errc::invalid_config,
+                 "by the profile a step may take years; measure one with `troupe profile`"};
+  }
   return Done{};
 }
 
 CostModel costs_of(const Plan& plan, const Profile& profile) {
-  // Ranks beyond those that computed at once share their cores.
-  const auto ranks = plan.config.parallel.rank_count();
-  const auto share = std::max(1.0, static_cast<double>(ranks) / profile.stream_count);
+  const auto share = share_of(plan, profile);
   CostModel costs{.stages = {}};
   costs.rank_start_ns = {profile.start_ns};
   costs.optimizer_ns.assign(plan.training.rank_count(), 0);
@@ -100,6 +132,12 @@ CostModel costs_of(const Plan& plan, const Profile& profile) {
 }
 
 Expected<Plan> make_plan(const Config& config, const Profile& profile) {
+  if (!is_searched(config.schedule.name)) {
+    auto plan = make_plan(config);
+    if (!plan) return plan;
+    const auto fits = check_fits(profile, *plan);
+    return fits ? std::move(plan) : fits.error();
+  }
   // Any schedule of as many stages tells what each of them holds.
   auto plain = config;
   plain.schedule.name = config.schedule.chunks > 1 ? "looped-bfs" : "1f1b";

@@ -65,25 +65,26 @@ struct NamedGenerator {
   std::string_view name;
   std::uint32_t chunk_count;  ///< Virtual stages per rank; 0: as many as are asked for.
   bool takes_memory_limit;
+  bool is_searched;
   Generator make;
 };
 
 constexpr std::array generators{
-    NamedGenerator{"gpipe", 1, false, &without_chunks<make_gpipe>},
-    NamedGenerator{"1f1b", 1, false, &without_chunks<make_1f1b>},
-    NamedGenerator{"eager-1f1b", 1, true, &eager_1f1b},
-    NamedGenerator{"interleaved-1f1b", 0, false, &with_chunks<make_interleaved_1f1b>},
-    NamedGenerator{"looped-bfs", 0, false, &with_chunks<make_looped_bfs>},
-    NamedGenerator{"zb-h1", 1, false, &without_chunks<make_zb_h1>},
-    NamedGenerator{"zb-h2", 1, false, &without_chunks<make_zb_h2>},
-    NamedGenerator{"zb-v", 2, false, &without_chunks<make_zb_v>},
-    NamedGenerator{"v-half", 2, false, &without_chunks<make_v_half>},
-    NamedGenerator{"v-min", 2, false, &without_chunks<make_v_min>},
-    NamedGenerator{"dualpipe", 2, false, &without_chunks<make_dualpipe>},
-    NamedGenerator{"dualpipev", 2, false, &without_chunks<make_dualpipev>},
-    NamedGenerator{"zb-1p", 1, true, &make_zb_1p},
-    NamedGenerator{"zb-2p", 1, true, &make_zb_2p},
-    NamedGenerator{"auto", 0, true, &make_auto},
+    NamedGenerator{"gpipe", 1, false, false, &without_chunks<make_gpipe>},
+    NamedGenerator{"1f1b", 1, false, false, &without_chunks<make_1f1b>},
+    NamedGenerator{"eager-1f1b", 1, true, false, &eager_1f1b},
+    NamedGenerator{"interleaved-1f1b", 0, false, false, &with_chunks<make_interleaved_1f1b>},
+    NamedGenerator{"looped-bfs", 0, false, false, &with_chunks<make_looped_bfs>},
+    NamedGenerator{"zb-h1", 1, false, false, &without_chunks<make_zb_h1>},
+    NamedGenerator{"zb-h2", 1, false, false, &without_chunks<make_zb_h2>},
+    NamedGenerator{"zb-v", 2, false, false, &without_chunks<make_zb_v>},
+    NamedGenerator{"v-half", 2, false, false, &without_chunks<make_v_half>},
+    NamedGenerator{"v-min", 2, false, false, &without_chunks<make_v_min>},
+    NamedGenerator{"dualpipe", 2, false, false, &without_chunks<make_dualpipe>},
+    NamedGenerator{"dualpipev", 2, false, false, &without_chunks<make_dualpipev>},
+    NamedGenerator{"zb-1p", 1, true, true, &make_zb_1p},
+    NamedGenerator{"zb-2p", 1, true, true, &make_zb_2p},
+    NamedGenerator{"auto", 0, true, true, &make_auto},
 };
 
 constexpr auto names = [] {
@@ -230,6 +231,11 @@ Schedule with_weight_passes_in_order(Schedule schedule) {
     orders[s].append_due(StageIndex{s}, true, schedule.ranks[schedule.rank_of_stage[s].value()]);
   }
   return schedule;
+}
+
+bool is_searched(std::string_view name) {
+  const auto* const found = std::ranges::find(generators, name, &NamedGenerator::name);
+  return found != generators.end() && found->is_searched;
 }
 
 std::span<const std::string_view> schedule_names() {

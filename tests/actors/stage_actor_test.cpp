@@ -390,8 +390,12 @@ TEST(Director, TellsTimesOfOtherProcessesByItsOwnClock) {
   state.on(GroupChosen{{}, {StageHandle{}, StageHandle{}}, {0, 1000}});
   state.on(StepDue{{1, StepKind::evaluation}});
   for (std::uint32_t rank = 0; rank < 2; ++rank) {
+    StepReported reported{.rank = rank, .losses = {}, .squares = {{}}};
+    if (rank == 1) reported.losses = {1.0};
+    state.on(reported);
+    const Action pass{StageIndex{rank}, Pass::forward, MicrobatchIndex{0}};
     RankFinished finished{
-        .rank = rank, .account = {}, .trace = {{.action = {}, .begin_ns = 1500, .end_ns = 1700}}};
+        .rank = rank, .account = {}, .trace = {{.action = pass, .begin_ns = 1500, .end_ns = 1700}}};
     finished.account.begin_ns = 1400;
     finished.account.end_ns = 1800;
     state.on(finished);
@@ -479,11 +483,12 @@ TEST(Director, EndsTheRunWhenARankReportsWhatItCannotHaveDone) {
   expect_refused("rank 9 of 2", RankFailed{9, Errc::device_failure, "the pass 0F0"});
   expect_refused("gradients of 0 stages from a rank that holds 1", StepReported{0, {}, {}});
   expect_refused("its gradients twice", report, report);
-  expect_refused("its end twice", RankFinished{0, {}, {good}}, RankFinished{0, {}, {good}});
+  expect_refused("its end before its turn", RankFinished{0, {}, {good}});
   expect_refused("error code 0", RankFailed{0, Errc::none, "the pass 0F0"});
   expect_refused("error code 77", RankFailed{0, Errc{77}, "the pass 0F0"});
   const std::string pass = "a pass that is not of the schedule";
   expect_refused(pass, with([](auto& entry) { entry.action.stage = StageIndex{2}; }));
+  expect_refused(pass, with([](auto& entry) { entry.action.stage = StageIndex{1}; }));
   expect_refused(pass, with([](auto& entry) { entry.action.pass = Pass{4}; }));
   expect_refused(pass, with([](auto& entry) { entry.action.microbatch = MicrobatchIndex{2}; }));
   expect_refused(pass, with([](auto& entry) { entry.kind = TraceEntry::Kind{3}; }));
@@ -491,6 +496,7 @@ TEST(Director, EndsTheRunWhenARankReportsWhatItCannotHaveDone) {
   expect_refused(time, with([](auto& entry) { entry.end_ns = 9; }));
   expect_refused(time, with([](auto& entry) { entry.begin_ns = -1; }));
   expect_refused(time, with([](auto& entry) { entry.end_ns = INT64_MAX; }));
+  expect_refused(time, with([](auto& entry) { entry.end_ns = 100'000'000'000'000; }));
   expect_refused(time, RankFinished{0, {.ns = {}, .begin_ns = INT64_MIN, .end_ns = 0}, {good}});
   expect_refused(time, RankFinished{0, {.ns = {INT64_MAX}, .begin_ns = 0, .end_ns = 0}, {good}});
 }

@@ -104,6 +104,24 @@ TEST(SameBits, APolicyEqualsTheSerialRun) {
   }
 }
 
+TEST(Trainer, RunsWhatItsPolicyPrefers) {
+  auto config = tiny_config(false);
+  config.parallel.pipeline = 2;
+  config.schedule.name = "gpipe";
+  config.schedule.policy = Policy::backward_first;
+  auto trainer = Trainer::make(*make_plan(config), source_of(config));
+  const auto report = (*trainer)->train_step();
+  ASSERT_TRUE(report.has_value()) << report.error().context;
+  // The last stage has its gradient as soon as it has been forward, and does not wait.
+  const auto& trace = report->ranks[1].trace;
+  for (std::uint32_t m = 0; m < config.schedule.microbatches; ++m) {
+    const StageIndex last{1};
+    EXPECT_EQ(trace[std::size_t{2} * m].action, (Action{last, Pass::forward, MicrobatchIndex{m}}));
+    EXPECT_EQ(trace[std::size_t{2} * m + 1].action,
+              (Action{last, Pass::backward, MicrobatchIndex{m}}));
+  }
+}
+
 TEST(SameBits, AVShapedPipelineEqualsTheSerialRun) {
   for (const bool tied : {false, true}) {
     SCOPED_TRACE(tied ? "tied" : "untied");

@@ -54,10 +54,25 @@ TEST_F(Command, SimulateSweepsIntoATableAndAPlot) {
   }
 }
 
+TEST_F(Command, SimulateTakesAFileOnceAndWithAnyName) {
+  write("a<b.csv", "0F0,0B0\n");
+  const auto outcome = shell(
+      "troupe simulate --schedule 'a<b.csv',1f1b --stages 1,2 --microbatches 1 --csv "
+      "--svg plot.svg");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1 + 1 + 2);
+  EXPECT_NE(read("plot.svg").find("a&lt;b.csv"), std::string::npos);
+}
+
 TEST_F(Command, SimulateRefusesWhatItCannotKnow) {
   expect_refused("troupe simulate --schedule 1f1b",
                  "troupe: give --schedule, --stages and --microbatches, or a configuration with "
                  "--profile\n");
+  for (const auto* costs : {"nan,1,1", "1e9,1,1", "inf,1,1"}) {
+    expect_refused(
+        "troupe simulate --schedule 1f1b --stages 4 --microbatches 8 --costs " + std::string{costs},
+        "");
+  }
   write("profile.json", "{}");
   expect_refused("troupe simulate run.toml --profile profile.json",
                  "troupe: profile.json: is not a profile: expected a JSON object with "

@@ -63,6 +63,22 @@ TEST(Profile, MakesASearchedScheduleForItsCosts) {
             predict(*make_plan(config, uneven), uneven).makespan_ns);
 }
 
+TEST(Profile, LeavesEveryOtherScheduleItsOwnStages) {
+  auto config = config_of(1);
+  const auto profile = profile_of(make_plan(config).value());
+  config.schedule.name = "zb-v";
+  config.schedule.layers_per_stage.clear();
+  EXPECT_EQ(make_plan(config, profile).value().training, make_plan(config).value().training);
+}
+
+TEST(Profile, SaysWhenAStepWouldTakeYears) {
+  const auto plan = make_plan(config_of(1)).value();
+  auto profile = profile_of(plan);
+  profile.layer.forward_ns = std::int64_t{1} << 60U;
+  EXPECT_EQ(check_fits(profile, plan).error().context,
+            "by the profile a step may take years; measure one with `troupe profile`");
+}
+
 TEST(Profile, RefusesAPlanOfOtherParts) {
   const auto plan = make_plan(config_of(1)).value();
   auto profile = profile_of(plan);

@@ -29,11 +29,6 @@ void for_every_extent(Body body) {
   }
 }
 
-/// Whether the schedule is searched for: too long for every scope, so its tests are its own.
-inline bool is_searched(std::string_view name) {
-  return name == "zb-1p" || name == "zb-2p" || name == "auto";
-}
-
 /// Not braces where they are needed: g++ 12 breaks on them within a template.
 inline ScheduleRequest request_for(std::uint32_t p, std::uint32_t m, std::uint32_t chunks,
                                    bool split) {
@@ -42,7 +37,7 @@ inline ScheduleRequest request_for(std::uint32_t p, std::uint32_t m, std::uint32
 
 /// Calls `body(schedule)` for every named schedule of `p` ranks and `m` microbatches with one to
 /// three chunks per rank, and once more for those whose backward passes are split on request. Those
-/// that are searched for only if wanted.
+/// that are searched for, which takes too long for every scope, only if wanted.
 template <class Body>
 void for_every_schedule_of(std::uint32_t p, std::uint32_t m, Body body,
                            bool with_searched = false) {

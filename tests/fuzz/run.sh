@@ -13,7 +13,7 @@ root=$PWD/tests/fuzz
 out=$PWD/build/fuzz
 PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in a finding
 targets="parse_config from_csv communication_from_csv parse_safetensors read_hello read_header read_message
-  parse_recorded_steps"
+  parse_recorded_steps parse_profile"
 
 flags="-std=c++20 -O1 -g -fno-sanitize-recover=all -Iengine/include -Istages/include -Istorage/include
   -Itransport/include -Itransport/src -Iactors/include -Iactors/src
@@ -29,6 +29,7 @@ sources_of() {
       echo actors/src/director.cpp actors/src/door.cpp actors/src/message_checks.cpp \
         actors/src/step_report.cpp stages/src/device.cpp -lcaf_core
       ;;
+    parse_profile) echo cli/src/profile_file.cpp storage/src/text_file.cpp storage/src/file.cpp -lfmt ;;
     parse_recorded_steps) echo cli/src/recorded_steps.cpp cli/src/step_comparison.cpp -lfmt ;;
   esac
 }

@@ -41,9 +41,9 @@ public:
   Trainer& operator=(const Trainer&) = delete;
 
   /// Runs the next training step: forward, backward, reduction, clipping, update.
-  /// @returns `device_failure` if the loss is no longer a number, or what made a rank fail. After
-  /// an
-  ///          error the trainer can only be destroyed.
+  /// @returns `diverged` if the loss or the gradient norm is no longer a finite number, before the
+  ///          update: the weights can still be read; or what made a rank fail. After an error no
+  ///          further step can be run.
   [[nodiscard]] Expected<StepReport> train_step();
 
   /// Runs one forward-only step on held-out data: batch `index`, counted from 1.

@@ -66,6 +66,9 @@ struct TimeUnit {
   std::string name;          ///< Not looked at when the size is 0.
 };
 
+/// `text` as the content of an XML element, with spaces for control characters.
+[[nodiscard]] std::string escaped(std::string_view text);
+
 /// Shows `timeline`, one lane per rank of every replica, with replicas one for its reductions below
 /// it, and notes its length and its bubble.
 /// @param timeline what `simulate` made of `schedule`.

@@ -38,11 +38,12 @@ struct Profile {
 [[nodiscard]] double elements_of(const Plan& plan, const StagePlan& stage);
 
 /// Checks that `profile` was measured for what `plan` is made of.
-/// @returns `invalid_config` with the first thing that differs, and both values.
+/// @returns `invalid_config` with the first thing that differs, and both values, or if a step would
+///          take years.
 [[nodiscard]] Expected<Done> check_fits(const Profile& profile, const Plan& plan);
 
-/// What a training step of `plan` takes, by `profile`: passes, hops, the update and what the
-/// runtime adds. Reductions over replicas, which run beside passes, take no time.
+/// What a training step of `plan` takes, by a `profile` that fits it: passes, hops, the update and
+/// what the runtime adds. Reductions over replicas, which run beside passes, take no time.
 [[nodiscard]] CostModel costs_of(const Plan& plan, const Profile& profile);
 
 /// Decides a run with a named schedule, made for these costs if it is one that is searched for.

@@ -141,6 +141,9 @@ namespace troupe {
 /// zb-h1, zb-h2, zb-v, v-half, v-min, dualpipe, dualpipev, zb-1p, zb-2p, auto.
 [[nodiscard]] std::span<const std::string_view> schedule_names();
 
+/// Whether the schedule called `name` is searched for the costs of its request.
+[[nodiscard]] bool is_searched(std::string_view name);
+
 /// What a named schedule is to be made for.
 struct ScheduleRequest {
   std::uint32_t rank_count = 1;

@@ -1,0 +1,31 @@
+// The reader of profiles, and the prediction from what it read.
+
+#include <string>
+#include <string_view>
+
+#include "fuzz_target.hpp"
+#include "profile_file.hpp"
+
+int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
+  using namespace troupe;
+  const std::string_view text{reinterpret_cast<const char*>(data), size_bytes};
+  auto profile = cli::parse_profile(text, "fuzz.json");
+  if (!profile) {
+    check_refusal(profile.error(), Errc::invalid_file);
+    return 0;
+  }
+  const auto written = cli::to_json(*profile);
+  const auto again = cli::parse_profile(written, "fuzz.json");
+  TROUPE_ASSERT(again && cli::to_json(*again) == written);
+
+  Config config;
+  config.model = {.layers = 1024, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel = {.data = 1024, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches = 16;
+  profile->model = config.model;
+  profile->microbatch_size = config.schedule.microbatch_size;
+  profile->threads_per_stage = config.run.threads_per_stage;
+  const auto plan = make_plan(config).value();
+  if (check_fits(*profile, plan)) TROUPE_ASSERT(predict(plan, *profile).makespan_ns >= 0);
+  return 0;
+}
