@@ -29,7 +29,7 @@ sources_of() {
       echo actors/src/director.cpp actors/src/door.cpp actors/src/message_checks.cpp \
         actors/src/step_report.cpp stages/src/device.cpp -lcaf_core
       ;;
-    parse_profile) echo cli/src/profile_file.cpp storage/src/text_file.cpp storage/src/file.cpp -lfmt ;;
+    parse_profile) echo cli/src/profile_file.cpp storage/src/text_file.cpp storage/src/mapped_file.cpp storage/src/file.cpp -lfmt ;;
     parse_recorded_steps) echo cli/src/recorded_steps.cpp cli/src/step_comparison.cpp -lfmt ;;
   esac
 }
