@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """How far a simulated step is from a measured one: two stages on two cores, over schedules, numbers of
-microbatches and partitions, with what `troupe profile` measured a little earlier.
+microbatches, partitions and links, with what `troupe profile` measured a little earlier. Beside the time the
+peak memory of the process: what `troupe plan` announces against what the kernel has counted.
 
-The bar is a median of at most 3 %. Nothing else should run meanwhile.
+The bars are medians of at most 3 %. Nothing else should run meanwhile.
 Usage: bench/simulation_accuracy.py [--steps N] [--seconds S]     needs build/release
 """
 
 import argparse
 import json
+import os
+import re
 import statistics
 import subprocess
 import tempfile
@@ -18,6 +21,10 @@ TROUPE = ROOT / "build/release/cli/troupe"
 SCHEDULES = [("1f1b", False), ("gpipe", False), ("zb-h1", False), ("zb-v", False), ("auto", False), ("1f1b", True)]
 MICROBATCHES = [4, 8]
 PARTITIONS = ["3,3", "4,2"]  # Even, and one stage with twice the layers.
+PARTITIONS_OF_V = ["2,1,1,2", "3,1,1,1"]  # Two stages on each rank.
+SLOW_LINK_US = 28_000  # About 80 % of a forward pass.
+SCHEDULES_OVER_SLOW_LINKS = [("1f1b", False), ("gpipe", False), ("zb-h1", False)]
+UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 CONFIG = """
 [model]
 layers = 6
@@ -36,17 +43,62 @@ text = "{corpus}"
 """
 
 
-def troupe(*words):
-    return subprocess.run([TROUPE, *words], check=True, capture_output=True, text=True).stdout
+class Laboratory:
+    """A configuration in a folder of its own, and what can be asked about it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.config = f"{folder}/config.toml"
+        with open(f"{folder}/corpus.txt", "w") as text:
+            text.write("In the beginning was the word. " * 4000)
+        with open(self.config, "w") as text:
+            text.write(CONFIG.format(corpus=f"{folder}/corpus.txt"))
+
+    def troupe(self, command, *words):
+        return subprocess.run([TROUPE, command, self.config, *words], check=True, capture_output=True, text=True).stdout
+
+    def profile(self, seconds):
+        self.troupe("profile", "--seconds", str(seconds), "--out", f"{self.folder}/profile.json")
+
+    def settings(self, name, split, microbatches, layers, delay_us=0):
+        return ["--set", f"schedule.name={name}", f"schedule.split_backward={str(split).lower()}",
+                f"schedule.microbatches={microbatches}", f"schedule.layers_per_stage=[{layers}]",
+                f"schedule.profile={self.folder}/profile.json", f"schedule.chunks={2 if name == 'zb-v' else 1}",
+                f"run.link_delay_us={delay_us}"]
+
+    def simulated_ms(self, settings):
+        simulated = self.troupe("simulate", *settings, "--profile", f"{self.folder}/profile.json", "--json")
+        return json.loads(simulated)["makespan"]
+
+    def announced_bytes(self, settings):
+        number, unit = re.search(r"for the runtime: ([\d.]+) (\w+)", self.troupe("plan", *settings)).groups()
+        return float(number) * UNIT_BYTES[unit]
+
+    def measured(self, settings, steps):
+        """Runs `steps` steps. Returns their median in milliseconds and the peak memory in bytes."""
+        run = subprocess.Popen([TROUPE, "train", self.config, *settings, f"train.steps={steps}",
+                                f"run.output={self.folder}/run"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(run.pid, 0)
+        run.returncode = os.waitstatus_to_exitcode(status)
+        if run.returncode != 0:
+            raise RuntimeError(f"troupe train ended with {run.returncode}")
+        with open(f"{self.folder}/run/metrics.jsonl") as metrics:
+            seconds = [json.loads(line)["seconds"] for line in metrics][2:]
+        return 1e3 * statistics.median(seconds), 1024 * usage.ru_maxrss
 
 
 def cases():
     for name, split in SCHEDULES:
         for microbatches in MICROBATCHES:
-            for layers in PARTITIONS:
-                if name == "zb-v":  # Two stages on each rank.
-                    layers = "2,1,1,2" if layers == "3,3" else "3,1,1,1"
-                yield name, split, microbatches, layers
+            for layers in PARTITIONS_OF_V if name == "zb-v" else PARTITIONS:
+                yield name, split, microbatches, layers, 0
+    for name, split in SCHEDULES_OVER_SLOW_LINKS:
+        for microbatches in MICROBATCHES:
+            yield name, split, microbatches, PARTITIONS[0], SLOW_LINK_US
+
+
+def print_median(what, errors):
+    print(f"{what}: median of {len(errors)}: {statistics.median(errors):.1%} (bar 3 %), worst {max(errors):.1%}")
 
 
 def main():
@@ -54,34 +106,27 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
-    errors = []
+    time_errors, memory_errors = [], []
+    print("| schedule | microbatches | layers | link, ms | measured, ms | simulated, ms | | peak, MiB | announced, MiB | |\n"
+          "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        config = f"{folder}/config.toml"
-        corpus = f"{folder}/corpus.txt"
-        with open(corpus, "w") as text:
-            text.write("In the beginning was the word. " * 4000)
-        with open(config, "w") as text:
-            text.write(CONFIG.format(corpus=corpus))
+        laboratory = Laboratory(folder)
         last = None
-        for name, split, microbatches, layers in cases():
+        for name, split, microbatches, layers, delay_us in cases():
             if name != last:  # A machine's speed drifts.
-                troupe("profile", config, "--seconds", str(args.seconds), "--out", f"{folder}/profile.json")
+                laboratory.profile(args.seconds)
                 last = name
-            settings = ["--set", f"schedule.name={name}", f"schedule.split_backward={str(split).lower()}",
-                        f"schedule.microbatches={microbatches}", f"schedule.layers_per_stage=[{layers}]",
-                        f"schedule.profile={folder}/profile.json",
-                        f"schedule.chunks={2 if name == 'zb-v' else 1}"]
-            simulated = json.loads(troupe("simulate", config, *settings, "--profile", f"{folder}/profile.json",
-                                          "--json"))["makespan"]
-            troupe("train", config, *settings, f"train.steps={args.steps}", f"run.output={folder}/run")
-            with open(f"{folder}/run/metrics.jsonl") as metrics:
-                seconds = [json.loads(line)["seconds"] for line in metrics][2:]
-            measured = 1e3 * statistics.median(seconds)
-            errors.append(abs(simulated - measured) / measured)
-            print(f"{name}{' split' if split else ''}, {microbatches} microbatches, layers {layers}: "
-                  f"measured {measured:.1f} ms, simulated {simulated:.1f} ms, {simulated / measured - 1:+.1%}",
-                  flush=True)
-    print(f"median of {len(errors)}: {statistics.median(errors):.1%} (bar 3 %), worst {max(errors):.1%}")
+            settings = laboratory.settings(name, split, microbatches, layers, delay_us)
+            simulated = laboratory.simulated_ms(settings)
+            announced = laboratory.announced_bytes(settings)
+            measured, peak = laboratory.measured(settings, args.steps)
+            time_errors.append(abs(simulated / measured - 1))
+            memory_errors.append(abs(announced / peak - 1))
+            print(f"| {name}{' split' if split else ''} | {microbatches} | {layers} | {delay_us / 1000:.0f} | "
+                  f"{measured:.1f} | {simulated:.1f} | {simulated / measured - 1:+.1%} | "
+                  f"{peak / 2**20:.0f} | {announced / 2**20:.0f} | {announced / peak - 1:+.1%} |", flush=True)
+    print_median("step time", time_errors)
+    print_median("peak memory", memory_errors)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 // Whether communication hides behind compute as the simulator says: two stages in one process, with
-// a lane on which a transfer takes 80 % of a forward pass. Prints the measured step beside the
-// simulated one; the bar is 3 %. First with passes that sleep for a known time, which shows what
-// the runtime adds whatever else the machine does, then with a GPT, whose passes are taken from the
-// same step's trace: those need the cores for themselves. Usage: slow_link_bench [STEPS
-// [SHARE_PERCENT]]
+// a lane on which a transfer takes 80 % of a forward pass (`run.link_delay_us`). Prints the
+// measured step beside the simulated one; the bar is 3 %. First with passes that sleep for a known
+// time, which shows what the runtime adds whatever else the machine does, then with a GPT, whose
+// passes are taken from the same step's trace: those need the cores for themselves. Usage:
+// slow_link_bench [STEPS [SHARE_PERCENT]]
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,82 +26,6 @@
 namespace {
 
 using namespace troupe;
-using transport::Delivery;
-using transport::Link;
-using transport::Tag;
-using transport::TransferDone;
-using Clock = std::chrono::steady_clock;
-
-/// How long a transfer takes; changes between steps.
-using Delay = std::atomic<std::int64_t>;
-
-/// Sends through another link, later by a delay. Any number of messages is on its way at once, and
-/// they keep their order: a lane with latency, whose width is not a limit.
-class SlowLink final : public Link {
-public:
-  SlowLink(std::unique_ptr<Link> inner, std::shared_ptr<const Delay> delay_ns)
-      : inner_{std::move(inner)}, delay_ns_{std::move(delay_ns)}, timer_{[this] { run(); }} {}
-  ~SlowLink() override {
-    close();
-    timer_.join();
-  }
-
-  void post_send(Tag tag, Buffer source, TransferDone done) override {
-    const std::chrono::nanoseconds delay{delay_ns_->load()};
-    {
-      const std::scoped_lock lock{mutex_};
-      waiting_.push_back({Clock::now() + delay, tag, std::move(source), std::move(done)});
-    }
-    changed_.notify_one();
-  }
-  void post_receive(Tag tag, Buffer target, TransferDone done) override {
-    inner_->post_receive(tag, std::move(target), std::move(done));
-  }
-
-  /// The inner link, once closed, completes as cancelled what the timer then gives it.
-  void close() override {
-    inner_->close();
-    {
-      const std::scoped_lock lock{mutex_};
-      is_closed_ = true;
-    }
-    changed_.notify_one();
-    std::unique_lock lock{mutex_};
-    became_empty_.wait(lock, [this] { return waiting_.empty(); });
-  }
-
-private:
-  struct Waiting {
-    Clock::time_point due;
-    Tag tag;
-    Buffer source;
-    TransferDone done;
-  };
-
-  void run() {
-    std::unique_lock lock{mutex_};
-    while (true) {
-      changed_.wait(lock, [this] { return is_closed_ || !waiting_.empty(); });
-      if (waiting_.empty()) return;
-      changed_.wait_until(lock, waiting_.front().due, [this] { return is_closed_; });
-      auto first = std::move(waiting_.front());
-      lock.unlock();
-      inner_->post_send(first.tag, std::move(first.source), std::move(first.done));
-      lock.lock();
-      waiting_.pop_front();
-      if (waiting_.empty()) became_empty_.notify_all();
-    }
-  }
-
-  std::unique_ptr<Link> inner_;
-  std::shared_ptr<const Delay> delay_ns_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::condition_variable became_empty_;
-  std::deque<Waiting> waiting_;
-  bool is_closed_ = false;
-  std::thread timer_;
-};
 
 /// Lets time pass before each piece of work, as if the work took it.
 class SleepingStream final : public stages::Stream {
@@ -222,36 +142,39 @@ void print(const std::string& name, std::int64_t link_ns, const Outcome& outcome
 }
 
 /// Runs `config` with and without the delay.
-void compare(Config config, const char* schedule, const char* name, actors::RankParts parts,
-             const CostsOf& costs_of, std::uint32_t steps, double share) {
+void compare(Config config, const char* schedule, const char* name,
+             const std::function<actors::RankParts()>& make_parts, const CostsOf& costs_of,
+             std::uint32_t steps, double share) {
   config.schedule.name = schedule;
-  const auto plan = value_or_stop(make_plan(config));
-  const auto delay_ns = std::make_shared<Delay>(0);
-  parts.make_link = [&delay_ns]() -> transport::LinkPair {
-    auto [lower, upper] = transport::make_in_process_link();
-    return {std::make_unique<SlowLink>(std::move(lower), delay_ns),
-            std::make_unique<SlowLink>(std::move(upper), delay_ns)};
-  };
-  const auto trainer = value_or_stop(actors::Trainer::make(plan, empty_batch, std::move(parts)));
-  constexpr std::uint32_t warmup_count = 2;
-  (void)run_steps(*trainer, warmup_count, 0, costs_of);
   const auto label = fmt::format("{} {}", schedule, name);
-  const auto fast = run_steps(*trainer, steps, 0, costs_of);
-  print(label, 0, fast);
-  delay_ns->store(static_cast<std::int64_t>(static_cast<double>(fast.forward_ns) * share));
-  print(label, *delay_ns, run_steps(*trainer, steps, *delay_ns, costs_of));
+  const auto run = [&] {
+    const auto plan = value_or_stop(make_plan(config));
+    const auto trainer = value_or_stop(actors::Trainer::make(plan, empty_batch, make_parts()));
+    const auto link_ns = std::int64_t{config.run.link_delay_us} * 1000;
+    constexpr std::uint32_t warmup_count = 2;
+    (void)run_steps(*trainer, warmup_count, link_ns, costs_of);
+    const auto outcome = run_steps(*trainer, steps, link_ns, costs_of);
+    print(label, link_ns, outcome);
+    return outcome;
+  };
+  const auto forward_us = static_cast<double>(run().forward_ns) / 1e3;
+  config.run.link_delay_us = static_cast<std::uint32_t>(forward_us * share);
+  (void)run();
 }
 
 void compare_naps(const char* schedule, std::uint32_t steps, double share) {
   std::vector<std::unique_ptr<SleepingStream>> streams;
-  actors::RankParts parts;
-  parts.make_stage = [&streams](const Plan& plan, const StagePlan& stage, stages::Device& device,
-                                stages::Stream& stream) {
-    streams.push_back(std::make_unique<SleepingStream>(stream, nap));
-    return make_empty_stage(plan, stage, device, *streams.back());
+  const auto make_parts = [&streams] {
+    actors::RankParts parts;
+    parts.make_stage = [&streams](const Plan& plan, const StagePlan& stage, stages::Device& device,
+                                  stages::Stream& stream) {
+      streams.push_back(std::make_unique<SleepingStream>(stream, nap));
+      return make_empty_stage(plan, stage, device, *streams.back());
+    };
+    return parts;
   };
-  compare(empty_config(two_stages, microbatch_count), schedule, "naps", std::move(parts),
-          costs_of_naps, steps, share);
+  compare(empty_config(two_stages, microbatch_count), schedule, "naps", make_parts, costs_of_naps,
+          steps, share);
 }
 
 }  // namespace
@@ -261,7 +184,9 @@ int main(int argc, char** argv) {
   const auto share = (argc > 2 ? std::atof(argv[2]) : 80.0) / 100.0;
   for (const auto* schedule : {"gpipe", "1f1b"}) compare_naps(schedule, steps, share);
   for (const auto* schedule : {"gpipe", "1f1b"}) {
-    compare(gpt_config(), schedule, "GPT", {}, costs_of_trace, steps, share);
+    compare(
+        gpt_config(), schedule, "GPT", [] { return actors::RankParts{}; }, costs_of_trace, steps,
+        share);
   }
   return EXIT_SUCCESS;
 }

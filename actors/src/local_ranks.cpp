@@ -1,11 +1,13 @@
 #include "troupe/actors/local_ranks.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <string>
 
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/transport/delayed_link.hpp"
 #include "troupe/transport/linked_group.hpp"
 
 namespace troupe::actors {
@@ -125,6 +127,16 @@ Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
     if (!link) return link.error();
     upper->*high_end = std::move(*link);
   }
+  const std::chrono::microseconds delay{plan_->config.run.link_delay_us};
+  if (is_tied || delay.count() == 0
+      || rank_holding(lane.replica, lane.lower) == rank_holding(lane.replica, lane.upper)) {
+    return Done{};
+  }
+  const auto slow_down = [delay](std::unique_ptr<transport::Link>& end) {
+    end = transport::make_delayed_link(std::move(end), delay);
+  };
+  if (lower != nullptr) slow_down(lower->*low_end);
+  if (upper != nullptr) slow_down(upper->*high_end);
   return Done{};
 }
 

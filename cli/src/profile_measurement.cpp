@@ -138,17 +138,56 @@ private:
   std::map<std::pair<StageIndex, Pass>, Durations> passes_;
 };
 
-/// What a stage of one layer takes, and what each layer more adds.
-struct Fit {
-  double first_ns = 0.0;
-  double layer_ns = 0.0;
+/// What a pass takes on a stage of either size.
+struct Line {
+  std::array<double, 2> layers;
+  std::array<double, 2> ns;
+
+  /// Its part of the normal equations for what a layer takes, if the stage takes something besides
+  /// its layers that is to be fitted too, or nothing.
+  struct Sums {
+    double of_ns = 0.0;
+    double of_layers = 0.0;
+  };
+  [[nodiscard]] Sums sums(bool takes_more) const {
+    const auto middle = takes_more ? (layers[0] + layers[1]) / 2.0 : 0.0;
+    Sums sums;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      sums.of_ns += (layers[i] - middle) * ns[i];
+      sums.of_layers += (layers[i] - middle) * (layers[i] - middle);
+    }
+    return sums;
+  }
+  [[nodiscard]] double besides_layers_ns(double layer_ns) const {
+    return (ns[0] + ns[1] - (layers[0] + layers[1]) * layer_ns) / 2.0;
+  }
 };
 
-/// From probes of two sizes; a negative cost would be noise.
-Fit fit(const Probe& small, const Probe& large, StageIndex stage, Pass pass) {
-  const auto small_ns = small.pass_ns(stage, pass);
-  const auto layers = static_cast<double>(large.layers() - small.layers());
-  return {small_ns, std::max(0.0, (large.pass_ns(stage, pass) - small_ns) / layers)};
+/// The least squares through both ends of the model, none of whose parts takes less than nothing.
+struct Fit {
+  double layer_ns = 0.0;
+  std::array<double, 2> ends_ns{};  ///< What the first and the last stage take besides.
+};
+
+Fit fit(const std::array<Line, 2>& ends) {
+  std::array takes_more{true, true};
+  while (true) {
+    Line::Sums sums;
+    for (std::size_t i = 0; i < ends.size(); ++i) {
+      const auto part = ends[i].sums(takes_more[i]);
+      sums.of_ns += part.of_ns;
+      sums.of_layers += part.of_layers;
+    }
+    Fit found{.layer_ns = std::max(0.0, sums.of_ns / sums.of_layers)};
+    bool is_possible = true;
+    for (std::size_t i = 0; i < ends.size(); ++i) {
+      if (!takes_more[i]) continue;
+      found.ends_ns[i] = ends[i].besides_layers_ns(found.layer_ns);
+      if (found.ends_ns[i] >= 0.0) continue;
+      takes_more[i] = is_possible = false;
+    }
+    if (is_possible) return found;
+  }
 }
 
 std::int64_t rounded(double ns) {
@@ -184,12 +223,14 @@ void fit_passes(const Probes& probes, Profile& profile) {
   for (const auto& [member, pass, split] : costs) {
     const auto& small = *probes.small[split];
     const auto& large = *probes.large[split];
-    const auto at_first = fit(small, large, first, pass);
-    const auto at_last = fit(small, large, last, pass);
-    const auto layer_ns = (at_first.layer_ns + at_last.layer_ns) / 2.0;
-    profile.layer.*member = rounded(layer_ns);
-    profile.head.*member = rounded(at_last.first_ns - layer_ns);
-    profile.embedding.*member = first == last ? 0 : rounded(at_first.first_ns - layer_ns);
+    const auto line = [&, pass = pass](StageIndex stage) {
+      return Line{{static_cast<double>(small.layers()), static_cast<double>(large.layers())},
+                  {small.pass_ns(stage, pass), large.pass_ns(stage, pass)}};
+    };
+    const auto found = fit({line(first), line(last)});
+    profile.layer.*member = rounded(found.layer_ns);
+    profile.head.*member = rounded(found.ends_ns[1]);
+    profile.embedding.*member = first == last ? 0 : rounded(found.ends_ns[0]);
   }
 }
 

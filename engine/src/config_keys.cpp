@@ -154,6 +154,7 @@ std::vector<Key> keys_of(Config& config) {
       {"run", "device", Text{&run.device}},
       {"run", "threads_per_stage", Whole32{&run.threads_per_stage, 1, 1024}},
       {"run", "output", Text{&run.output}},
+      {"run", "link_delay_us", Whole32{&run.link_delay_us, 0, 60'000'000}},
   };
 }
 

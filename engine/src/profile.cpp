@@ -41,6 +41,10 @@ double of_all_passes(const PassCosts& costs) {
          + static_cast<double>(costs.backward_weight_ns);
 }
 
+std::int64_t delay_ns(const Plan& plan) {
+  return std::int64_t{plan.config.run.link_delay_us} * 1000;
+}
+
 /// Ranks beyond those that computed at once share their cores.
 double share_of(const Plan& plan, const Profile& profile) {
   const auto ranks = static_cast<double>(plan.config.parallel.rank_count());
@@ -53,7 +57,7 @@ double longest_ns(const Plan& plan, const Profile& profile) {
   for (const auto& stage : plan.stages) {
     const auto passes = of_all_passes(profile.embedding) + of_all_passes(profile.head)
                         + stage.spec.layer_count() * of_all_passes(profile.layer);
-    const auto hops = 4.0 * static_cast<double>(profile.link.latency_ns)
+    const auto hops = 4.0 * static_cast<double>(profile.link.latency_ns + delay_ns(plan))
                       + 8.0 * static_cast<double>(profile.dispatch_ns);
     sum += plan.training.microbatch_count * (passes + hops);
     sum += elements_of(plan, stage)
@@ -113,6 +117,7 @@ CostModel costs_of(const Plan& plan, const Profile& profile) {
   costs.measuring_ns.assign(plan.training.rank_count(), 0);
   costs.slowdown = {share};
   costs.network.wire = profile.link;
+  costs.network.wire.latency_ns += delay_ns(plan);
   costs.runtime.dispatch_ns = profile.dispatch_ns;
   costs.runtime.director_ns = profile.director_ns;
   costs.runtime.bounds.clear();
@@ -147,7 +152,7 @@ Expected<Plan> make_plan(const Config& config, const Profile& profile) {
   if (auto fits = check_fits(profile, *stages); !fits) return fits.error();
   auto costs = costs_of(*stages, profile);
   // The search knows one time for a hop, with what the runtime adds on both sides.
-  costs.link_ns = {profile.link.latency_ns + 2 * profile.dispatch_ns};
+  costs.link_ns = {costs.network.wire.latency_ns + 2 * profile.dispatch_ns};
   const auto& wanted = config.schedule;
   auto schedule = make_schedule(wanted.name, {.rank_count = config.parallel.pipeline,
                                               .microbatch_count = wanted.microbatches,

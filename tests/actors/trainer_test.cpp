@@ -104,6 +104,24 @@ TEST(SameBits, APolicyEqualsTheSerialRun) {
   }
 }
 
+TEST(Trainer, DelaysWhatRanksSendToEachOtherAndNothingElse) {
+  constexpr std::int64_t delay_ns = 50'000'000;
+  auto config = tiny_config(true);
+  config.parallel.pipeline = 2;
+  config.schedule.name = "interleaved-1f1b";
+  config.schedule.chunks = 2;
+  config.schedule.microbatches = 2;
+  const auto prompt = train(config);
+  config.run.link_delay_us = delay_ns / 1000;
+  EXPECT_TRUE(train(config) == prompt);
+
+  // Forwards and backwards a microbatch changes ranks three times each.
+  auto trainer = Trainer::make(*make_plan(config), source_of(config));
+  const auto report = (*trainer)->train_step();
+  ASSERT_TRUE(report.has_value()) << report.error().context;
+  EXPECT_GE(report->end_ns - report->begin_ns, 6 * delay_ns);
+}
+
 TEST(Trainer, RunsWhatItsPolicyPrefers) {
   auto config = tiny_config(false);
   config.parallel.pipeline = 2;

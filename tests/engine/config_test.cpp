@@ -47,6 +47,7 @@ fingerprint = "4 bytes"
 device = "cpu"
 threads_per_stage = 2
 output = "runs/kjv"
+link_delay_us = 250
 )";
 
 using Overrides = std::vector<std::string>;
@@ -97,7 +98,8 @@ TEST(Config, EveryKeyReachesItsField) {
   train.warmup_steps = 21;
   EXPECT_EQ(config.train, train);
   EXPECT_EQ(config.data, (DataConfig{.text = "kjv.txt", .fingerprint = "4 bytes"}));
-  EXPECT_EQ(config.run, (RunConfig{.threads_per_stage = 2, .output = "runs/kjv"}));
+  EXPECT_EQ(config.run,
+            (RunConfig{.threads_per_stage = 2, .output = "runs/kjv", .link_delay_us = 250}));
 }
 
 TEST(Config, NoKeysAreTheDefaults) {

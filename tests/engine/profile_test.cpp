@@ -50,6 +50,16 @@ TEST(Profile, PredictsTheStepOfASerialPipelineInClosedForm) {
   EXPECT_EQ(predict(plan, profile).makespan_ns, 7 + (10 + 20 + 6 * 300 + 50 + 100));
 }
 
+TEST(Profile, AddsTheDelayThatARunGivesItsLinks) {
+  auto config = config_of(1);
+  config.schedule.microbatches = 1;
+  const auto profile = profile_of(make_plan(config).value());
+  const auto makespan_ns = [&] { return predict(make_plan(config).value(), profile).makespan_ns; };
+  const auto without = makespan_ns();
+  config.run.link_delay_us = 3;
+  EXPECT_EQ(makespan_ns(), without + 2 * 3'000);
+}
+
 TEST(Profile, MakesASearchedScheduleForItsCosts) {
   auto config = config_of(1);
   config.schedule.name = "auto";

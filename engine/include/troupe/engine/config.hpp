@@ -75,6 +75,8 @@ struct RunConfig {
   std::string device = "cpu";
   std::uint32_t threads_per_stage = 1;
   std::string output = "runs/default";
+  /// For experiments: microseconds by which what one rank sends to a neighbour comes later.
+  std::uint32_t link_delay_us = 0;
 
   friend bool operator==(const RunConfig&, const RunConfig&) = default;
 };
