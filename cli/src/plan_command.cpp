@@ -50,7 +50,8 @@ void print_memory(const Plan& plan) {
     }
   }
   fmt::print("batches: {}\n", format_bytes(batch_bytes(plan, plan.config.parallel.data)));
-  fmt::print("this process, all actors and {} for the runtime: {}\n\n", format_bytes(runtime_bytes),
+  fmt::print("this process, all actors and {} for the runtime: {}\n\n",
+             format_bytes(runtime_bytes(plan, plan.config.parallel.rank_count())),
              format_bytes(process_bytes(plan)));
 }
 

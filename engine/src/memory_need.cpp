@@ -62,9 +62,23 @@ std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
   return batch_count * bytes_per_token * tokens * replica_count;
 }
 
+std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count) {
+  // Measured: bench/results/simulator.md.
+  constexpr std::uint64_t program_bytes = std::uint64_t{22} << 20U;
+  constexpr std::uint64_t thread_bytes = std::uint64_t{1} << 20U;
+  constexpr std::uint64_t fabric_bytes = std::uint64_t{6} << 20U;
+  std::uint64_t parameter_bytes = 0;
+  for (const auto& parameter : parameters_of(plan.config.model)) {
+    parameter_bytes = std::max(parameter_bytes, sizeof(float) * parameter.element_count());
+  }
+  const bool is_alone = rank_count == plan.config.parallel.rank_count();
+  return program_bytes + thread_bytes * rank_count * plan.config.run.threads_per_stage
+         + parameter_bytes + (is_alone ? 0 : fabric_bytes);
+}
+
 std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks) {
   std::set<std::uint32_t> replicas;
-  std::uint64_t sum = runtime_bytes;
+  auto sum = runtime_bytes(plan, static_cast<std::uint32_t>(ranks.size()));
   for (const auto rank : ranks) {
     sum += plan.bytes_of(pipeline_rank_of(plan, rank));
     replicas.insert(coordinate_of(plan.config.parallel, rank).replica);

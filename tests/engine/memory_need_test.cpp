@@ -29,15 +29,29 @@ TEST(MemoryNeed, OfAProcessIsThatOfItsRanksTheirBatchesAndTheRuntime) {
   const auto plan = two_by_two();
   const std::vector<std::uint32_t> all{0, 1, 2, 3};
   EXPECT_EQ(process_bytes(plan), process_bytes(plan, all));
-  EXPECT_EQ(process_bytes(plan, all), runtime_bytes + ranks_and_batches(plan, 2, 2, 2));
+  EXPECT_EQ(process_bytes(plan, all), runtime_bytes(plan, 4) + ranks_and_batches(plan, 2, 2, 2));
   const std::vector<std::uint32_t> second_replica{1, 3};
-  EXPECT_EQ(process_bytes(plan, second_replica), runtime_bytes + ranks_and_batches(plan, 1, 1, 1));
+  EXPECT_EQ(process_bytes(plan, second_replica),
+            runtime_bytes(plan, 2) + ranks_and_batches(plan, 1, 1, 1));
+}
+
+TEST(MemoryNeed, OfTheRuntimeGrowsWithRanksThreadsAndTheLargestParameter) {
+  constexpr std::uint64_t thread_bytes = std::uint64_t{1} << 20U;
+  const auto plan = two_by_two();
+  EXPECT_EQ(runtime_bytes(plan, 3) - runtime_bytes(plan, 2), thread_bytes);
+  EXPECT_GT(runtime_bytes(plan, 3), runtime_bytes(plan, 4)) << "alone a process needs no fabric";
+
+  auto wider = plan.config;
+  wider.run.threads_per_stage = 2;
+  wider.model.vocabulary += 100;
+  EXPECT_EQ(runtime_bytes(make_plan(wider).value(), 4) - runtime_bytes(plan, 4),
+            4 * thread_bytes + 100 * wider.model.hidden * sizeof(float));
 }
 
 TEST(MemoryNeed, FitsToTheByte) {
   const auto plan = two_by_two();
   const auto one_node = place_ranks(plan.config.parallel, 1);
-  const auto needed = runtime_bytes + ranks_and_batches(plan, 2, 2, 2);
+  const auto needed = runtime_bytes(plan, 4) + ranks_and_batches(plan, 2, 2, 2);
   EXPECT_TRUE(check_memory(plan, one_node, std::vector<NodeMemory>{{"vm", needed}}));
   EXPECT_FALSE(check_memory(plan, one_node, std::vector<NodeMemory>{{"vm", needed - 1}}));
 }
@@ -67,7 +81,7 @@ TEST(MemoryNeed, OfTheNodesOfOneHostIsOne) {
     return check_memory(plan, node_of_rank, nodes);
   };
   // Nodes 0 and 1 hold pipeline rank 0, nodes 2 and 3 rank 1.
-  const auto shared = 3 * runtime_bytes + ranks_and_batches(plan, 2, 1, 3);
+  const auto shared = 3 * runtime_bytes(plan, 1) + ranks_and_batches(plan, 2, 1, 3);
   EXPECT_TRUE(with(shared));
   const auto fits = with(shared - 1);
   ASSERT_FALSE(fits) << "each alone has room, and the least of what they see counts";

@@ -11,9 +11,11 @@
 
 namespace troupe {
 
-/// What a process needs beyond the plan's lines and the batches: program and libraries, actors, the
-/// streams' scratch memory.
-inline constexpr std::uint64_t runtime_bytes = std::uint64_t{64} << 20U;
+/// What a process that performs `rank_count` ranks needs beyond the plan's lines and the batches:
+/// program and libraries, for each rank its actors and the scratch memory of its threads, the
+/// largest parameter on its way into the file of weights, and what reaches other processes if some
+/// perform the rest.
+[[nodiscard]] std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count);
 
 /// The bytes of the batches that a process keeps if it performs ranks of so many replicas.
 [[nodiscard]] std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count);
