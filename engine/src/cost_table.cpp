@@ -5,8 +5,6 @@
 #include <numbers>
 #include <utility>
 
-#include "troupe/engine/random.hpp"
-
 namespace troupe {
 
 namespace {
@@ -19,16 +17,29 @@ std::int64_t transfer_ns(std::int64_t bytes, double bytes_per_second) noexcept {
   return rounded(static_cast<double>(bytes) / bytes_per_second * 1e9);
 }
 
-/// Uniform in (0, 1): the upper 53 bits, moved off zero by half a step.
-double uniform_of(std::uint64_t bits) noexcept {
-  return (static_cast<double>(bits >> 11U) + 0.5) * 0x1p-53;
+/// The value below which a normal number with mean 0 and deviation 1 lies with `probability`, by
+/// bisection.
+double normal_quantile(double probability) noexcept {
+  double low = -10.0;
+  double high = 10.0;
+  for (int i = 0; i < 60; ++i) {
+    const auto middle = (low + high) / 2.0;
+    const auto below = std::erfc(-middle / std::numbers::sqrt2) / 2.0;
+    (below < probability ? low : high) = middle;
+  }
+  return low;
 }
 
-/// A normal number with mean 0 and deviation 1, by Box and Muller.
-double normal_of(std::uint64_t key) noexcept {
-  Random random{key};
-  const double radius = std::sqrt(-2.0 * std::log(uniform_of(random.next())));
-  return radius * std::cos(2.0 * std::numbers::pi * uniform_of(random.next()));
+/// Normal numbers of equal probability: the middle of each of so many strata, ascending.
+const Variation::Strata& normal_strata() {
+  static const auto strata = [] {
+    Variation::Strata made{};
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      made[i] = normal_quantile((static_cast<double>(i) + 0.5) / static_cast<double>(made.size()));
+    }
+    return made;
+  }();
+  return strata;
 }
 
 /// The distinct ones of `values`, in ascending order.
@@ -46,16 +57,18 @@ std::uint32_t place_of(const std::vector<Value>& sorted, const Value& value) {
 
 }  // namespace
 
-Variation::Variation(Jitter::Shape shape, double spread) : shape_{shape}, spread_{spread} {
-  if (shape_ == Jitter::Shape::normal) return;
-  const double variance = std::log1p(spread * spread);
-  spread_ = std::sqrt(variance);
-  mean_ = -0.5 * variance;
-}
-
-double Variation::factor(std::uint64_t key) const noexcept {
-  const double z = mean_ + spread_ * normal_of(key);
-  return shape_ == Jitter::Shape::normal ? std::max(0.0, z) : std::exp(z);
+Variation::Variation(Jitter::Shape shape, double spread) {
+  if (spread == 0.0) return;
+  const auto deviation =
+      shape == Jitter::Shape::normal ? spread : std::sqrt(std::log1p(spread * spread));
+  factors_.reserve(normal_strata().size());
+  double sum = 0.0;
+  for (const auto z : normal_strata()) {
+    factors_.push_back(shape == Jitter::Shape::normal ? std::max(0.0, 1.0 + deviation * z)
+                                                      : std::exp(deviation * z));
+    sum += factors_.back();
+  }
+  for (auto& factor : factors_) factor *= static_cast<double>(factors_.size()) / sum;
 }
 
 std::int64_t times(std::int64_t ns, double factor) noexcept {

@@ -9,6 +9,7 @@
 
 #include "troupe/engine/check.hpp"
 #include "troupe/engine/cost_model.hpp"
+#include "troupe/engine/random.hpp"
 #include "troupe/engine/schedule.hpp"
 
 namespace troupe {
@@ -60,19 +61,23 @@ struct TransferTime {
   std::int64_t travels_ns = 0;
 };
 
-/// Factors with mean 1.
+/// Factors with mean 1, drawn from so many strata of equal probability: to compute a normal number
+/// for each pass would take longer than to simulate it.
 class Variation {
 public:
+  static constexpr unsigned strata_bits = 12;
+  using Strata = std::array<double, std::size_t{1} << strata_bits>;
+
   Variation(Jitter::Shape shape, double spread);
 
-  [[nodiscard]] bool varies() const noexcept { return spread_ != 0.0; }
+  [[nodiscard]] bool varies() const noexcept { return !factors_.empty(); }
   /// The one that belongs to `key`.
-  [[nodiscard]] double factor(std::uint64_t key) const noexcept;
+  [[nodiscard]] double factor(std::uint64_t key) const noexcept {
+    return factors_[Random{key}.next() >> (64U - strata_bits)];
+  }
 
 private:
-  Jitter::Shape shape_;
-  double spread_;      ///< Of the factor, or of its logarithm.
-  double mean_ = 1.0;  ///< The same.
+  std::vector<double> factors_;  ///< By stratum; none if nothing varies.
 };
 
 /// `ns` times a factor that is not negative, rounded.
