@@ -77,11 +77,6 @@ ParameterPlace place_of_parameter(const Plan& plan, std::size_t index) {
   return {};
 }
 
-std::uint32_t concurrent_streams(const Plan& plan, std::uint32_t rank_count,
-                                 std::uint32_t core_count) {
-  return std::clamp(core_count / plan.config.run.threads_per_stage, 1U, rank_count);
-}
-
 Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}
 Trainer::~Trainer() = default;
 

@@ -59,8 +59,4 @@ struct ParameterPlace {
 /// The place of the `index`-th of `parameters_of(plan.config.model)`.
 [[nodiscard]] ParameterPlace place_of_parameter(const Plan& plan, std::size_t index);
 
-/// How many streams of a process can compute at once: as many as it has ranks, if it has cores.
-[[nodiscard]] std::uint32_t concurrent_streams(const Plan& plan, std::uint32_t rank_count,
-                                               std::uint32_t core_count);
-
 }  // namespace troupe::actors

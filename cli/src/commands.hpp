@@ -13,7 +13,7 @@
 
 namespace troupe::cli {
 
-/// What `troupe train` and `troupe plan` are given.
+/// A configuration, and who performs it.
 struct RunArguments {
   std::string config_path;
   std::vector<std::string> overrides;  ///< key=value
@@ -29,6 +29,11 @@ struct NodeArguments {
   std::string network_interface;  ///< Empty: the one that leads to the director.
   bool shared_memory = true;
   double heartbeat_seconds = 5.0;
+};
+
+struct PlanArguments {
+  RunArguments run{};
+  std::string profile_path;  ///< Empty: this machine is measured for a moment.
 };
 
 struct ScheduleArguments {
@@ -94,7 +99,7 @@ struct DoctorArguments {
 // Each runs a command to its end, printing to stdout.
 [[nodiscard]] Expected<ExitCode> train(const RunArguments& arguments);
 [[nodiscard]] Expected<ExitCode> node(const NodeArguments& arguments);
-[[nodiscard]] Expected<ExitCode> plan(const RunArguments& arguments);
+[[nodiscard]] Expected<ExitCode> plan(const PlanArguments& arguments);
 [[nodiscard]] Expected<ExitCode> schedule(const ScheduleArguments& arguments);
 [[nodiscard]] Expected<ExitCode> profile(const ProfileArguments& arguments);
 [[nodiscard]] Expected<ExitCode> simulate(const SimulateArguments& arguments);

@@ -8,7 +8,6 @@
 #include <fmt/format.h>
 
 #include "troupe/engine/draw.hpp"
-#include "troupe/engine/measured_costs.hpp"
 #include "troupe/engine/simulate.hpp"
 #include "troupe/storage/text_file.hpp"
 
@@ -23,30 +22,6 @@ namespace troupe::cli {
 namespace {
 
 using actors::StepReport;
-using actors::TraceEntry;
-
-/// The means over all recorded steps and replicas.
-CostModel measured_costs(const RecordedSteps& recorded) {
-  MeasuredCosts costs{recorded.schedule.stage_count()};
-  std::vector<std::int64_t> optimizer_ns(recorded.schedule.rank_count());
-  for (const auto& step : recorded.steps) {
-    for (const auto& rank : step.ranks) {
-      for (const auto& entry : rank.trace) {
-        const auto duration_ns = entry.end_ns - entry.begin_ns;
-        if (entry.kind == TraceEntry::Kind::pass) costs.add(entry.action, duration_ns);
-        if (entry.kind != TraceEntry::Kind::optimize) continue;
-        optimizer_ns[rank.coordinate.pipeline.value()] += duration_ns;
-      }
-    }
-  }
-  const auto replicas = recorded.steps.front().ranks.size() / optimizer_ns.size();
-  for (auto& time_ns : optimizer_ns) {
-    time_ns /= static_cast<std::int64_t>(recorded.steps.size() * replicas);
-  }
-  auto model = costs.costs();
-  model.optimizer_ns = std::move(optimizer_ns);
-  return model;
-}
 
 /// @param number 0: the last one.
 Expected<const StepReport*> find_step(const RecordedSteps& recorded, std::uint32_t number,

@@ -132,12 +132,17 @@ void add_node(CLI::App& app, NodeArguments& arguments, Command& chosen) {
   });
 }
 
-void add_plan(CLI::App& app, RunArguments& arguments, Command& chosen) {
+void add_plan(CLI::App& app, PlanArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand(
       "plan", "Show what a configuration will do: grid, partition, bytes, step time, bubble");
-  add_run_options(*command, arguments);
+  add_run_options(*command, arguments.run);
+  command
+      ->add_option("--profile", arguments.profile_path,
+                   "What `troupe profile` has measured; this machine is measured otherwise, for a "
+                   "moment")
+      ->type_name("FILE");
   command->callback([&] {
-    find_config(arguments);
+    find_config(arguments.run);
     chosen = [&arguments] { return plan(arguments); };
   });
 }
@@ -334,6 +339,7 @@ int run(int argc, char** argv) {
   RunArguments run_arguments;
   NodeArguments node_arguments;
   ScheduleArguments schedule_arguments;
+  PlanArguments plan_arguments;
   ProfileArguments profile_arguments;
   SimulateArguments simulate_arguments;
   CompareArguments compare_arguments;
@@ -342,7 +348,7 @@ int run(int argc, char** argv) {
   Command chosen;
   add_train(app, run_arguments, chosen);
   add_node(app, node_arguments, chosen);
-  add_plan(app, run_arguments, chosen);
+  add_plan(app, plan_arguments, chosen);
   add_schedule(app, schedule_arguments, chosen);
   add_profile(app, profile_arguments, chosen);
   add_simulate(app, simulate_arguments, chosen);

@@ -1,10 +1,13 @@
+#include <optional>
+#include <string>
+
 #include <fmt/format.h>
 
 #include "troupe/engine/memory_need.hpp"
-#include "troupe/stages/cpu_device.hpp"
 
-#include "calibration.hpp"
 #include "commands.hpp"
+#include "profile_file.hpp"
+#include "profile_measurement.hpp"
 #include "run_inputs.hpp"
 
 namespace troupe::cli {
@@ -55,39 +58,44 @@ void print_memory(const Plan& plan) {
              format_bytes(process_bytes(plan)));
 }
 
-Expected<Done> print_prediction(const Plan& plan) {
-  const auto device = stages::make_cpu_device();
-  auto rates = measure_rates(*device, plan);
-  if (!rates) return rates.error();
-  const auto streams = concurrent_streams(plan);
-  const auto actors = plan.config.parallel.rank_count();
-  // Actors beyond the cores share them.
-  const auto share = static_cast<double>(streams) / actors;
-  for (auto* rate : {&rates->forward_flops_per_second, &rates->backward_flops_per_second,
-                     &rates->updates_per_second}) {
-    *rate *= share;
-  }
-  const auto timeline = predict(plan, *rates, 0);
+/// The profile at `path`, if there is one and it is of the plan's model.
+Expected<std::optional<Profile>> named_profile(const Plan& plan, const std::string& path) {
+  if (path.empty()) return std::optional<Profile>{};
+  const auto profile = read_profile(path);
+  if (!profile) return profile.error();
+  if (auto fits = check_fits(*profile, plan); !fits) return fits.error();
+  return std::optional{*profile};
+}
+
+void print_prediction(const Plan& plan, const Profile& profile, const std::string& source) {
+  const auto timeline = predict(plan, profile);
   const auto seconds = static_cast<double>(timeline.makespan_ns) / 1e9;
-  fmt::print(
-      "measured here: {:.0f} GFLOP/s forward, {:.0f} backward for each of {} actors on {} cores\n",
-      rates->forward_flops_per_second / 1e9, rates->backward_flops_per_second / 1e9, actors,
-      streams * plan.config.run.threads_per_stage);
+  fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer, {} actors at once\n",
+             source, static_cast<double>(profile.layer.forward_ns) / 1e6,
+             static_cast<double>(profile.layer.backward_ns) / 1e6, profile.stream_count);
   fmt::print("predicted step: {:.1f} ms, {:.0f} tokens/s\n", seconds * 1e3,
              plan.tokens_per_step() / seconds);
   fmt::print("predicted bubble: {:.1f}% of the time\n", 100.0 * timeline.bubble_of_total());
-  return Done{};
 }
 
 }  // namespace
 
-Expected<ExitCode> plan(const RunArguments& arguments) {
-  const auto loaded = load_plan(arguments);
+Expected<ExitCode> plan(const PlanArguments& arguments) {
+  const auto loaded = load_plan(arguments.run);
   if (!loaded) return loaded.error();
+  const auto named = named_profile(*loaded, arguments.profile_path);
+  if (!named) return named.error();
   print_grid(*loaded);
   print_memory(*loaded);
   if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
-  if (auto printed = print_prediction(*loaded); !printed) return printed.error();
+  if (*named) {
+    print_prediction(*loaded, **named, arguments.profile_path);
+    return exit_success;
+  }
+  constexpr double measuring_seconds = 1.0;
+  const auto measured = measure_profile(*loaded, measuring_seconds);
+  if (!measured) return measured.error();
+  print_prediction(*loaded, *measured, "measured here");
   return exit_success;
 }
 

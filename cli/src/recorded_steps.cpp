@@ -5,12 +5,14 @@
 #include <charconv>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "troupe/engine/grid.hpp"
+#include "troupe/engine/measured_costs.hpp"
 #include "troupe/engine/schedule_text.hpp"
 #include "troupe/engine/schedule_validation.hpp"
 #include "troupe/engine/time_account.hpp"
@@ -25,6 +27,9 @@ using actors::TraceEntry;
 using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t time_max_ns = 1'000'000'000'000'000;  ///< Eleven days, either way.
+
+/// Three years: whatever is made of the times of all ranks and steps is far from overflowing.
+constexpr double sum_max_ns = 1e17;
 
 TimeCause cause_at(std::size_t index) {
   return static_cast<TimeCause>(index);
@@ -257,7 +262,11 @@ private:
       return trace.wrong(troupe::to_string(*extra) + " is once more than in the schedule");
     }
     const TraceEntry* before = nullptr;
+    std::set<StageIndex> updated;
     for (const auto& entry : report.trace) {
+      if (entry.kind == TraceEntry::Kind::optimize && !updated.insert(entry.action.stage).second) {
+        return trace.wrong(to_string(entry) + " is there twice");
+      }
       if (entry.kind != TraceEntry::Kind::pass) continue;
       if (before != nullptr && entry.begin_ns < before->end_ns) {
         return trace.wrong(fmt::format("{} begins at {}, before {} ends at {}", to_string(entry),
@@ -289,6 +298,18 @@ private:
 
   const Schedule& schedule_;
 };
+
+/// By all ranks, as their accounts and as their traces have it.
+double all_times_ns(const StepReport& report) {
+  double sum_ns = 0.0;
+  for (const auto& rank : report.ranks) {
+    sum_ns += static_cast<double>(rank.account.total_ns());
+    for (const auto& entry : rank.trace) {
+      sum_ns += static_cast<double>(entry.end_ns - entry.begin_ns);
+    }
+  }
+  return sum_ns;
+}
 
 Expected<Schedule> read_schedule_line(const Found& found) {
   const auto name = found.at("schedule").text();
@@ -340,8 +361,31 @@ std::string to_jsonl(const RecordedSteps& recorded) {
   return text;
 }
 
+CostModel measured_costs(const RecordedSteps& recorded) {
+  MeasuredCosts costs{recorded.schedule.stage_count()};
+  std::vector<std::int64_t> optimizer_ns(recorded.schedule.rank_count());
+  for (const auto& step : recorded.steps) {
+    for (const auto& rank : step.ranks) {
+      for (const auto& entry : rank.trace) {
+        const auto duration_ns = entry.end_ns - entry.begin_ns;
+        if (entry.kind == TraceEntry::Kind::pass) costs.add(entry.action, duration_ns);
+        if (entry.kind != TraceEntry::Kind::optimize) continue;
+        optimizer_ns[rank.coordinate.pipeline.value()] += duration_ns;
+      }
+    }
+  }
+  const auto replicas = recorded.steps.front().ranks.size() / optimizer_ns.size();
+  for (auto& time_ns : optimizer_ns) {
+    time_ns /= static_cast<std::int64_t>(recorded.steps.size() * replicas);
+  }
+  auto model = costs.costs();
+  model.optimizer_ns = std::move(optimizer_ns);
+  return model;
+}
+
 Expected<RecordedSteps> parse_recorded_steps(std::string_view text, std::string_view source_name) {
   RecordedSteps recorded;
+  double sum_ns = 0.0;
   std::size_t line_number = 0;
   for (; !text.empty(); ++line_number) {
     const auto line = text.substr(0, text.find('\n'));
@@ -359,6 +403,11 @@ Expected<RecordedSteps> parse_recorded_steps(std::string_view text, std::string_
     auto step = StepReader{recorded.schedule}.read(
         found, recorded.steps.empty() ? nullptr : &recorded.steps.back());
     if (!step) return step.error();
+    sum_ns += all_times_ns(*step);
+    if (sum_ns > sum_max_ns) {
+      return found.wrong(
+          "found times that add up to more than three years, expected those of a run");
+    }
     recorded.steps.push_back(std::move(*step));
   }
   if (recorded.steps.empty()) {

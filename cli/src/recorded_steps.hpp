@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "troupe/actors/step_report.hpp"
+#include "troupe/engine/cost_model.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/schedule.hpp"
 
@@ -45,9 +46,13 @@ struct RecordedSteps {
 /// The text of steps.jsonl.
 [[nodiscard]] std::string to_jsonl(const RecordedSteps& recorded);
 
+/// What each pass and update took, as the mean over all steps and replicas.
+[[nodiscard]] CostModel measured_costs(const RecordedSteps& recorded);
+
 /// Reads such a text. What it returns is safe to compute with: the schedule is a valid one that
 /// trains; there is at least one step; the steps have the same grid and rising numbers; each rank
-/// ran its passes once each, one after the other, in an order in which all could run.
+/// ran its passes once each, one after the other, in an order in which all could run, and updated
+/// a stage at most once; all times together are less than three years.
 ///
 /// Any bytes are safe to read, and memory grows linearly with them.
 /// @param source_name names the text in errors, usually a path.

@@ -1,6 +1,5 @@
 #include "run_inputs.hpp"
 
-#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -39,9 +38,8 @@ Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count) {
 }
 
 std::uint32_t concurrent_streams(const Plan& plan) {
-  const auto cores = std::max(1U, std::thread::hardware_concurrency());
-  const auto streams = std::max(1U, cores / plan.config.run.threads_per_stage);
-  return std::min(plan.config.parallel.rank_count(), streams);
+  return concurrent_streams(plan, plan.config.parallel.rank_count(),
+                            std::thread::hardware_concurrency());
 }
 
 }  // namespace troupe::cli

@@ -17,7 +17,7 @@ namespace troupe::cli {
 /// @returns `out_of_memory` with both numbers and what to make smaller.
 [[nodiscard]] Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count);
 
-/// How many streams can compute at once: the ranks of the grid, or as many as there are cores.
+/// How many streams can compute at once if this machine performs the whole grid.
 [[nodiscard]] std::uint32_t concurrent_streams(const Plan& plan);
 
 }  // namespace troupe::cli

@@ -148,26 +148,9 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
   return plan;
 }
 
-Timeline predict(const Plan& plan, const ComputeRates& rates, std::int64_t link_ns) {
-  const auto nanoseconds = [](double work, double per_second) {
-    TROUPE_ASSERT(per_second > 0.0);
-    return std::llround(work / per_second * 1e9);
-  };
-  CostModel costs{.stages = {}, .link_ns = {link_ns}};
-  costs.optimizer_ns.assign(plan.training.rank_count(), 0);
-  for (const auto& stage : plan.stages) {
-    const auto& flops = stage.flops;
-    costs.stages.push_back(
-        PassCosts::of_parts(nanoseconds(flops.forward, rates.forward_flops_per_second),
-                            nanoseconds(flops.backward_input, rates.backward_flops_per_second),
-                            nanoseconds(flops.backward_weight, rates.backward_flops_per_second)));
-    double elements = 0.0;
-    for (const auto& parameter : parameters_of(plan.config.model, stage.spec)) {
-      elements += static_cast<double>(parameter.element_count());
-    }
-    costs.optimizer_ns[stage.rank.value()] += nanoseconds(elements, rates.updates_per_second);
-  }
-  return simulate(plan.training, costs);
+std::uint32_t concurrent_streams(const Plan& plan, std::uint32_t rank_count,
+                                 std::uint32_t core_count) {
+  return std::clamp(core_count / plan.config.run.threads_per_stage, 1U, rank_count);
 }
 
 }  // namespace troupe

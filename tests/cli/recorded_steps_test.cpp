@@ -142,6 +142,27 @@ TEST(RecordedSteps, RefuseNumbersThatCannotBe) {
             "1000000000000000");
 }
 
+TEST(RecordedSteps, RefuseTimesWhoseSumCouldOverflow) {
+  const auto long_step = [](std::uint32_t rank_count) {
+    const auto schedule = make_gpipe(rank_count, 1);
+    auto recorded = made_run(schedule);
+    for (auto& step : recorded.steps) {
+      for (auto& rank : step.ranks) rank.account.ns[0] = 900'000'000'000'000;
+    }
+    return to_jsonl(recorded);
+  };
+  EXPECT_EQ(refusal_of(long_step(30)), "accepted");
+  EXPECT_EQ(
+      refusal_of(long_step(50)),
+      "run/steps.jsonl:4: found times that add up to more than three years, expected those of "
+      "a run");
+}
+
+TEST(RecordedSteps, RefuseASecondUpdate) {
+  EXPECT_EQ(refusal_with(R"(["0 optimize",3,7])", R"(["0 optimize",3,7],["0 optimize",7,8])"),
+            "run/steps.jsonl:3: ranks[0].trace: 0 optimize is there twice");
+}
+
 TEST(RecordedSteps, RefuseAnotherGrid) {
   EXPECT_EQ(refusal_with("\"ranks\":[", "\"ranks\":[0,"),
             "run/steps.jsonl:3: ranks: found 2 ranks, expected 1 as in the steps before");

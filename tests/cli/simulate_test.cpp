@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -90,6 +91,13 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
   const auto objects = json_of(simulated.output);
   ASSERT_EQ(objects.size(), 2U);
   EXPECT_GT(objects[0].at("makespan"), 0.0);
+  const auto planned = shell("troupe plan run.toml --set schedule.name=gpipe --profile p.json");
+  ASSERT_EQ(planned.exit_code, 0) << planned.output;
+  const auto step =
+      fmt::format("predicted step: {:.1f} ms", objects[0].at("makespan").get<double>());
+  EXPECT_NE(planned.output.find(step), std::string::npos) << step << "\n" << planned.output;
+  expect_refused("troupe plan run.toml --set schedule.microbatch_size=7 --profile p.json",
+                 "the configuration has 7; measure one for it with `troupe profile`");
   expect_refused("troupe simulate run.toml --set schedule.microbatch_size=7 --profile p.json",
                  "the configuration has 7; measure one for it with `troupe profile`");
 }

@@ -111,32 +111,13 @@ TEST(Plan, ANamedScheduleBringsAsManyStagesAsItNeeds) {
   EXPECT_EQ(plan->stages.size(), 2 * config.parallel.pipeline);
 }
 
-TEST(Plan, PredictsWhatTheSimulatorFindsForItsWorkDividedByTheRates) {
+TEST(Plan, AsManyStreamsComputeAtOnceAsThereAreRanksAndCores) {
   auto config = small_config();
-  config.schedule.name = "interleaved-1f1b";
-  config.schedule.chunks = 2;
-  const auto plan = make_plan(config);
-  ASSERT_TRUE(plan.has_value()) << plan.error().context;
-  // At 1e9 / n per second, a unit of work takes n nanoseconds.
-  const ComputeRates rates{.forward_flops_per_second = 1e9 / 2,
-                           .backward_flops_per_second = 1e9 / 3,
-                           .updates_per_second = 1e9 / 5};
-  const auto whole_ns = [](double work) { return static_cast<std::int64_t>(work); };
-  CostModel costs{.stages = {}, .link_ns = {1000}, .optimizer_ns = {0, 0}};
-  for (const auto& stage : plan->stages) {
-    costs.stages.push_back(PassCosts::of_parts(whole_ns(2 * stage.flops.forward),
-                                               whole_ns(3 * stage.flops.backward_input),
-                                               whole_ns(3 * stage.flops.backward_weight)));
-    for (const auto& parameter : parameters_of(config.model, stage.spec)) {
-      costs.optimizer_ns[stage.rank.value()] +=
-          5 * static_cast<std::int64_t>(parameter.element_count());
-    }
-  }
-  const auto expected = simulate(plan->training, costs);
-  const auto predicted = predict(*plan, rates, 1000);
-  EXPECT_EQ(predicted.ranks, expected.ranks);
-  EXPECT_EQ(predicted.rank_times, expected.rank_times);
-  EXPECT_EQ(predicted.makespan_ns, expected.makespan_ns);
+  config.run.threads_per_stage = 2;
+  const auto plan = make_plan(config).value();
+  EXPECT_EQ(concurrent_streams(plan, 4, 16), 4U);
+  EXPECT_EQ(concurrent_streams(plan, 4, 7), 3U);
+  EXPECT_EQ(concurrent_streams(plan, 4, 1), 1U);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
   const auto written = cli::to_jsonl(*recorded);
   const auto again = cli::parse_recorded_steps(written, "fuzz.jsonl");
   TROUPE_ASSERT(again && cli::to_jsonl(*again) == written);
-  const auto simulated = simulate(recorded->schedule, {});
+  const auto simulated = simulate(recorded->schedule, cli::measured_costs(*recorded));
   for (const auto& step : recorded->steps) {
     const auto comparison = cli::compare_step(recorded->schedule, step, simulated, 3);
     auto excess_ns = comparison.measured_ns - comparison.simulated_ns;

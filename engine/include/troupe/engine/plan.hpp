@@ -63,15 +63,9 @@ struct Plan {
 [[nodiscard]] StageBounds bounds_of(const Schedule& training, const Schedule& evaluation,
                                     StageIndex stage);
 
-/// How fast one rank computes.
-struct ComputeRates {
-  double forward_flops_per_second = 0.0;
-  double backward_flops_per_second = 0.0;
-  double updates_per_second = 0.0;  ///< Parameter elements that the optimizer updates.
-};
-
-/// Simulates the training step of one replica whose ranks compute at `rates` and whose links take
-/// `link_ns`; nothing else takes time.
-[[nodiscard]] Timeline predict(const Plan& plan, const ComputeRates& rates, std::int64_t link_ns);
+/// How many of the streams of a process that performs `rank_count` ranks can compute at once: as
+/// many as it has ranks, if it has cores.
+[[nodiscard]] std::uint32_t concurrent_streams(const Plan& plan, std::uint32_t rank_count,
+                                               std::uint32_t core_count);
 
 }  // namespace troupe
