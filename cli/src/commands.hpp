@@ -62,12 +62,22 @@ struct SimulateArguments {
   std::vector<std::uint32_t> microbatches;
   std::vector<double> costs{1.0, 1.0, 1.0};  ///< F, I and W of one virtual stage, in any unit.
   std::vector<double> links{0.0};            ///< A hop between ranks, in that unit.
+  double transfer = 0.0;             ///< For how long a message occupies its way, in that unit.
+  std::uint32_t ranks_per_node = 0;  ///< Which share a network interface; 0: none do.
+  bool no_overlap = false;           ///< Passes wait until what was made before has left.
+  std::uint32_t replicas = 1;
+  double reduction = 0.0;                ///< The all-reduce of a stage's gradients, in that unit.
+  std::vector<double> jitter{0.0, 0.0};  ///< Deviation over mean, of passes and of transfers.
+  std::uint64_t seed = 0;
+  std::vector<std::string> stragglers;  ///< RANK:FACTOR, each.
   std::uint32_t chunks = 1;
   std::uint32_t memory_limit = 0;  ///< 0: as the schedule says.
   bool split_backward = false;
   bool json = false;
   bool csv = false;
-  std::string svg_path;  ///< Empty: no picture.
+  bool memory = false;     ///< Whether the objects say what is held over time.
+  std::string svg_path;    ///< Empty: no picture.
+  std::string trace_path;  ///< Empty: no trace.
 };
 
 struct CompareArguments {

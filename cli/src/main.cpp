@@ -240,6 +240,51 @@ void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) 
       ->excludes(profile)
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  const auto* const machine = "The machine";
+  command
+      ->add_option("--transfer", arguments.transfer,
+                   "For how long a message occupies its way, in the unit of --costs; others queue "
+                   "behind it")
+      ->excludes(profile)
+      ->check(CLI::NonNegativeNumber)
+      ->group(machine);
+  command
+      ->add_option("--ranks-per-node", arguments.ranks_per_node,
+                   "Ranks that share a network interface")
+      ->check(CLI::PositiveNumber)
+      ->group(machine);
+  command
+      ->add_flag("--no-overlap", arguments.no_overlap,
+                 "No pass begins before the output of the one before has left its rank")
+      ->group(machine);
+  command->add_option("--replicas", arguments.replicas, "Copies of the pipeline that sum gradients")
+      ->check(CLI::Range(1U, 1024U))
+      ->excludes(profile)
+      ->group(machine)
+      ->capture_default_str();
+  command
+      ->add_option("--reduction", arguments.reduction,
+                   "What summing the gradients of a stage over the replicas takes, in the unit of "
+                   "--costs")
+      ->excludes(profile)
+      ->check(CLI::NonNegativeNumber)
+      ->group(machine);
+  command
+      ->add_option("--straggler", arguments.stragglers,
+                   "Passes of this rank take longer by this factor; several with commas. With "
+                   "replicas, ranks of the second follow those of the first")
+      ->delimiter(',')
+      ->type_name("RANK:FACTOR")
+      ->group(machine);
+  command
+      ->add_option("--jitter", arguments.jitter,
+                   "How much passes and transfers vary: deviation over mean, lognormal")
+      ->delimiter(',')
+      ->expected(1, 2)
+      ->check(CLI::Range(0.0, 3.0))
+      ->type_name("PASS[,TRANSFER]")
+      ->group(machine);
+  command->add_option("--seed", arguments.seed, "What jitter is drawn from")->group(machine);
   command->add_option("--chunks", arguments.chunks, "Virtual stages per rank")
       ->capture_default_str();
   command->add_option("--memory-limit", arguments.memory_limit,
@@ -251,8 +296,17 @@ void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) 
                                  "Print an object for programs to read, or an array of several");
   command->add_flag("--csv", arguments.csv, "Print a table for programs to read")->excludes(json);
   command
+      ->add_flag("--memory", arguments.memory,
+                 "Add to the objects, by rank, when how many sets of activations are held")
+      ->needs(json);
+  command
       ->add_option("--svg", arguments.svg_path,
                    "Draw the step, or, of several, the bubble over what differs")
+      ->type_name("FILE");
+  command
+      ->add_option("--trace", arguments.trace_path,
+                   "Write the step in Chrome's trace format, with the activations that are held, "
+                   "for Perfetto; one step alone")
       ->type_name("FILE");
   command->footer(
       "With several values, every combination is simulated. The bubble is idle time as a share of\n"

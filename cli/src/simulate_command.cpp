@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <tuple>
@@ -18,6 +19,7 @@
 #include "profile_file.hpp"
 #include "run_inputs.hpp"
 #include "schedule_source.hpp"
+#include "step_pictures.hpp"
 #include "sweep_plot.hpp"
 
 namespace troupe::cli {
@@ -52,6 +54,14 @@ struct Run {
   }
   /// Sets of activations of one virtual stage that each rank holds at most.
   [[nodiscard]] std::vector<std::int64_t> peaks() const { return memory_max(schedule, {1}); }
+  /// By rank of the timeline: such sets over time.
+  [[nodiscard]] std::vector<std::vector<MemoryLevel>> activations() const {
+    std::vector<std::vector<MemoryLevel>> levels;
+    for (const auto& rank : timeline.ranks) {
+      levels.push_back(memory_over_time(rank, schedule.kind, {1}));
+    }
+    return levels;
+  }
 };
 
 Expected<Schedule> make(const SimulateArguments& arguments, const std::string& name,
@@ -60,6 +70,59 @@ Expected<Schedule> make(const SimulateArguments& arguments, const std::string& n
   auto schedule = read_schedule(name, {});
   if (!schedule || !arguments.split_backward) return schedule;
   return split_backward(std::move(*schedule));
+}
+
+/// A straggler as it was written, `3:1.5`.
+Expected<std::pair<std::uint32_t, double>> parse_straggler(const std::string& text,
+                                                           std::size_t rank_count) {
+  constexpr double factor_max = 1000.0;
+  const auto* const end = text.data() + text.size();
+  std::uint32_t rank = 0;
+  double factor = 0.0;
+  auto read = std::from_chars(text.data(), end, rank);
+  const bool has_rank = read.ec == std::errc{} && read.ptr != end && *read.ptr == ':';
+  if (has_rank) read = std::from_chars(read.ptr + 1, end, factor);
+  if (!has_rank || read.ec != std::errc{} || read.ptr != end || rank >= rank_count
+      || !(factor >= 0.0 && factor <= factor_max)) {
+    return Error{
+        Errc::invalid_config,
+        fmt::format("--straggler: found {}, expected one of the ranks 0 to {}, a colon and "
+                    "a factor from 0 to {}, as in 0:1.5",
+                    text, rank_count - 1, factor_max)};
+  }
+  return std::pair{rank, factor};
+}
+
+/// Adds to `costs` what the options say of the machine.
+Expected<Done> add_machine(const SimulateArguments& arguments, const Schedule& schedule,
+                           CostModel& costs) {
+  const auto rank_count = schedule.rank_count();
+  auto& network = costs.network;
+  network.overlaps_passes = !arguments.no_overlap;
+  if (arguments.transfer > 0.0) {
+    constexpr double bytes_per_second = 1e9;  // So that a byte takes a nanosecond.
+    network.activation_bytes = network.gradient_bytes = {to_ns(arguments.transfer)};
+    network.wire.bytes_per_second = bytes_per_second;
+  }
+  for (std::uint32_t r = 0; arguments.ranks_per_node > 0 && r < rank_count; ++r) {
+    network.interfaces.push_back(r / arguments.ranks_per_node);
+  }
+  if (arguments.replicas > 1) {
+    costs.replicas.count = arguments.replicas;
+    costs.replicas.bucket_bytes = {{0}};  // One for each stage.
+    costs.replicas.wire.latency_ns = to_ns(arguments.reduction);
+  }
+  costs.jitter = {.pass_spread = arguments.jitter.front(),
+                  .transfer_spread = arguments.jitter.size() > 1 ? arguments.jitter[1] : 0.0,
+                  .seed = arguments.seed};
+  if (arguments.stragglers.empty()) return Done{};
+  costs.slowdown.resize(std::size_t{rank_count} * arguments.replicas, costs.slowdown.front());
+  for (const auto& text : arguments.stragglers) {
+    const auto straggler = parse_straggler(text, costs.slowdown.size());
+    if (!straggler) return straggler.error();
+    costs.slowdown[straggler->first] *= straggler->second;
+  }
+  return Done{};
 }
 
 /// With the times of a profile, in seconds of this machine, of a configuration.
@@ -80,12 +143,14 @@ Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& 
       is_schedule_file(name) ? make_plan(config, std::move(*file)) : make_plan(config, profile);
   if (!plan) return plan.error();
   if (auto fits = check_fits(profile, *plan); !fits) return fits.error();
-  return Run{plan->training, 0.0, predict(*plan, profile)};
+  auto costs = costs_of(*plan, profile);
+  if (auto added = add_machine(arguments, plan->training, costs); !added) return added.error();
+  return Run{plan->training, 0.0, simulate(plan->training, costs)};
 }
 
 Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string& name,
                            std::uint32_t stages, std::uint32_t microbatches, double link) {
-  const CostModel costs{
+  CostModel costs{
       .stages = {PassCosts::of_parts(to_ns(arguments.costs[0]), to_ns(arguments.costs[1]),
                                      to_ns(arguments.costs[2]))},
       .link_ns = {to_ns(link)}};
@@ -96,23 +161,29 @@ Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string
   request.costs = costs;
   auto schedule = make(arguments, name, request);
   if (!schedule) return schedule.error();
+  constexpr double jitter_factor_max = 300.0;  // With a spread of 3.
   constexpr double units_max = 1e9;  // Sums over all ranks are then whole nanoseconds still.
   const auto [forward, input, weight] =
       std::tuple{arguments.costs[0], arguments.costs[1], arguments.costs[2]};
   const auto longest = schedule->stage_count() * static_cast<double>(schedule->microbatch_count)
-                       * (forward + input + weight + 2.0 * link);
-  if (!(longest * schedule->rank_count() <= units_max)) {
+                           * (forward + input + weight + 2.0 * (link + arguments.transfer))
+                       + schedule->stage_count() * arguments.reduction;
+  if (auto added = add_machine(arguments, *schedule, costs); !added) return added.error();
+  const auto slowest = std::max(1.0, std::ranges::max(costs.slowdown))
+                       * (std::ranges::max(arguments.jitter) > 0.0 ? jitter_factor_max : 1.0);
+  if (!(longest * slowest * schedule->rank_count() * arguments.replicas <= units_max)) {
     return Error{
         Errc::invalid_config,
-        fmt::format("--costs and --link add up to more than {} units over all ranks; choose "
-                    "a larger unit of time",
-                    units_max)};
+        fmt::format(
+            "--costs, --link and what else takes time may add up to more than {} units over "
+            "all ranks; choose a larger unit of time",
+            units_max)};
   }
   auto timeline = simulate(*schedule, costs);
   return Run{std::move(*schedule), link, std::move(timeline)};
 }
 
-Json to_json(const Run& run) {
+Json to_json(const Run& run, bool with_memory) {
   const auto& [schedule, link, timeline] = run;
   Json object{{"schedule", schedule.name},
               {"stages", schedule.rank_count()},
@@ -128,12 +199,19 @@ Json to_json(const Run& run) {
         to_units(causes.ns[cause]);
   }
   const auto peaks = run.peaks();
-  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+  for (std::uint32_t r = 0; r < timeline.rank_times.size(); ++r) {
+    const auto peak = peaks[r % schedule.rank_count()];
     object["busy"].push_back(to_units(timeline.rank_times[r].busy_ns()));
     object["idle"].push_back(to_units(timeline.idle_ns(RankIndex{r})));
     object["idle_within_passes"].push_back(to_units(run.idle_within_ns(r)));
-    object["peak_activations"].push_back(peaks[r]);
-    object["peak_microbatches"].push_back(static_cast<double>(peaks[r]) / run.chunks());
+    object["peak_activations"].push_back(peak);
+    object["peak_microbatches"].push_back(static_cast<double>(peak) / run.chunks());
+  }
+  if (!with_memory) return object;
+  for (const auto& levels : run.activations()) {
+    auto steps = Json::array();
+    for (const auto& level : levels) steps.push_back({to_units(level.from_ns), level.bytes});
+    object["activations_over_time"].push_back(std::move(steps));
   }
   return object;
 }
@@ -154,9 +232,10 @@ void print_one(const Run& run) {
   fmt::print("\n\n{:>4} {:>12} {:>12} {:>12} {:>18}\n", "rank", "busy", "idle", "idle within",
              "peak activations");
   const auto peaks = run.peaks();
-  for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+  for (std::uint32_t r = 0; r < timeline.rank_times.size(); ++r) {
     fmt::print("{:>4} {:>12} {:>12} {:>12} {:>18}\n", r, to_units(timeline.rank_times[r].busy_ns()),
-               to_units(timeline.idle_ns(RankIndex{r})), to_units(run.idle_within_ns(r)), peaks[r]);
+               to_units(timeline.idle_ns(RankIndex{r})), to_units(run.idle_within_ns(r)),
+               peaks[r % schedule.rank_count()]);
   }
 }
 
@@ -243,6 +322,11 @@ Expected<ExitCode> simulate(const SimulateArguments& arguments) {
   const auto runs = simulate_all(arguments);
   if (!runs) return runs.error();
   const bool is_single = runs->size() == 1;
+  if (!is_single && !arguments.trace_path.empty()) {
+    return Error{Errc::invalid_config,
+                 "--trace: a file holds one step; leave one schedule, one number of stages, of "
+                 "microbatches and one link"};
+  }
   if (!arguments.svg_path.empty()) {
     std::vector<SweepPoint> points;
     for (const auto& run : *runs) {
@@ -258,9 +342,16 @@ Expected<ExitCode> simulate(const SimulateArguments& arguments) {
     if (auto written = storage::write_text(arguments.svg_path, svg); !written)
       return written.error();
   }
+  if (!arguments.trace_path.empty()) {
+    const auto& run = runs->front();
+    const auto trace =
+        to_chrome_trace(run.schedule, report_of(run.schedule, run.timeline), run.activations());
+    if (auto written = storage::write_text(arguments.trace_path, trace); !written)
+      return written.error();
+  }
   if (arguments.json) {
     auto objects = Json::array();
-    for (const auto& run : *runs) objects.push_back(to_json(run));
+    for (const auto& run : *runs) objects.push_back(to_json(run, arguments.memory));
     fmt::print(
         "{}\n",
         (is_single ? objects[0] : objects).dump(-1, ' ', false, Json::error_handler_t::replace));

@@ -106,11 +106,13 @@ std::array<Picture, 2> pictures_of(const Schedule& schedule, const StepReport& r
           make_picture("simulated, " + schedule.name + ", " + basis, schedule, simulated)};
 }
 
-std::string to_chrome_trace(const Schedule& schedule, const StepReport& report) {
+std::string to_chrome_trace(const Schedule& schedule, const StepReport& report,
+                            std::span<const std::vector<MemoryLevel>> activations) {
   using Json = nlohmann::ordered_json;
   auto events = Json::array();
   const auto zero_ns = first_begin_ns(report);
   const auto microseconds = [](std::int64_t ns) { return static_cast<double>(ns) / 1e3; };
+  std::size_t row = 0;
   for (const auto& rank : report.ranks) {
     const auto replica = rank.coordinate.replica;
     const auto thread = rank.coordinate.pipeline.value();
@@ -135,8 +137,43 @@ std::string to_chrome_trace(const Schedule& schedule, const StepReport& report) 
                         {"pid", replica},
                         {"tid", is_reduction ? reductions : thread}});
     }
+    if (activations.empty()) continue;
+    for (const auto& level : activations[row++]) {
+      events.push_back({{"name", "activations of rank " + std::to_string(thread)},
+                        {"ph", "C"},
+                        {"ts", microseconds(level.from_ns)},
+                        {"pid", replica},
+                        {"args", {{"sets", level.bytes}}}});
+    }
   }
   return Json{{"traceEvents", std::move(events)}, {"displayTimeUnit", "ms"}}.dump() + "\n";
+}
+
+StepReport report_of(const Schedule& schedule, const Timeline& timeline) {
+  StepReport report{.step = 1, .end_ns = timeline.makespan_ns, .ranks = {}};
+  for (std::uint32_t row = 0; row < timeline.ranks.size(); ++row) {
+    const RankIndex r{row % schedule.rank_count()};
+    auto& rank = report.ranks.emplace_back();
+    rank.coordinate = {.replica = row / schedule.rank_count(), .pipeline = r};
+    for (const auto& [action, begin_ns, end_ns] : timeline.ranks[row]) {
+      rank.trace.push_back({.action = action, .begin_ns = begin_ns, .end_ns = end_ns});
+    }
+    if (!timeline.reductions.empty()) {
+      for (const auto& sum : timeline.reductions[r.value()]) {
+        rank.trace.push_back({.kind = TraceEntry::Kind::reduce,
+                              .action = {sum.stage, {}, {}},
+                              .begin_ns = sum.begin_ns,
+                              .end_ns = sum.end_ns});
+      }
+    }
+    const auto& time = timeline.rank_times[row];
+    if (time.optimizer_ns == 0) continue;
+    rank.trace.push_back({.kind = TraceEntry::Kind::optimize,
+                          .action = {schedule.stages_of(r).front(), {}, {}},
+                          .begin_ns = time.optimizer_begin_ns,
+                          .end_ns = time.optimizer_begin_ns + time.optimizer_ns});
+  }
+  return report;
 }
 
 }  // namespace troupe::cli

@@ -3,7 +3,9 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "troupe/actors/step_report.hpp"
 #include "troupe/engine/draw.hpp"
@@ -24,9 +26,13 @@ namespace troupe::cli {
                                                  const Timeline& simulated,
                                                  const std::string& basis);
 
-/// trace.json: the measured step in Chrome's trace format; a process per replica, a thread per
-/// actor.
-[[nodiscard]] std::string to_chrome_trace(const Schedule& schedule,
-                                          const actors::StepReport& report);
+/// trace.json: a step in Chrome's trace format; a process per replica, a thread per actor.
+/// @param activations by rank of the report, if not empty: the sets that it holds, as a counter.
+[[nodiscard]] std::string to_chrome_trace(
+    const Schedule& schedule, const actors::StepReport& report,
+    std::span<const std::vector<MemoryLevel>> activations = {});
+
+/// A simulated step as it would have been reported: its passes, sums and updates.
+[[nodiscard]] actors::StepReport report_of(const Schedule& schedule, const Timeline& timeline);
 
 }  // namespace troupe::cli

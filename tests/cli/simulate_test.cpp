@@ -1,8 +1,8 @@
 // `troupe simulate` and `troupe profile`: what they print and draw, and what they refuse.
 
+#include <map>
 #include <string>
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -40,6 +40,68 @@ TEST_F(Command, SimulateCountsActivationsOfChunksAndOfMicrobatches) {
   EXPECT_EQ(object.at("idle_within_passes"), (std::vector<double>{0, 0, 0, 0}));
   EXPECT_EQ(object.at("peak_activations").at(0), 8);
   EXPECT_EQ(object.at("peak_microbatches").at(0), 4.0);
+}
+
+TEST_F(Command, SimulateKnowsTheMachineThatItIsTold) {
+  const auto simulated = [&](const std::string& options) {
+    const auto outcome = shell("troupe simulate --schedule 1f1b --json " + options);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return json_of(outcome.output);
+  };
+  const auto makespan = [&](const std::string& options) { return simulated(options)["makespan"]; };
+  // Two ranks, one microbatch: F F B B of 1 1 2 2, and a hop each way.
+  const std::string two = "--stages 2 --microbatches 1 ";
+  EXPECT_EQ(makespan(two + "--link 0.5 --transfer 0.25"), 6 + 2 * 0.75);
+  EXPECT_EQ(makespan(two + "--straggler 1:3"), 6 + 2 * 3);
+  EXPECT_EQ(makespan(two + "--straggler 0:2,1:3"), 3 * 2 + 3 * 3);
+  EXPECT_EQ(makespan(two + "--replicas 2 --reduction 4"), 6 + 4);
+  // The second pass of rank 0 waits until the first output has left.
+  const std::string more = "--stages 2 --microbatches 2 --transfer 1 ";
+  EXPECT_GT(makespan(more + "--no-overlap"), makespan(more));
+  // Two neighbours at once over one interface: the second message waits for the first.
+  const std::string four = "--stages 4 --microbatches 8 --transfer 2 ";
+  EXPECT_GE(makespan(four + "--ranks-per-node 2"), makespan(four + "--ranks-per-node 4"));
+
+  const auto slow_replica = simulated(two + "--replicas 2 --straggler 2:5");
+  EXPECT_EQ(slow_replica["busy"], (std::vector<double>{3, 3, 15, 3}));
+  EXPECT_EQ(slow_replica["makespan"], 15 + 3);
+
+  const auto varied = makespan(two + "--jitter 0.3");
+  EXPECT_NE(varied, 6);
+  EXPECT_EQ(makespan(two + "--jitter 0.3"), varied);
+  EXPECT_NE(makespan(two + "--jitter 0.3 --seed 1"), varied);
+
+  EXPECT_EQ(simulated(two + "--memory")["activations_over_time"],
+            json_of("[[[0,1],[6,0]],[[0,0],[1,1],[4,0]]]"));
+}
+
+TEST_F(Command, SimulateRefusesAStragglerThatIsNone) {
+  for (const auto* straggler : {"2:1", "0", "0:", "0:-1", "0:1x", "x:1", "0:1e9", "-1:2"}) {
+    expect_refused("troupe simulate --schedule 1f1b --stages 2 --microbatches 1 --straggler="
+                       + std::string{straggler},
+                   "expected one of the ranks 0 to 1, a colon and a factor from 0 to 1000, as in "
+                   "0:1.5");
+  }
+  expect_refused("troupe simulate --schedule 1f1b --stages 2 --microbatches 1,2 --trace t.json",
+                 "--trace: a file holds one step");
+}
+
+TEST_F(Command, SimulateWritesATraceWithTheActivationsThatAreHeld) {
+  const auto outcome = shell(
+      "troupe simulate --schedule 1f1b --stages 2 --microbatches 2 --replicas 2 --reduction 1 "
+      "--trace t.json");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  std::map<std::string, int> kinds;
+  const auto trace = json_of(read("t.json"));
+  for (const auto& event : trace.at("traceEvents")) {
+    ++kinds[event.at("ph").get<std::string>()];
+    if (event.at("name") == "1B1" && event.at("pid") == 1) {
+      EXPECT_EQ(event.at("dur"), 2e3) << "a unit is a millisecond";
+    }
+  }
+  EXPECT_EQ(kinds["X"], 2 * 2 * (4 + 1)) << "passes, and a sum for each stage";
+  EXPECT_EQ(kinds["M"], 2 * 2 * 2);
+  EXPECT_GT(kinds["C"], 2 * 2 * 2);
 }
 
 TEST_F(Command, SimulateSweepsIntoATableAndAPlot) {
@@ -93,9 +155,11 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
   EXPECT_GT(objects[0].at("makespan"), 0.0);
   const auto planned = shell("troupe plan run.toml --set schedule.name=gpipe --profile p.json");
   ASSERT_EQ(planned.exit_code, 0) << planned.output;
-  const auto step =
-      fmt::format("predicted step: {:.1f} ms", objects[0].at("makespan").get<double>());
-  EXPECT_NE(planned.output.find(step), std::string::npos) << step << "\n" << planned.output;
+  const std::string words = "predicted step: ";
+  const auto at = planned.output.find(words);
+  ASSERT_NE(at, std::string::npos) << planned.output;
+  EXPECT_NEAR(std::stod(planned.output.substr(at + words.size())),
+              objects[0].at("makespan").get<double>(), 0.051);
   expect_refused("troupe plan run.toml --set schedule.microbatch_size=7 --profile p.json",
                  "the configuration has 7; measure one for it with `troupe profile`");
   expect_refused("troupe simulate run.toml --set schedule.microbatch_size=7 --profile p.json",
