@@ -1,5 +1,6 @@
 #include "troupe/engine/config.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
@@ -167,10 +168,24 @@ double learning_rate_at(const TrainConfig& train, std::uint32_t step) {
   const double least = train.min_learning_rate;
   if (step < train.warmup_steps) return peak * step / train.warmup_steps;
   if (step == train.warmup_steps) return peak;
+  switch (train.learning_rate_schedule) {
+    case LearningRateSchedule::constant:
+      return peak;
+    case LearningRateSchedule::inverse_sqrt:
+      return std::max(
+          std::min(peak, least),
+          peak * std::sqrt(static_cast<double>(std::max(1U, train.warmup_steps)) / step));
+    case LearningRateSchedule::cosine:
+    case LearningRateSchedule::linear:
+      break;
+  }
   if (step >= train.steps) return least;
   const double progress = static_cast<double>(step - train.warmup_steps)
                           / static_cast<double>(train.steps - train.warmup_steps);
-  return least + 0.5 * (peak - least) * (1.0 + std::cos(std::numbers::pi * progress));
+  const double left = train.learning_rate_schedule == LearningRateSchedule::linear
+                          ? 1.0 - progress
+                          : 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+  return least + left * (peak - least);
 }
 
 }  // namespace troupe

@@ -18,6 +18,8 @@ using Whole64 = Whole<std::uint64_t>;
 
 constexpr std::array<std::string_view, 1> family_names{"gpt2"};
 constexpr std::array<std::string_view, 2> optimizer_names{"adamw", "sgd"};
+constexpr std::array<std::string_view, 4> learning_rate_schedule_names{"cosine", "linear",
+                                                                       "constant", "inverse_sqrt"};
 
 // TOML has no integer above this one.
 constexpr std::uint64_t toml_integer_max = std::numeric_limits<std::int64_t>::max();
@@ -137,6 +139,8 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "seed", Whole64{&train.seed, 0, toml_integer_max}},
       {"train", "optimizer", Choice<OptimizerKind>{&train.optimizer, optimizer_names}},
       {"train", "learning_rate", Real{&train.learning_rate, 0.0, 1000.0}},
+      {"train", "learning_rate_schedule",
+       Choice<LearningRateSchedule>{&train.learning_rate_schedule, learning_rate_schedule_names}},
       {"train", "min_learning_rate", Real{&train.min_learning_rate, 0.0, 1000.0}},
       {"train", "warmup_steps", Whole32{&train.warmup_steps, 0, 1'000'000'000}},
       {"train", "clip_norm", Real{&train.clip_norm, 0.0, 1e9}},

@@ -36,6 +36,7 @@ steps = 301
 seed = 7
 optimizer = "sgd"
 learning_rate = 1e-3
+learning_rate_schedule = "inverse_sqrt"
 warmup_steps = 21
 clip_norm = 1
 [data]
@@ -96,6 +97,7 @@ TEST(Config, EveryKeyReachesItsField) {
                                              .layers_per_stage = {1, 1, 1, 1, 1, 1}}));
   TrainConfig train{.steps = 301, .seed = 7, .optimizer = OptimizerKind::sgd};
   train.warmup_steps = 21;
+  train.learning_rate_schedule = LearningRateSchedule::inverse_sqrt;
   EXPECT_EQ(config.train, train);
   EXPECT_EQ(config.data, (DataConfig{.text = "kjv.txt", .fingerprint = "4 bytes"}));
   EXPECT_EQ(config.run,
@@ -339,15 +341,41 @@ TEST(LearningRate, RisesLinearlyAndFallsAsACosine) {
   }
 }
 
+TEST(LearningRate, FallsOnALineOrWithTheRootOfTheStepOrNot) {
+  TrainConfig train{
+      .steps = 300, .learning_rate = 1e-3, .min_learning_rate = 1e-4, .warmup_steps = 20};
+  for (const auto schedule : {LearningRateSchedule::linear, LearningRateSchedule::constant,
+                              LearningRateSchedule::inverse_sqrt}) {
+    train.learning_rate_schedule = schedule;
+    EXPECT_DOUBLE_EQ(learning_rate_at(train, 10), 1e-3 / 2);
+    EXPECT_EQ(learning_rate_at(train, 20), 1e-3);
+  }
+  train.learning_rate_schedule = LearningRateSchedule::linear;
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 90), 1e-4 + 9e-4 * 0.75);
+  EXPECT_EQ(learning_rate_at(train, 300), 1e-4);
+  train.learning_rate_schedule = LearningRateSchedule::constant;
+  EXPECT_EQ(learning_rate_at(train, 300), 1e-3);
+  train.learning_rate_schedule = LearningRateSchedule::inverse_sqrt;
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 80), 1e-3 / 2);
+  EXPECT_EQ(learning_rate_at(train, 20 * 101), 1e-4) << "not less than the minimum";
+  train.warmup_steps = 0;
+  EXPECT_DOUBLE_EQ(learning_rate_at(train, 4), 1e-3 / 2);
+}
+
 TEST(LearningRate, IsFiniteForEveryStep) {
   constexpr auto last = std::numeric_limits<std::uint32_t>::max();
   for (const std::uint32_t steps : {0U, 1U, 20U, last}) {
     for (const std::uint32_t warmup : {0U, 1U, 19U, 20U, 21U, last}) {
       for (const std::uint32_t step : {0U, 1U, 19U, 20U, 21U, last - 1, last}) {
-        const TrainConfig train{.steps = steps, .warmup_steps = warmup};
-        const auto rate = learning_rate_at(train, step);
-        EXPECT_TRUE(rate >= 0.0 && rate <= train.learning_rate)
-            << rate << " at step " << step << " of " << steps << ", warm-up " << warmup;
+        TrainConfig train{.steps = steps, .warmup_steps = warmup};
+        for (const auto schedule :
+             {LearningRateSchedule::cosine, LearningRateSchedule::linear,
+              LearningRateSchedule::constant, LearningRateSchedule::inverse_sqrt}) {
+          train.learning_rate_schedule = schedule;
+          const auto rate = learning_rate_at(train, step);
+          EXPECT_TRUE(rate >= 0.0 && rate <= train.learning_rate)
+              << rate << " at step " << step << " of " << steps << ", warm-up " << warmup;
+        }
       }
     }
   }

@@ -41,12 +41,16 @@ enum class OptimizerKind : std::uint8_t { adamw, sgd };
   return kind == OptimizerKind::adamw ? 2 : 1;
 }
 
+/// What the learning rate does after its warm-up, see `learning_rate_at`.
+enum class LearningRateSchedule : std::uint8_t { cosine, linear, constant, inverse_sqrt };
+
 struct TrainConfig {
   std::uint32_t steps = 300;
   std::uint64_t seed = 1;
   OptimizerKind optimizer = OptimizerKind::adamw;
-  double learning_rate = 1e-3;      ///< The peak, reached at the end of the warm-up.
-  double min_learning_rate = 0.0;   ///< Where the cosine ends.
+  double learning_rate = 1e-3;  ///< The peak, reached at the end of the warm-up.
+  LearningRateSchedule learning_rate_schedule = LearningRateSchedule::cosine;
+  double min_learning_rate = 0.0;   ///< Where it ends.
   std::uint32_t warmup_steps = 20;  ///< Linear from zero.
   double clip_norm = 1.0;           ///< Global norm bound; 0: no clipping.
   double weight_decay = 0.0;        ///< Decoupled for AdamW; only on matrices.
@@ -119,10 +123,13 @@ struct Config {
 /// @returns `invalid_config` with the key, what it says and what would be accepted.
 [[nodiscard]] Expected<Done> validate(const Config& config);
 
-/// The learning rate of `step`, counted from 1: linear warm-up, then a cosine to the minimum at the
-/// last step. With s steps of which w warm up, from peak p to minimum q:
-///   p step / w                                              while step <= w,
-///   q + (p - q) (1 + cos(pi (step - w) / (s - w))) / 2      until step = s, then q.
+/// The learning rate of `step`, counted from 1. With s steps of which w warm up, from peak p to
+/// minimum q, it is p step / w while step <= w, and then
+///   cosine        q + (p - q) (1 + cos(pi (step - w) / (s - w))) / 2    until step = s, then q
+///   linear        q + (p - q) (s - step) / (s - w)                      until step = s, then q
+///   constant      p
+///   inverse_sqrt  p sqrt(w / step), with w = 1 if nothing warms up, and not less than q
+/// Cosine: Loshchilov & Hutter 2017, equation 5; inverse_sqrt: Vaswani et al. 2017, equation 3.
 /// Finite for every step if the rates are.
 [[nodiscard]] double learning_rate_at(const TrainConfig& train, std::uint32_t step);
 
