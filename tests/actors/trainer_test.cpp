@@ -105,7 +105,7 @@ TEST(SameBits, APolicyEqualsTheSerialRun) {
 }
 
 TEST(Trainer, DelaysWhatRanksSendToEachOtherAndNothingElse) {
-  constexpr std::int64_t delay_ns = 50'000'000;
+  constexpr std::int64_t delay_ns = 5'000'000;
   auto config = tiny_config(true);
   config.parallel.pipeline = 2;
   config.schedule.name = "interleaved-1f1b";
