@@ -5,7 +5,7 @@ Of each it writes the losses and gradient norms (.json) and every weight afterwa
 
 Usage: scripts/make_golden.py [folder]     Debian's python3-torch is enough; about ten seconds.
 
-Weights and data do not come from PyTorch's generator but from `initial_normal` (stages/gpt2_stage.hpp)
+Weights and data do not come from PyTorch's generator but from `initial_normal` (stages/transformer_stage.hpp)
 and `make_batch` (tests/stages/stage_chain.hpp), written again here, so that both programs begin with
 the same bits. Model, loss and optimizer are PyTorch's own operations in 32 bits.
 """

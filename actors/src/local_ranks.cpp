@@ -6,7 +6,7 @@
 #include <string>
 
 #include "troupe/stages/cpu_device.hpp"
-#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 #include "troupe/transport/delayed_link.hpp"
 #include "troupe/transport/linked_group.hpp"
 
@@ -17,7 +17,7 @@ namespace {
 Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, const StagePlan& stage,
                                                           stages::Device& device,
                                                           stages::Stream& stream) {
-  auto made = stages::make_gpt2_stage(device, stream,
+  auto made = stages::make_transformer_stage(device, stream,
                                       {.model = plan.config.model,
                                        .spec = stage.spec,
                                        .bounds = stage.bounds,

@@ -40,7 +40,7 @@ Expected<TextGenerator> TextGenerator::make(stages::Device& device, const ModelS
                       .targets = std::vector<std::int32_t>(model.sequence)};
   generator.logits_.resize(model.vocabulary);
   generator.stream_ = device.make_stream("generate", thread_count);
-  auto stage = stages::make_gpt2_stage(device, *generator.stream_,
+  auto stage = stages::make_transformer_stage(device, *generator.stream_,
                                        {.model = model,
                                         .spec = {.layer_begin = 0,
                                                  .layer_end = model.layers,

@@ -11,7 +11,7 @@
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/stages/device.hpp"
-#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 
 namespace troupe::cli {
 
@@ -46,7 +46,7 @@ private:
   ModelSpec model_;
   stages::Batch batch_;
   std::unique_ptr<stages::Stream> stream_;
-  std::unique_ptr<stages::Gpt2Stage> stage_;
+  std::unique_ptr<stages::TransformerStage> stage_;
   std::vector<float> logits_;  ///< [vocabulary]
 };
 

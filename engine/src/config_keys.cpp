@@ -21,6 +21,8 @@ constexpr std::array<std::string_view, 2> optimizer_names{"adamw", "sgd"};
 constexpr std::array<std::string_view, 4> learning_rate_schedule_names{"cosine", "linear",
                                                                        "constant", "inverse_sqrt"};
 
+constexpr std::array<std::string_view, 3> recompute_names{"none", "selective", "full"};
+
 // TOML has no integer above this one.
 constexpr std::uint64_t toml_integer_max = std::numeric_limits<std::int64_t>::max();
 
@@ -149,6 +151,8 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "beta2", Real{&train.beta2, 0.0, 0.999999}},
       {"train", "epsilon", Real{&train.epsilon, 1e-30, 1.0}},
       {"train", "momentum", Real{&train.momentum, 0.0, 0.999999}},
+      {"train", "recompute", Choice<Recompute>{&train.recompute, recompute_names}},
+      {"train", "recompute_stages", Counts{&train.recompute_stages, 0, 1'048'575, 1024}},
       {"train", "validation_interval", Whole32{&train.validation_interval, 0, 1'000'000'000}},
       {"train", "validation_batches", Whole32{&train.validation_batches, 1, 65'536}},
       {"data", "text", Text{&data.text}},

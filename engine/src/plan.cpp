@@ -35,6 +35,12 @@ Expected<Partition> partition_for(const Config& config, std::uint32_t stage_coun
                   .head = forward({0, 1, false, true}) - layer});
 }
 
+Recompute recompute_of(const TrainConfig& train, std::uint32_t stage) {
+  const auto& stages = train.recompute_stages;
+  const bool does = stages.empty() || std::ranges::find(stages, stage) != stages.end();
+  return does ? train.recompute : Recompute::none;
+}
+
 /// What the schedule must agree on with the rest of the configuration.
 Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
   const auto differs = [&](const std::string& key, std::uint32_t configured, std::uint32_t found) {
@@ -54,6 +60,13 @@ Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
   if (chunks > 1 && chunks * schedule.rank_count() != schedule.stage_count()) {
     return differs("virtual stages (schedule.chunks per rank)", chunks * schedule.rank_count(),
                    schedule.stage_count());
+  }
+  for (const auto stage : config.train.recompute_stages) {
+    if (stage < schedule.stage_count()) continue;
+    return Error{Errc::invalid_config,
+                 "train.recompute_stages: there is no stage " + std::to_string(stage)
+                     + "; the virtual stages of the schedule " + schedule.name
+                     + " are 0 to " + std::to_string(schedule.stage_count() - 1)};
   }
   return Done{};
 }
@@ -133,7 +146,8 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
   plan.evaluation = make_forward_only(plan.training);
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
-    const auto bounds = bounds_of(plan.training, plan.evaluation, stage);
+    auto bounds = bounds_of(plan.training, plan.evaluation, stage);
+    bounds.recompute = recompute_of(config.train, v);
     const auto& spec = (*partition)[v % plan.training.stages_per_copy()];
     const auto rows = config.schedule.microbatch_size;
     plan.stages.push_back(

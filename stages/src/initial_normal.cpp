@@ -4,7 +4,7 @@
 #include <numbers>
 
 #include "troupe/engine/random.hpp"
-#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 
 namespace troupe::stages {
 namespace {

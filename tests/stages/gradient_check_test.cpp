@@ -40,7 +40,7 @@ public:
                              .gradients_in = spec.has_head ? 0U : 1U,
                              .gradients_out = spec.has_embedding ? 0U : 1U,
                              .splits_backward = splits};
-    stage_ = make_gpt2_stage(device_, stream_,
+    stage_ = make_transformer_stage(device_, stream_,
                              {.model = tiny(tie),
                               .spec = spec,
                               .bounds = bounds,
@@ -129,7 +129,7 @@ private:
   Batch batch_;
   InlineDevice device_;
   InlineStream stream_;
-  std::unique_ptr<Gpt2Stage> stage_;
+  std::unique_ptr<TransformerStage> stage_;
   std::vector<float> input_;
   std::vector<float> direction_;
 };

@@ -58,7 +58,7 @@ Batch make_batch(const ModelSpec& model, std::uint32_t microbatch_count,
   return batch;
 }
 
-void run_pass(Gpt2Stage& stage, Stream& stream, Pass pass, std::uint32_t microbatch) {
+void run_pass(TransformerStage& stage, Stream& stream, Pass pass, std::uint32_t microbatch) {
   const Action action{.stage = {}, .pass = pass, .microbatch = MicrobatchIndex{microbatch}};
   complete(stream, [&](DeviceDone done) { stage.enqueue(action, std::move(done)); });
   stage.finish(action);
@@ -77,7 +77,7 @@ StageChain::StageChain(Device& device, const ChainProps& props) : device_{device
                    props.layers_per_stage);
   for (const auto& spec : partition.value()) {
     streams_.push_back(device.make_stream("stage", 1));
-    auto stage = make_gpt2_stage(device, *streams_.back(),
+    auto stage = make_transformer_stage(device, *streams_.back(),
                                  {.model = props.model,
                                   .spec = spec,
                                   .bounds = bounds_of(props, spec),

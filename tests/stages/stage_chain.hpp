@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "troupe/stages/device.hpp"
-#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 
 namespace troupe::stages {
 
@@ -43,7 +43,7 @@ struct StepOutcome {
                                std::uint32_t step);
 
 /// Enqueues one pass and waits for it; aborts when it does not complete, or completes twice.
-void run_pass(Gpt2Stage& stage, Stream& stream, Pass pass, std::uint32_t microbatch);
+void run_pass(TransformerStage& stage, Stream& stream, Pass pass, std::uint32_t microbatch);
 
 /// Values in the device's memory, read now: whatever writes them has run. Streams that run work at
 /// once serve every device here.
@@ -62,7 +62,7 @@ public:
   [[nodiscard]] std::vector<ParameterView> parameters();
 
   [[nodiscard]] std::size_t stage_count() const { return stages_.size(); }
-  [[nodiscard]] Gpt2Stage& stage(std::size_t index) { return *stages_.at(index); }
+  [[nodiscard]] TransformerStage& stage(std::size_t index) { return *stages_.at(index); }
 
 private:
   /// Moves the content of a held buffer to a free one of a neighbour, as a link does.
@@ -79,7 +79,7 @@ private:
   Device& device_;
   ChainProps props_;
   std::vector<std::unique_ptr<Stream>> streams_;
-  std::vector<std::unique_ptr<Gpt2Stage>> stages_;
+  std::vector<std::unique_ptr<TransformerStage>> stages_;
   std::uint32_t step_ = 0;
 };
 

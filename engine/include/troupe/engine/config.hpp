@@ -11,6 +11,7 @@
 #include "troupe/engine/grid.hpp"
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/engine/policy.hpp"
+#include "troupe/engine/stage_graph.hpp"
 
 namespace troupe {
 
@@ -58,6 +59,8 @@ struct TrainConfig {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double momentum = 0.9;                    ///< SGD.
+  Recompute recompute = Recompute::none;    ///< What backward passes compute anew.
+  std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
   std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.
   std::uint32_t validation_batches = 4;     ///< Steps' worth of validation data per validation.
 

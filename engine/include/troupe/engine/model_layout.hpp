@@ -9,27 +9,9 @@
 
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/engine/partition.hpp"
+#include "troupe/engine/stage_graph.hpp"
 
 namespace troupe {
-
-/// How a parameter starts.
-enum class Initial : std::uint8_t {
-  zeros,
-  ones,
-  normal,  ///< Mean 0, standard deviation `ParameterSpec::deviation`.
-};
-
-/// One parameter tensor. Names and shapes are those of Hugging Face's GPT-2.
-struct ParameterSpec {
-  std::string name;
-  std::vector<std::uint64_t> shape;
-  Initial initial = Initial::zeros;
-  float deviation = 0.0F;
-  bool decays = false;  ///< Weight decay applies: matrices, not norms and biases.
-  bool owned = true;    ///< False for the last stage's copy of a tied embedding.
-
-  [[nodiscard]] std::uint64_t element_count() const noexcept;
-};
 
 /// The parameters of one stage in model order: the order of the serial model's forward pass.
 [[nodiscard]] std::vector<ParameterSpec> parameters_of(const ModelSpec& model,
@@ -38,7 +20,7 @@ struct ParameterSpec {
 /// The parameters of the whole model in model order, each once.
 [[nodiscard]] std::vector<ParameterSpec> parameters_of(const ModelSpec& model);
 
-/// How many of each buffer a stage needs; derived from its schedule.
+/// How many of each buffer a stage needs, and what they must hold; derived from its schedule.
 struct StageBounds {
   std::uint32_t slots = 1;  ///< Sets of saved activations, held from F to the end of B or W.
   std::uint32_t activations_in =
@@ -48,6 +30,7 @@ struct StageBounds {
   std::uint32_t gradients_out = 0;  ///< Buffers; one is held from B or I until it is sent.
   bool splits_backward = false;     ///< Slots keep output gradients for a later weight pass.
   bool trains = true;               ///< False: evaluation only; no gradients, no optimizer.
+  Recompute recompute = Recompute::none;  ///< What slots do not keep.
 
   friend bool operator==(const StageBounds&, const StageBounds&) = default;
 };
@@ -60,34 +43,18 @@ struct TensorSpec {
   bool for_host = false;         ///< In page-locked host memory, where the device writes it.
 };
 
-/// Tensors begin at multiples of this many bytes: a cache line, the widest vector.
-inline constexpr std::uint64_t tensor_alignment_bytes = 64;
-
-/// `size_bytes`, rounded up to whole alignments.
-[[nodiscard]] constexpr std::uint64_t padded(std::uint64_t size_bytes) noexcept {
-  return (size_bytes + tensor_alignment_bytes - 1) / tensor_alignment_bytes
-         * tensor_alignment_bytes;
-}
-
 /// Every tensor a stage allocates, in the order in which they lie in its arena; those for the host,
-/// in an arena of their own, are the last. `microbatch_count` is the most of a step. With `rows` =
-/// microbatch_size * sequence, a slot saves for each layer 16 `[rows, hidden]` and five small
-/// tensors; for a split backward 4 `[rows, hidden]` more per layer and 7 once: the gradients of the
-/// two widest tensors move into the memory of the activations that the layer above no longer needs.
-[[nodiscard]] std::vector<TensorSpec> tensors_of(const ModelSpec& model, const StageSpec& stage,
-                                                 const StageBounds& bounds,
+/// in an arena of their own, are the last. `graph` is that of the stage and of `bounds`;
+/// `microbatch_count` is the most of a step.
+[[nodiscard]] std::vector<TensorSpec> tensors_of(const StageGraph& graph, const ModelSpec& model,
+                                                 const StageSpec& stage, const StageBounds& bounds,
                                                  std::uint32_t microbatch_count,
                                                  std::uint32_t microbatch_size,
                                                  std::uint32_t optimizer_words);
 
-/// The layers whose activations a slot keeps apart: all, or one set that all share when the stage
-/// does not train.
-[[nodiscard]] std::uint32_t kept_layer_count(const StageSpec& stage, bool trains) noexcept;
-
-/// The `[rows, hidden]` tensors between the parts of a stage that a slot keeps: the input of each
-/// layer and of the head, save those that are edge buffers; one that all share when the stage does
-/// not train.
-[[nodiscard]] std::uint32_t kept_hidden_count(const StageSpec& stage, bool trains) noexcept;
+/// The graph of a stage that needs these buffers.
+[[nodiscard]] StageGraph graph_of(const ModelSpec& model, const StageSpec& stage,
+                                  const StageBounds& bounds, std::uint32_t microbatch_size);
 
 /// A named number of bytes.
 struct MemoryItem {
@@ -106,16 +73,5 @@ struct MemoryItem {
                                                 std::uint32_t microbatch_count,
                                                 std::uint32_t microbatch_size,
                                                 std::uint32_t optimizer_words);
-
-/// Floating-point operations of a pass of one microbatch on `stage`, a multiply-add counted as two;
-/// causal attention counted in full: together 6 N + 12 L T C per token, N the elements of the
-/// matrices that multiply (Narayanan et al. 2021, appendix; Chowdhery et al. 2022, appendix B).
-struct PassFlops {
-  double forward = 0.0;
-  double backward_input = 0.0;
-  double backward_weight = 0.0;
-};
-[[nodiscard]] PassFlops flops_of(const ModelSpec& model, const StageSpec& stage,
-                                 std::uint32_t microbatch_size);
 
 }  // namespace troupe

@@ -9,15 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "troupe/engine/stage_graph.hpp"
 #include "troupe/stages/device.hpp"
 
 namespace troupe::stages {
-
-/// How a weight matrix is stored.
-enum class WeightLayout : std::uint8_t {
-  in_out,  ///< [in, out]: y = x w. GPT-2's published layout.
-  out_in,  ///< [out, in]: y = x w^T. An embedding that serves as the head.
-};
 
 /// Whether a weight gradient replaces what is there or is added to it.
 enum class Accumulate : bool { overwrite = false, add = true };

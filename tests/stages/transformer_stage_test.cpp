@@ -1,4 +1,4 @@
-#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 
 #include <algorithm>
 #include <array>
@@ -90,15 +90,15 @@ std::uint64_t bytes_of(const StageProps& props) {
   return sum;
 }
 
-class Gpt2StageOn : public testing::TestWithParam<DeviceCase> {
+class TransformerStageOn : public testing::TestWithParam<DeviceCase> {
 protected:
   std::unique_ptr<Device> device_ = GetParam().make();
 };
 
-INSTANTIATE_TEST_SUITE_P(Devices, Gpt2StageOn, testing::ValuesIn(device_cases),
+INSTANTIATE_TEST_SUITE_P(Devices, TransformerStageOn, testing::ValuesIn(device_cases),
                          [](const auto& test) { return std::string{test.param.name}; });
 
-TEST_P(Gpt2StageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrdered) {
+TEST_P(TransformerStageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrdered) {
   for (const bool tie : {true, false}) {
     const auto serial_props = props_of(tie, {6});
     StageChain serial{*device_, serial_props};
@@ -118,7 +118,7 @@ TEST_P(Gpt2StageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrd
   }
 }
 
-TEST_P(Gpt2StageOn, KeepsBothCopiesOfATiedEmbeddingEqual) {
+TEST_P(TransformerStageOn, KeepsBothCopiesOfATiedEmbeddingEqual) {
   const auto props = props_of(true, {2, 2, 2});
   StageChain chain{*device_, props};
   static_cast<void>(trace_of(*device_, chain, props, 3));
@@ -129,7 +129,7 @@ TEST_P(Gpt2StageOn, KeepsBothCopiesOfATiedEmbeddingEqual) {
   EXPECT_EQ(copy_of(*device_, first.gradients), copy_of(*device_, last.gradients));
 }
 
-TEST_P(Gpt2StageOn, EvaluatesToTheLossOfTrainingAndLeavesItNoTrace) {
+TEST_P(TransformerStageOn, EvaluatesToTheLossOfTrainingAndLeavesItNoTrace) {
   const auto props = props_of(true, {3, 3});
   StageChain chain{*device_, props};
   StageChain undisturbed{*device_, props};
@@ -139,7 +139,7 @@ TEST_P(Gpt2StageOn, EvaluatesToTheLossOfTrainingAndLeavesItNoTrace) {
   EXPECT_EQ(loss, trace.outcomes[0].loss);
 }
 
-TEST_P(Gpt2StageOn, EvaluatesToTheSameLossWithOneSetOfActivationsForAllLayers) {
+TEST_P(TransformerStageOn, EvaluatesToTheSameLossWithOneSetOfActivationsForAllLayers) {
   const auto props = props_of(false, {6});
   StageChain chain{*device_, props};
   const auto batch = batch_of(props, 0);
@@ -147,7 +147,7 @@ TEST_P(Gpt2StageOn, EvaluatesToTheSameLossWithOneSetOfActivationsForAllLayers) {
   evaluating.microbatch_count = 3;
   evaluating.bounds.trains = false;
   const auto stream = device_->make_stream("stage", 1);
-  const auto stage = make_gpt2_stage(*device_, *stream, evaluating).value();
+  const auto stage = make_transformer_stage(*device_, *stream, evaluating).value();
   stage->begin_step({.step = 0,
                      .kind = StepKind::evaluation,
                      .batch = &batch,
@@ -161,10 +161,10 @@ TEST_P(Gpt2StageOn, EvaluatesToTheSameLossWithOneSetOfActivationsForAllLayers) {
   EXPECT_TRUE(stage->parameters().front().gradients.empty());
 }
 
-TEST_P(Gpt2StageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
+TEST_P(TransformerStageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
   const auto props = alone(true, whole, 1, false);
   const auto stream = device_->make_stream("stage", 1);
-  const auto stage = make_gpt2_stage(*device_, *stream, props).value();
+  const auto stage = make_transformer_stage(*device_, *stream, props).value();
   const auto batch = make_batch(props.model, 1, 2, data_seed, 0);
   stage->begin_step({.step = 0, .kind = StepKind::evaluation, .batch = &batch, .token_count = 10});
   run_pass(*stage, *stream, Pass::forward, 0);
@@ -179,12 +179,12 @@ TEST_P(Gpt2StageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
   EXPECT_NEAR(stage->losses()[0], loss, 1e-5);
 }
 
-TEST_P(Gpt2StageOn, StartsFromTheNormalNumbersOfEachParameterAndReadsWhatWasWritten) {
+TEST_P(TransformerStageOn, StartsFromTheNormalNumbersOfEachParameterAndReadsWhatWasWritten) {
   auto props = alone(true, whole, 1, false);
   props.train.seed = 77;
   props.model.vocabulary = 40'000;  // An embedding that is uploaded in two pieces.
   const auto stream = device_->make_stream("stage", 1);
-  const auto stage = make_gpt2_stage(*device_, *stream, props).value();
+  const auto stage = make_transformer_stage(*device_, *stream, props).value();
   for (std::size_t i = 0; i < stage->parameters().size(); ++i) {
     const auto& spec = *stage->parameters()[i].spec;
     std::vector<float> values(spec.element_count());
@@ -207,7 +207,7 @@ TEST_P(Gpt2StageOn, StartsFromTheNormalNumbersOfEachParameterAndReadsWhatWasWrit
   }
 }
 
-TEST_P(Gpt2StageOn, MayBeGivenPassesAheadOfTheirCompletions) {
+TEST_P(TransformerStageOn, MayBeGivenPassesAheadOfTheirCompletions) {
   const auto forward = [](std::uint32_t m) {
     return Action{.stage = {}, .pass = Pass::forward, .microbatch = MicrobatchIndex{m}};
   };
@@ -218,8 +218,8 @@ TEST_P(Gpt2StageOn, MayBeGivenPassesAheadOfTheirCompletions) {
   props.microbatch_count = 3;
   const auto batch = make_batch(props.model, 3, 2, data_seed, 0);
   const auto stream = device_->make_stream("stage", 1);
-  const auto ahead = make_gpt2_stage(*device_, *stream, props).value();
-  const auto in_step = make_gpt2_stage(*device_, *stream, props).value();
+  const auto ahead = make_transformer_stage(*device_, *stream, props).value();
+  const auto in_step = make_transformer_stage(*device_, *stream, props).value();
   const auto done = [](Errc, DeviceSpan) {};
   for (const auto kind : {StepKind::evaluation, StepKind::training}) {
     const auto passes = kind == StepKind::evaluation
@@ -245,13 +245,13 @@ TEST_P(Gpt2StageOn, MayBeGivenPassesAheadOfTheirCompletions) {
   }
 }
 
-TEST_P(Gpt2StageOn, ScalesItsGradientsByTheTokensOfAllReplicas) {
+TEST_P(TransformerStageOn, ScalesItsGradientsByTheTokensOfAllReplicas) {
   const auto props = alone(true, whole, 1, false);
   const auto batch = make_batch(props.model, 1, 2, data_seed, 0);
   std::vector<std::vector<float>> gradients;
   for (const std::uint32_t token_count : {16U, 32U}) {
     const auto stream = device_->make_stream("stage", 1);
-    const auto stage = make_gpt2_stage(*device_, *stream, props).value();
+    const auto stage = make_transformer_stage(*device_, *stream, props).value();
     stage->begin_step(
         {.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = token_count});
     run_pass(*stage, *stream, Pass::forward, 0);
@@ -266,7 +266,7 @@ TEST_P(Gpt2StageOn, ScalesItsGradientsByTheTokensOfAllReplicas) {
   EXPECT_TRUE(std::equal(gradients.begin(), half, half));
 }
 
-TEST_P(Gpt2StageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
+TEST_P(TransformerStageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
   for (const bool tie : {true, false}) {
     for (const bool splits : {true, false}) {
       for (const auto& spec :
@@ -277,8 +277,8 @@ TEST_P(Gpt2StageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
         InlineDevice enough{bytes_of(props)};
         InlineDevice too_small{bytes_of(props) - 1};
         InlineStream stream;
-        EXPECT_TRUE(make_gpt2_stage(enough, stream, props));
-        const auto refused = make_gpt2_stage(too_small, stream, props);
+        EXPECT_TRUE(make_transformer_stage(enough, stream, props));
+        const auto refused = make_transformer_stage(too_small, stream, props);
         ASSERT_FALSE(refused);
         EXPECT_EQ(refused.error().code, Errc::out_of_memory);
       }
@@ -286,13 +286,13 @@ TEST_P(Gpt2StageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
   }
 }
 
-TEST_P(Gpt2StageOn, HasBucketsThatHoldEveryGradientOnceAlignedAndTheTiedOneLast) {
+TEST_P(TransformerStageOn, HasBucketsThatHoldEveryGradientOnceAlignedAndTheTiedOneLast) {
   const auto stream = device_->make_stream("stage", 1);
   for (const bool tie : {true, false}) {
     for (const auto& spec :
          {whole, StageSpec{.layer_begin = 0, .layer_end = 2, .has_embedding = true},
           StageSpec{.layer_begin = 4, .layer_end = 6, .has_head = true}}) {
-      const auto stage = make_gpt2_stage(*device_, *stream, alone(tie, spec, 1, false)).value();
+      const auto stage = make_transformer_stage(*device_, *stream, alone(tie, spec, 1, false)).value();
       std::size_t held = 0;
       std::vector<bool> seen(stage->parameters().size());
       for (std::uint32_t b = 0; b < stage->bucket_count(); ++b) {
@@ -322,11 +322,11 @@ TEST_P(Gpt2StageOn, HasBucketsThatHoldEveryGradientOnceAlignedAndTheTiedOneLast)
   }
 }
 
-TEST_P(Gpt2StageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFinal) {
+TEST_P(TransformerStageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFinal) {
   for (const bool tie : {true, false}) {
     for (const bool splits : {true, false}) {
       const auto stream = device_->make_stream("stage", 1);
-      const auto stage = make_gpt2_stage(*device_, *stream, alone(tie, whole, 2, splits)).value();
+      const auto stage = make_transformer_stage(*device_, *stream, alone(tie, whole, 2, splits)).value();
       const auto content_of = [&](std::uint32_t index) {
         const auto bucket = stage->bucket(index);
         return copy_of(*device_, {reinterpret_cast<const float*>(bucket.data),
@@ -355,7 +355,7 @@ TEST_P(Gpt2StageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFinal) {
   }
 }
 
-TEST_P(Gpt2StageOn, MeasuresTheSquaresOfEachOwnedGradient) {
+TEST_P(TransformerStageOn, MeasuresTheSquaresOfEachOwnedGradient) {
   const auto props = props_of(true, {3, 3});
   StageChain chain{*device_, props};
   static_cast<void>(chain.train(batch_of(props, 0)));
@@ -385,11 +385,11 @@ public:
   void synchronize() override {}
 };
 
-TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
+TEST(TransformerStage, AllocatesNothingOnceItIsBuilt) {
   for (const bool splits : {false, true}) {
     InlineDevice device;
     UnwatchedStream stream;
-    const auto stage = make_gpt2_stage(device, stream, alone(true, whole, 2, splits)).value();
+    const auto stage = make_transformer_stage(device, stream, alone(true, whole, 2, splits)).value();
     int done_count = 0;
     stage->on_bucket_ready([&done_count](std::uint32_t) { ++done_count; });
     const auto batch = make_batch(small(true), 2, 2, data_seed, 0);
@@ -417,10 +417,10 @@ TEST(Gpt2Stage, AllocatesNothingOnceItIsBuilt) {
   }
 }
 
-TEST(Gpt2Stage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
+TEST(TransformerStage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
   const auto device = make_cpu_device();
   const auto stream = device->make_stream("stage", 1);
-  const auto stage = make_gpt2_stage(*device, *stream, alone(true, whole, 1, false)).value();
+  const auto stage = make_transformer_stage(*device, *stream, alone(true, whole, 1, false)).value();
   const auto batch = make_batch(small(true), 1, 2, data_seed, 0);
   const auto done = [](Errc, DeviceSpan) {};
   const auto step = [&](std::uint32_t number) {
@@ -441,10 +441,10 @@ TEST(Gpt2Stage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
   EXPECT_EQ(allocations.large_count, 0U);
 }
 
-TEST(Gpt2StageDeathTest, RefusesWeightPassesOutOfOrder) {
+TEST(TransformerStageDeathTest, RefusesWeightPassesOutOfOrder) {
   InlineDevice device;
   InlineStream stream;
-  const auto stage = make_gpt2_stage(device, stream, alone(true, whole, 2, false)).value();
+  const auto stage = make_transformer_stage(device, stream, alone(true, whole, 2, false)).value();
   const auto batch = make_batch(small(true), 2, 2, data_seed, 0);
   stage->begin_step({.step = 0, .kind = StepKind::training, .batch = &batch, .token_count = 20});
   run_pass(*stage, stream, Pass::forward, 0);

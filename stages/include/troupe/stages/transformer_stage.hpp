@@ -1,4 +1,4 @@
-// troupe/stages/gpt2_stage.hpp -- a virtual stage of the GPT-2 architecture.
+// troupe/stages/transformer_stage.hpp -- a virtual stage of a transformer, of any family.
 #pragma once
 
 #include <memory>
@@ -21,8 +21,8 @@ struct StageProps {
   TrainConfig train;  ///< Seed, optimizer and its constants.
 };
 
-/// A stage of GPT-2, with access to its logits.
-class Gpt2Stage : public Stage {
+/// A stage that performs its `StageGraph`, with access to its logits.
+class TransformerStage : public Stage {
 public:
   /// Copies `row` of the logits [rows, vocabulary] of the last evaluation pass of a stage with the
   /// head to `logits` [vocabulary]. Blocks until the stream is empty. For text generation.
@@ -35,7 +35,7 @@ public:
 /// name, element index) alone. Device, stream and kernels outlive the stage; the arena, which
 /// neighbours may come to hold buffers of, lives as long as the device.
 /// @returns `out_of_memory` if the device refuses.
-[[nodiscard]] Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& stream,
+[[nodiscard]] Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
                                                                    const StageProps& props);
 
 /// Element `index` of the parameter `name` under `seed`, standard normal: a counter-based

@@ -1,4 +1,4 @@
-#include "troupe/stages/gpt2_stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -9,9 +9,9 @@
 #include "troupe/engine/check.hpp"
 #include "troupe/stages/kernels.hpp"
 
-#include "gpt2_parts.hpp"
-#include "gpt2_tensors.hpp"
 #include "initial_normal.hpp"
+#include "kernel_calls.hpp"
+#include "stage_memory.hpp"
 
 namespace troupe::stages {
 namespace {
@@ -20,16 +20,10 @@ float* floats(BufferView view) {
   return reinterpret_cast<float*>(view.data);
 }
 
-/// The parameters `[begin, end)`, whose gradients lie side by side.
-struct Bucket {
-  std::size_t begin = 0;
-  std::size_t end = 0;
-};
-
-class ArenaGpt2Stage final : public Gpt2Stage {
+class ArenaStage final : public TransformerStage {
 public:
-  ArenaGpt2Stage(Device& device, Stream& stream, const StageProps& props,
-                 std::vector<ParameterSpec> specs, ArenaCutter& cutter, ArenaCutter& host_cutter);
+  ArenaStage(Device& device, Stream& stream, const StageProps& props,
+                 StageGraph graph, ArenaCutter& cutter, ArenaCutter& host_cutter);
 
   [[nodiscard]] StageBuffers& buffers() override { return buffers_; }
   void begin_step(const StepInfo& info) override;
@@ -37,7 +31,7 @@ public:
   void finish(const Action& action) override;
 
   [[nodiscard]] std::uint32_t bucket_count() const override {
-    return static_cast<std::uint32_t>(buckets_.size());
+    return static_cast<std::uint32_t>(graph_.buckets.size());
   }
   [[nodiscard]] BufferView bucket(std::uint32_t index) override;
   void on_bucket_ready(BucketReady ready) override { bucket_ready_ = std::move(ready); }
@@ -46,17 +40,17 @@ public:
   void add_tied(DeviceDone done) override;
   void measure_gradients(DeviceDone done) override;
   [[nodiscard]] std::span<const double> gradient_squares() const override {
-    return tensors_.host.gradient_squares.first(props_.bounds.trains ? owned_count_ : 0);
+    return memory_.host.gradient_squares.first(props_.bounds.trains ? owned_count_ : 0);
   }
   void optimize(const OptimizerStep& step, DeviceDone done) override;
 
-  [[nodiscard]] std::span<const ParameterView> parameters() override { return tensors_.parameters; }
+  [[nodiscard]] std::span<const ParameterView> parameters() override { return memory_.parameters; }
   void read_parameter(std::size_t index, std::span<float> values) override;
   void write_parameter(std::size_t index, std::span<const float> values) override;
   void read_logits(std::size_t row, std::span<float> logits) override;
 
 private:
-  [[nodiscard]] bool is_tied_alone() const { return !tensors_.head_half.empty(); }
+  [[nodiscard]] bool is_tied_alone() const { return !memory_.head_half.empty(); }
   [[nodiscard]] bool is_tied_apart() const {
     return props_.model.tie_embeddings && props_.spec.has_embedding != props_.spec.has_head;
   }
@@ -64,14 +58,13 @@ private:
     return props_.bounds.trains && (is_tied_alone() || is_tied_apart());
   }
   [[nodiscard]] float* gradient(std::size_t parameter) const {
-    return tensors_.parameters[parameter].gradients.data();
+    return memory_.parameters[parameter].gradients.data();
   }
   [[nodiscard]] const std::int32_t* rows_of(std::span<const std::int32_t> tokens,
                                             MicrobatchIndex microbatch) const {
     return tokens.data() + std::size_t{microbatch.value()} * rows_;
   }
 
-  void make_buckets();
   void initialise();
   void upload(std::span<const float> values, float* to);
   void download(const float* from, std::span<float> values);
@@ -86,28 +79,30 @@ private:
   void begin_work();
   void end_work(DeviceDone done);
 
+  [[nodiscard]] PassFrame frame_of(const Slot& slot, MicrobatchIndex microbatch) const;
+  void enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame);
+
   void forward(MicrobatchIndex microbatch);
-  void backward(MicrobatchIndex microbatch, bool for_input, bool for_weight);
+  void backward(MicrobatchIndex microbatch, std::span<const KernelCall> calls, bool for_input,
+                bool for_weight);
   void hold_gradients(Slot& slot, MicrobatchIndex microbatch);
   void begin_weights(MicrobatchIndex microbatch);
-  void end_weights(const Slot& slot, MicrobatchIndex microbatch);
+  void end_weights(MicrobatchIndex microbatch);
   void bucket_done();
   void settle_tied();
 
   const StageProps props_;
-  const std::vector<ParameterSpec> specs_;
+  const StageGraph graph_;
   Stream& stream_;
   Kernels& kernels_;
   const MemorySpace space_;
   const std::uint32_t rows_;
-  const ParameterPlaces places_;
 
   StageBuffers buffers_;
-  Gpt2Tensors tensors_;
-  Gpt2Parts parts_;
+  StageMemory memory_;
+  KernelCalls calls_;
   std::size_t tied_weight_ = 0;
   std::size_t owned_count_ = 0;
-  std::vector<Bucket> buckets_;
   BucketReady bucket_ready_;
 
   StepInfo step_;
@@ -123,48 +118,31 @@ private:
 
 // -- construction ---------------------------------------------------------------------------------
 
-ArenaGpt2Stage::ArenaGpt2Stage(Device& device, Stream& stream, const StageProps& props,
-                               std::vector<ParameterSpec> specs, ArenaCutter& cutter,
-                               ArenaCutter& host_cutter)
+ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props,
+                       StageGraph graph, ArenaCutter& cutter, ArenaCutter& host_cutter)
     : props_{props},
-      specs_{std::move(specs)},
+      graph_{std::move(graph)},
       stream_{stream},
       kernels_{device.kernels()},
       space_{device.memory_space()},
       rows_{props.microbatch_size * props.model.sequence},
-      places_{props.model, props.spec},
       buffers_{props.microbatch_count},
-      tensors_{props_, specs_, cutter, host_cutter, buffers_},
-      parts_{stream, kernels_, props_, tensors_},
-      tied_weight_{props.spec.has_embedding ? places_.token_weight : places_.head_weight},
+      memory_{props_, graph_, cutter, host_cutter, buffers_},
+      calls_{stream, kernels_, props_, graph_, memory_},
+      tied_weight_{props.spec.has_embedding ? 0 : graph_.parameters.size() - 1},
       slot_of_microbatch_(props.microbatch_count) {
   TROUPE_ASSERT(cutter.done() && host_cutter.done());
   owned_count_ = static_cast<std::size_t>(
-      std::ranges::count_if(specs_, [](const auto& spec) { return spec.owned; }));
+      std::ranges::count_if(graph_.parameters, [](const auto& spec) { return spec.owned; }));
   free_slots_.resize(props_.bounds.slots);
   std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U);
-  if (props_.bounds.trains) make_buckets();
   initialise();
 }
 
-void ArenaGpt2Stage::make_buckets() {
-  const auto& spec = props_.spec;
-  const auto has_lm_head = spec.has_head && !props_.model.tie_embeddings;
-  if (has_lm_head) buckets_.push_back({places_.norm_gain, places_.norm_gain + 3});
-  for (std::size_t layer = spec.layer_count(); layer-- > 0;) {
-    buckets_.push_back(
-        {places_.of_layer(layer, norm_1_gain), places_.of_layer(layer + 1, norm_1_gain)});
-  }
-  // Too small to travel alone.
-  if (spec.has_head && !has_lm_head) buckets_.front().end += 2;
-  if (spec.has_embedding) buckets_.push_back({has_tied_bucket() ? 1U : 0U, 2});
-  if (has_tied_bucket()) buckets_.push_back({tied_weight_, tied_weight_ + 1});
-}
-
 /// Piece by piece, so that the host needs little memory. The arena comes zeroed.
-void ArenaGpt2Stage::initialise() {
+void ArenaStage::initialise() {
   std::vector<float> memory(std::size_t{1} << 18U);
-  for (const auto& [spec, values, gradients] : tensors_.parameters) {
+  for (const auto& [spec, values, gradients] : memory_.parameters) {
     if (spec->initial == Initial::zeros) continue;
     const InitialNormal normal{props_.train.seed, spec->name};
     for (std::size_t first = 0; first < values.size(); first += memory.size()) {
@@ -178,36 +156,36 @@ void ArenaGpt2Stage::initialise() {
 
 // -- between host and device ----------------------------------------------------------------------
 
-void ArenaGpt2Stage::upload(std::span<const float> values, float* to) {
+void ArenaStage::upload(std::span<const float> values, float* to) {
   kernels_.upload(stream_, values.data(), to, values.size_bytes());
   stream_.synchronize();
 }
 
-void ArenaGpt2Stage::download(const float* from, std::span<float> values) {
+void ArenaStage::download(const float* from, std::span<float> values) {
   kernels_.download(stream_, from, values.data(), values.size_bytes());
   stream_.synchronize();
 }
 
-void ArenaGpt2Stage::read_parameter(std::size_t index, std::span<float> values) {
-  const auto from = tensors_.parameters.at(index).values;
+void ArenaStage::read_parameter(std::size_t index, std::span<float> values) {
+  const auto from = memory_.parameters.at(index).values;
   TROUPE_ASSERT(values.size() == from.size());
   download(from.data(), values);
 }
 
-void ArenaGpt2Stage::write_parameter(std::size_t index, std::span<const float> values) {
-  const auto to = tensors_.parameters.at(index).values;
+void ArenaStage::write_parameter(std::size_t index, std::span<const float> values) {
+  const auto to = memory_.parameters.at(index).values;
   TROUPE_ASSERT(values.size() == to.size());
   upload(values, to.data());
 }
 
-void ArenaGpt2Stage::read_logits(std::size_t row, std::span<float> logits) {
+void ArenaStage::read_logits(std::size_t row, std::span<float> logits) {
   TROUPE_ASSERT(last_logits_ != nullptr && row < rows_);
   TROUPE_ASSERT(logits.size() == props_.model.vocabulary);
   download(last_logits_ + row * props_.model.vocabulary, logits);
 }
 
 /// The batch outlives the step, and with it the copy.
-void ArenaGpt2Stage::upload_tokens(const std::vector<std::int32_t>& tokens,
+void ArenaStage::upload_tokens(const std::vector<std::int32_t>& tokens,
                                    std::span<std::int32_t> to) {
   const auto count = std::size_t{step_.batch->microbatch_count} * rows_;
   TROUPE_ASSERT(tokens.size() == count && count <= to.size());
@@ -216,40 +194,40 @@ void ArenaGpt2Stage::upload_tokens(const std::vector<std::int32_t>& tokens,
 
 // -- slots and buffers ----------------------------------------------------------------------------
 
-Slot& ArenaGpt2Stage::take_slot(MicrobatchIndex microbatch) {
+Slot& ArenaStage::take_slot(MicrobatchIndex microbatch) {
   auto& index = slot_of_microbatch_.at(microbatch.value());
   TROUPE_ASSERT(!index && !free_slots_.empty());
   index = free_slots_.back();
   free_slots_.pop_back();
-  return tensors_.slots[*index];
+  return memory_.slots[*index];
 }
 
-Slot& ArenaGpt2Stage::slot_of(MicrobatchIndex microbatch) {
+Slot& ArenaStage::slot_of(MicrobatchIndex microbatch) {
   const auto& index = slot_of_microbatch_.at(microbatch.value());
   TROUPE_ASSERT(index.has_value());
-  return tensors_.slots[*index];
+  return memory_.slots[*index];
 }
 
 /// Work that a later pass enqueues on the slot comes after: the stream keeps order.
-void ArenaGpt2Stage::free_slot(MicrobatchIndex microbatch) {
+void ArenaStage::free_slot(MicrobatchIndex microbatch) {
   auto& index = slot_of_microbatch_.at(microbatch.value());
   TROUPE_ASSERT(index.has_value());
   free_slots_.push_back(*index);
   index.reset();
 }
 
-float* ArenaGpt2Stage::take_buffer(Edge edge, MicrobatchIndex microbatch) {
+float* ArenaStage::take_buffer(Edge edge, MicrobatchIndex microbatch) {
   buffers_.hold(edge, microbatch, buffers_.take_free(edge));
   return floats(buffers_.held(edge, microbatch));
 }
 
-void ArenaGpt2Stage::give_buffer(Edge edge, MicrobatchIndex microbatch) {
+void ArenaStage::give_buffer(Edge edge, MicrobatchIndex microbatch) {
   buffers_.give_free(edge, buffers_.release(edge, microbatch));
 }
 
 // -- steps and passes -----------------------------------------------------------------------------
 
-void ArenaGpt2Stage::begin_step(const StepInfo& info) {
+void ArenaStage::begin_step(const StepInfo& info) {
   TROUPE_ASSERT(info.batch != nullptr && info.token_count > 0);
   TROUPE_ASSERT(info.batch->microbatch_count <= props_.microbatch_count);
   TROUPE_ASSERT(info.batch->microbatch_size == props_.microbatch_size);
@@ -257,44 +235,44 @@ void ArenaGpt2Stage::begin_step(const StepInfo& info) {
   TROUPE_ASSERT(info.kind == StepKind::evaluation || props_.bounds.trains);
   TROUPE_ASSERT(free_slots_.size() == props_.bounds.slots);
   step_ = info;
-  std::ranges::fill(tensors_.host.losses, 0.0);
+  std::ranges::fill(memory_.host.losses, 0.0);
   weights_next_ = info.own_microbatches().begin;
-  if (props_.spec.has_embedding) upload_tokens(info.batch->tokens, tensors_.tokens);
-  if (props_.spec.has_head) upload_tokens(info.batch->targets, tensors_.targets);
+  if (props_.spec.has_embedding) upload_tokens(info.batch->tokens, memory_.tokens);
+  if (props_.spec.has_head) upload_tokens(info.batch->targets, memory_.targets);
 }
 
-void ArenaGpt2Stage::begin_work() {
+void ArenaStage::begin_work() {
   stream_.enqueue([this] { work_begin_ns_ = steady_now_ns(); });
 }
 
-void ArenaGpt2Stage::end_work(DeviceDone done) {
+void ArenaStage::end_work(DeviceDone done) {
   stream_.enqueue([this, done = std::move(done)]() mutable {
     done(Errc::none, {.begin_ns = work_begin_ns_, .end_ns = steady_now_ns()});
   });
 }
 
-void ArenaGpt2Stage::enqueue(const Action& action, DeviceDone done) {
+void ArenaStage::enqueue(const Action& action, DeviceDone done) {
   begin_work();
   switch (action.pass) {
     case Pass::forward:
       forward(action.microbatch);
       break;
     case Pass::backward:
-      backward(action.microbatch, true, true);
+      backward(action.microbatch, graph_.backward, true, true);
       break;
     case Pass::backward_input:
       TROUPE_ASSERT(props_.bounds.splits_backward);
-      backward(action.microbatch, true, false);
+      backward(action.microbatch, graph_.backward_input, true, false);
       break;
     case Pass::backward_weight:
       TROUPE_ASSERT(props_.bounds.splits_backward);
-      backward(action.microbatch, false, true);
+      backward(action.microbatch, graph_.backward_weight, false, true);
       break;
   }
   end_work(std::move(done));
 }
 
-void ArenaGpt2Stage::finish(const Action& action) {
+void ArenaStage::finish(const Action& action) {
   const bool is_last_use =
       step_.kind == StepKind::evaluation
           ? action.pass == Pass::forward
@@ -306,74 +284,73 @@ void ArenaGpt2Stage::finish(const Action& action) {
   }
 }
 
-std::span<const double> ArenaGpt2Stage::losses() const {
+std::span<const double> ArenaStage::losses() const {
   if (!props_.spec.has_head || step_.batch == nullptr) return {};
-  return tensors_.host.losses.first(step_.batch->microbatch_count);
+  return memory_.host.losses.first(step_.batch->microbatch_count);
 }
 
 // -- forward --------------------------------------------------------------------------------------
 
-void ArenaGpt2Stage::forward(MicrobatchIndex microbatch) {
+PassFrame ArenaStage::frame_of(const Slot& slot, MicrobatchIndex microbatch) const {
   const bool trains = step_.kind == StepKind::training;
+  return {.slot = &slot,
+          .tokens = rows_of(memory_.tokens, microbatch),
+          .targets = rows_of(memory_.targets, microbatch),
+          .gradient_scale = trains ? 1.0F / static_cast<float>(step_.token_count) : 0.0F,
+          .accumulate = accumulate_};
+}
+
+void ArenaStage::enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame) {
+  for (const auto& call : calls) {
+    calls_.enqueue(call, frame);
+    if (call.completes_bucket) bucket_done();
+  }
+}
+
+void ArenaStage::forward(MicrobatchIndex microbatch) {
   auto& slot = take_slot(microbatch);
-  if (props_.spec.has_embedding) {
-    parts_.forward_embedding(slot, rows_of(tensors_.tokens, microbatch));
-  } else {
-    slot.hidden.front() = floats(buffers_.held(Edge::activation_in, microbatch));
+  if (!props_.spec.has_embedding) {
+    slot.activation_in = floats(buffers_.held(Edge::activation_in, microbatch));
   }
-  if (!props_.spec.has_head) slot.hidden.back() = take_buffer(Edge::activation_out, microbatch);
-  for (std::size_t layer = 0; layer < slot.layers.size(); ++layer) {
-    parts_.forward_layer(slot, layer);
-  }
+  if (!props_.spec.has_head) slot.activation_out = take_buffer(Edge::activation_out, microbatch);
+  const auto frame = frame_of(slot, microbatch);
+  enqueue_calls(graph_.forward, frame);
   if (props_.spec.has_head) {
-    parts_.forward_head(slot, rows_of(tensors_.targets, microbatch),
-                        trains ? 1.0F / static_cast<float>(step_.token_count) : 0.0F);
-    kernels_.download(stream_, slot.head.loss, &tensors_.host.losses[microbatch.value()],
-                      sizeof(double));
+    const auto& last = graph_.forward.back();
+    kernels_.download(stream_, calls_.at(last.saved[0], frame),
+                      &memory_.host.losses[microbatch.value()], sizeof(double));
   }
-  if (!trains) {
-    last_logits_ = slot.head.logits;
+  if (step_.kind == StepKind::evaluation) {
+    last_logits_ = calls_.at(graph_.forward.back().x, frame);
     free_slot(microbatch);
   }
 }
 
 // -- backward -------------------------------------------------------------------------------------
 
-/// Part by part from the head down: in a whole backward pass the gradients of one part are dead
-/// when the next part begins.
-void ArenaGpt2Stage::backward(MicrobatchIndex microbatch, bool for_input, bool for_weight) {
+void ArenaStage::backward(MicrobatchIndex microbatch, std::span<const KernelCall> calls,
+                          bool for_input, bool for_weight) {
   TROUPE_ASSERT(step_.kind == StepKind::training);
   auto& slot = slot_of(microbatch);
   if (for_input) hold_gradients(slot, microbatch);
   if (for_weight) begin_weights(microbatch);
-  if (props_.spec.has_head) {
-    if (for_input) parts_.backward_input_head(slot);
-    if (for_weight) parts_.backward_weight_head(slot, accumulate_);
-    if (for_weight && !props_.model.tie_embeddings) bucket_done();
-  }
-  for (auto layer = slot.layers.size(); layer-- > 0;) {
-    if (for_input) parts_.backward_input_feed_forward(slot, layer);
-    if (for_weight) parts_.backward_weight_feed_forward(slot, layer, accumulate_);
-    if (for_input) parts_.backward_input_attention(slot, layer);
-    if (for_weight) parts_.backward_weight_attention(slot, layer, accumulate_);
-    if (for_weight) bucket_done();
-  }
-  if (for_weight) end_weights(slot, microbatch);
+  enqueue_calls(calls, frame_of(slot, microbatch));
+  if (for_weight) end_weights(microbatch);
 }
 
-void ArenaGpt2Stage::hold_gradients(Slot& slot, MicrobatchIndex microbatch) {
+void ArenaStage::hold_gradients(Slot& slot, MicrobatchIndex microbatch) {
   if (!props_.spec.has_head) {
-    slot.d_hidden.back() = floats(buffers_.held(Edge::gradient_in, microbatch));
+    slot.gradient_in = floats(buffers_.held(Edge::gradient_in, microbatch));
   }
   if (!props_.spec.has_embedding) {
-    slot.d_hidden.front() = take_buffer(Edge::gradient_out, microbatch);
+    slot.gradient_out = take_buffer(Edge::gradient_out, microbatch);
   }
 }
 
 // -- gradients ------------------------------------------------------------------------------------
 
 /// Gradients accumulate in microbatch order, so that the order of the passes leaves no trace.
-void ArenaGpt2Stage::begin_weights(MicrobatchIndex microbatch) {
+void ArenaStage::begin_weights(MicrobatchIndex microbatch) {
   TROUPE_ASSERT(microbatch.value() == weights_next_);
   ++weights_next_;
   const auto [first, end] = step_.own_microbatches();
@@ -382,17 +359,13 @@ void ArenaGpt2Stage::begin_weights(MicrobatchIndex microbatch) {
   bucket_next_ = 0;
 }
 
-void ArenaGpt2Stage::end_weights(const Slot& slot, MicrobatchIndex microbatch) {
-  if (props_.spec.has_embedding) {
-    parts_.backward_weight_embedding(slot, rows_of(tensors_.tokens, microbatch), accumulate_);
-    bucket_done();
-  }
+void ArenaStage::end_weights(MicrobatchIndex microbatch) {
   if (is_last_weights_ && has_tied_bucket()) settle_tied();
   free_slot(microbatch);
 }
 
 /// A bucket has the gradients of this microbatch; of the step, if the microbatch is the last.
-void ArenaGpt2Stage::bucket_done() {
+void ArenaStage::bucket_done() {
   if (!is_last_weights_) return;
   const auto index = bucket_next_++;
   TROUPE_ASSERT(index < bucket_count());
@@ -402,61 +375,61 @@ void ArenaGpt2Stage::bucket_done() {
 }
 
 /// The tied gradient: summed here when both halves are, otherwise held out for the other end.
-void ArenaGpt2Stage::settle_tied() {
+void ArenaStage::settle_tied() {
   auto* const half = gradient(tied_weight_);
-  const auto count = tensors_.parameters[tied_weight_].gradients.size();
+  const auto count = memory_.parameters[tied_weight_].gradients.size();
   if (is_tied_alone()) {
-    kernels_.add(stream_, half, tensors_.head_half.data(), half, count);
+    kernels_.add(stream_, half, memory_.head_half.data(), half, count);
   } else {
     kernels_.copy(stream_, half, take_buffer(Edge::tied_out, MicrobatchIndex{0}), count);
   }
   bucket_done();
 }
 
-BufferView ArenaGpt2Stage::bucket(std::uint32_t index) {
-  const auto& bucket = buckets_.at(index);
-  const auto first = tensors_.parameters[bucket.begin].gradients;
-  const auto last = tensors_.parameters[bucket.end - 1].gradients;
+BufferView ArenaStage::bucket(std::uint32_t index) {
+  const auto& bucket = graph_.buckets.at(index);
+  const auto first = memory_.parameters[bucket.begin].gradients;
+  const auto last = memory_.parameters[bucket.end - 1].gradients;
   const auto count = static_cast<std::size_t>(last.data() + last.size() - first.data());
   return {reinterpret_cast<std::byte*>(first.data()), count * sizeof(float), space_};
 }
 
-void ArenaGpt2Stage::add_tied(DeviceDone done) {
+void ArenaStage::add_tied(DeviceDone done) {
   TROUPE_ASSERT(is_tied_apart());
   begin_work();
   auto* const own = gradient(tied_weight_);
   const auto* const peer = floats(buffers_.held(Edge::tied_in, MicrobatchIndex{0}));
   const bool is_first = props_.spec.has_embedding;
   kernels_.add(stream_, is_first ? own : peer, is_first ? peer : own, own,
-               tensors_.parameters[tied_weight_].gradients.size());
+               memory_.parameters[tied_weight_].gradients.size());
   end_work(std::move(done));
 }
 
-void ArenaGpt2Stage::measure_gradients(DeviceDone done) {
+void ArenaStage::measure_gradients(DeviceDone done) {
   begin_work();
   for (std::size_t i = 0; i < owned_count_; ++i) {
-    kernels_.sum_of_squares(stream_, gradient(i), &tensors_.gradient_squares[i],
-                            tensors_.parameters[i].gradients.size());
+    kernels_.sum_of_squares(stream_, gradient(i), &memory_.gradient_squares[i],
+                            memory_.parameters[i].gradients.size());
   }
-  kernels_.download(stream_, tensors_.gradient_squares.data(),
-                    tensors_.host.gradient_squares.data(), owned_count_ * sizeof(double));
+  kernels_.download(stream_, memory_.gradient_squares.data(),
+                    memory_.host.gradient_squares.data(), owned_count_ * sizeof(double));
   end_work(std::move(done));
 }
 
 // -- optimizer ------------------------------------------------------------------------------------
 
-void ArenaGpt2Stage::optimize(const OptimizerStep& step, DeviceDone done) {
+void ArenaStage::optimize(const OptimizerStep& step, DeviceDone done) {
   const auto& train = props_.train;
   const auto bias = [&](double beta) {
     return static_cast<float>(1.0 - std::pow(beta, step.step));
   };
   begin_work();
-  for (std::size_t i = 0; i < tensors_.parameters.size(); ++i) {
-    const auto& parameter = tensors_.parameters[i];
+  for (std::size_t i = 0; i < memory_.parameters.size(); ++i) {
+    const auto& parameter = memory_.parameters[i];
     const auto decay = static_cast<float>(parameter.spec->decays ? train.weight_decay : 0.0);
     if (train.optimizer == OptimizerKind::adamw) {
       kernels_.adamw(stream_, parameter.values.data(), gradient(i),
-                     tensors_.optimizer_state[0][i].data(), tensors_.optimizer_state[1][i].data(),
+                     memory_.optimizer_state[0][i].data(), memory_.optimizer_state[1][i].data(),
                      parameter.values.size(),
                      {.learning_rate = step.learning_rate,
                       .beta1 = static_cast<float>(train.beta1),
@@ -468,7 +441,7 @@ void ArenaGpt2Stage::optimize(const OptimizerStep& step, DeviceDone done) {
                       .gradient_scale = step.gradient_scale});
     } else {
       kernels_.sgd(stream_, parameter.values.data(), gradient(i),
-                   tensors_.optimizer_state[0][i].data(), parameter.values.size(),
+                   memory_.optimizer_state[0][i].data(), parameter.values.size(),
                    {.learning_rate = step.learning_rate,
                     .momentum = static_cast<float>(train.momentum),
                     .weight_decay = decay,
@@ -487,10 +460,12 @@ Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, 
 
 }  // namespace
 
-Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& stream,
-                                                     const StageProps& props) {
-  const auto list = tensors_of(props.model, props.spec, props.bounds, props.microbatch_count,
-                               props.microbatch_size, optimizer_words(props.train.optimizer));
+Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
+                                                                   const StageProps& props) {
+  auto graph = graph_of(props.model, props.spec, props.bounds, props.microbatch_size);
+  const auto list =
+      tensors_of(graph, props.model, props.spec, props.bounds, props.microbatch_count,
+                 props.microbatch_size, optimizer_words(props.train.optimizer));
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
   const std::span for_device{list.begin(), host_begin};
   const std::span for_host{host_begin, list.end()};
@@ -500,8 +475,8 @@ Expected<std::unique_ptr<Gpt2Stage>> make_gpt2_stage(Device& device, Stream& str
   if (!host_arena) return host_arena.error();
   ArenaCutter cutter{*arena, for_device};
   ArenaCutter host_cutter{*host_arena, for_host};
-  return std::unique_ptr<Gpt2Stage>{std::make_unique<ArenaGpt2Stage>(
-      device, stream, props, parameters_of(props.model, props.spec), cutter, host_cutter)};
+  return std::unique_ptr<TransformerStage>{std::make_unique<ArenaStage>(
+      device, stream, props, std::move(graph), cutter, host_cutter)};
 }
 
 }  // namespace troupe::stages

@@ -1,0 +1,176 @@
+// troupe/engine/stage_graph.hpp -- what a stage computes, kernel call by kernel call, and where in
+// its memory each value lies.
+//
+// A model family is a list of operations on named values (`append_*` in model_families.cpp). From it
+// everything else follows: the parameters, the calls of every pass with their gradients, what a slot
+// must keep from one pass to the next, which values share memory, and the floating-point operations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "troupe/engine/model_spec.hpp"
+#include "troupe/engine/partition.hpp"
+
+namespace troupe {
+
+/// How a parameter starts.
+enum class Initial : std::uint8_t {
+  zeros,
+  ones,
+  normal,  ///< Mean 0, standard deviation `ParameterSpec::deviation`.
+};
+
+/// One parameter tensor. Names and shapes are those of Hugging Face's model of the family.
+struct ParameterSpec {
+  std::string name;
+  std::vector<std::uint64_t> shape;
+  Initial initial = Initial::zeros;
+  float deviation = 0.0F;
+  bool decays = false;  ///< Weight decay applies: matrices, not norms and biases.
+  bool owned = true;    ///< False for the last stage's copy of a tied embedding.
+
+  [[nodiscard]] std::uint64_t element_count() const noexcept;
+};
+
+/// How a weight matrix is stored.
+enum class WeightLayout : std::uint8_t {
+  in_out,  ///< [in, out]: y = x w. GPT-2's published layout.
+  out_in,  ///< [out, in]: y = x w^T. An embedding that serves as the head.
+};
+
+/// What an operation does to its values; `stages::Kernels` has the formulas.
+enum class OperationKind : std::uint8_t {
+  embedding,      ///< tokens -> y. Parameters: token weight, position weight.
+  layer_norm,     ///< x -> y; saves mean and rstd. Parameters: gain, bias.
+  linear,         ///< x (and residual) -> y. Parameters: weight, and perhaps bias.
+  attention,      ///< x = qkv -> y; saves log_sum_exp.
+  gelu,           ///< x -> y
+  cross_entropy,  ///< x = logits -> the loss, `saved[0]`; training, their gradient replaces them.
+};
+
+/// One value: a tensor of a stage.
+using ValueIndex = std::uint32_t;
+inline constexpr ValueIndex no_value = ~ValueIndex{0};
+
+/// One operation of a stage, its values those that its forward pass makes.
+struct Operation {
+  OperationKind kind{};
+  WeightLayout layout = WeightLayout::in_out;
+  bool has_bias = false;
+  std::uint32_t parameter = 0;  ///< The first of its parameters, in `StageGraph::parameters`.
+  std::uint32_t in = 0;         ///< Width of x.
+  std::uint32_t out = 0;        ///< Width of y.
+  ValueIndex x = no_value;
+  ValueIndex residual = no_value;  ///< Is added to y.
+  ValueIndex y = no_value;
+  ValueIndex saved[2] = {no_value, no_value};  ///< What its backward pass needs besides.
+};
+
+/// Where a value lies.
+enum class ValuePlace : std::uint8_t {
+  slot,       ///< In the memory of the microbatch, from one pass to another.
+  workspace,  ///< In memory that all passes of the stage share, within one pass.
+  activation_in,
+  activation_out,
+  gradient_in,
+  gradient_out,
+};
+
+struct Value {
+  std::string name;
+  std::uint64_t size_bytes = 0;
+  ValuePlace place = ValuePlace::workspace;
+  std::uint64_t offset_bytes = 0;  ///< In slot or workspace.
+};
+
+enum class Direction : std::uint8_t { forward, backward_input, backward_weight };
+
+/// One kernel call of a pass; the values are those it reads and writes, `no_value` where none.
+struct KernelCall {
+  Direction direction{};
+  std::uint32_t operation = 0;
+  ValueIndex x = no_value;
+  ValueIndex residual = no_value;
+  ValueIndex y = no_value;
+  ValueIndex saved[2] = {no_value, no_value};
+  ValueIndex dy = no_value;
+  ValueIndex dx = no_value;          ///< May be `dy` itself.
+  ValueIndex d_residual = no_value;  ///< The gradient of x that comes by another way; added to dx.
+  bool completes_bucket = false;     ///< The next bucket has this microbatch's gradients.
+};
+
+/// The parameters `[begin, end)`, whose gradients lie side by side and are reduced together.
+struct Bucket {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+
+  friend bool operator==(const Bucket&, const Bucket&) = default;
+};
+
+/// Floating-point operations of a pass of one microbatch on a stage, a multiply-add counted as two;
+/// causal attention counted in full: for GPT-2 together 6 N + 12 L T C per token, N the elements of
+/// the matrices that multiply (Narayanan et al. 2021, appendix; Chowdhery et al. 2022, appendix B).
+struct PassFlops {
+  double forward = 0.0;
+  double backward_input = 0.0;
+  double backward_weight = 0.0;
+};
+
+/// What a stage computes, and in which memory.
+struct StageGraph {
+  std::vector<ParameterSpec> parameters;  ///< In model order: that of the serial forward pass.
+  std::vector<Operation> operations;
+  std::vector<Value> values;
+
+  std::vector<KernelCall> forward;
+  /// The whole backward pass, or its halves if the stage splits it; empty if it does not train.
+  std::vector<KernelCall> backward;
+  std::vector<KernelCall> backward_input;
+  std::vector<KernelCall> backward_weight;
+
+  /// In the order in which a backward pass completes them. With tied embeddings, the tied parameter
+  /// is a bucket of its own, the last, on the first and on the last stage. Empty if the stage does
+  /// not train.
+  std::vector<Bucket> buckets;
+
+  std::uint64_t slot_bytes = 0;       ///< Of one microbatch in flight.
+  std::uint64_t workspace_bytes = 0;  ///< Of the stage.
+};
+
+/// What a layer computes anew for its backward pass instead of keeping it in the slot.
+enum class Recompute : std::uint8_t {
+  none,
+  /// Norms, attention and activation functions; the results of products with weights are kept
+  /// (compare Korthikanti et al. 2022, section 5).
+  selective,
+  full,  ///< Everything but the input of the layer (Chen et al. 2016).
+};
+
+/// What the calls of a stage depend on besides model and layers.
+struct GraphOptions {
+  std::uint32_t microbatch_size = 1;
+  bool trains = true;
+  bool splits_backward = false;
+  Recompute recompute = Recompute::none;
+};
+
+/// The graph of a stage. Values begin at multiples of `tensor_alignment_bytes`.
+[[nodiscard]] StageGraph graph_of(const ModelSpec& model, const StageSpec& stage,
+                                  const GraphOptions& options);
+
+[[nodiscard]] PassFlops flops_of(const ModelSpec& model, const StageSpec& stage,
+                                 std::uint32_t microbatch_size);
+
+/// Tensors begin at multiples of this many bytes: a cache line, the widest vector.
+inline constexpr std::uint64_t tensor_alignment_bytes = 64;
+
+/// `size_bytes`, rounded up to whole alignments.
+[[nodiscard]] constexpr std::uint64_t padded(std::uint64_t size_bytes) noexcept {
+  return (size_bytes + tensor_alignment_bytes - 1) / tensor_alignment_bytes
+         * tensor_alignment_bytes;
+}
+
+}  // namespace troupe

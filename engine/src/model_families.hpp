@@ -1,0 +1,35 @@
+// engine/src/model_families.hpp -- the operations of each family's embedding, layer and head.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "troupe/engine/stage_graph.hpp"
+
+namespace troupe {
+
+/// The forward pass of a stage: what `graph_of` derives everything else from.
+struct ForwardPass {
+  std::vector<ParameterSpec> parameters;
+  std::vector<Operation> operations;
+  std::vector<Value> values;  ///< Without places.
+  ValueIndex input = no_value;  ///< Of the stage, from the one before; none with the embedding.
+  ValueIndex output = no_value;  ///< For the stage after; none with the head.
+
+  /// The operations of the embedding, of each layer, of the head: each ends before the next begins.
+  /// Blocks of no operations are left out.
+  struct Block {
+    enum class Kind : std::uint8_t { embedding, layer, head };
+    Kind kind{};
+    std::uint32_t operations_begin = 0;
+    std::uint32_t parameters_begin = 0;
+  };
+  std::vector<Block> blocks;
+};
+
+/// With `rows` = microbatch_size * sequence.
+[[nodiscard]] ForwardPass forward_pass_of(const ModelSpec& model, const StageSpec& stage,
+                                          std::uint32_t microbatch_size);
+
+}  // namespace troupe

@@ -1,0 +1,293 @@
+#include "troupe/engine/stage_graph.hpp"
+
+#include <optional>
+#include <utility>
+
+#include "troupe/engine/check.hpp"
+
+#include "model_families.hpp"
+#include "value_places.hpp"
+
+namespace troupe {
+namespace {
+
+/// What the kernels of an operation's backward pass read besides dy.
+struct Needs {
+  bool x = false;
+  bool y = false;
+  bool saved = false;
+};
+
+Needs needs_of(OperationKind kind, Direction direction) {
+  const bool is_input = direction == Direction::backward_input;
+  switch (kind) {
+    case OperationKind::layer_norm:
+      return {.x = true, .saved = true};
+    case OperationKind::linear:
+      return {.x = !is_input};
+    case OperationKind::attention:
+      return {.x = true, .y = true, .saved = true};
+    case OperationKind::gelu:
+      return {.x = true};
+    case OperationKind::embedding:
+    case OperationKind::cross_entropy:
+      break;
+  }
+  return {};
+}
+
+bool has_parameters(OperationKind kind) {
+  return kind == OperationKind::embedding || kind == OperationKind::layer_norm
+         || kind == OperationKind::linear;
+}
+
+/// The gradient of x may be written over that of y: both have one shape and are used once.
+bool differentiates_in_place(OperationKind kind) {
+  return kind == OperationKind::gelu;
+}
+
+/// Whether a layer that recomputes selectively makes the results of the operation anew: they cost
+/// little beside those of products.
+bool is_cheap(OperationKind kind) {
+  return kind == OperationKind::layer_norm || kind == OperationKind::attention
+         || kind == OperationKind::gelu;
+}
+
+/// Derives the calls of every pass from the operations of the forward pass.
+class Lowering {
+public:
+  Lowering(ForwardPass pass, const ModelSpec& model, const StageSpec& stage,
+           const GraphOptions& options)
+      : pass_{std::move(pass)}, model_{model}, stage_{stage}, options_{options} {
+    graph_.values = pass_.values;
+    put_on_edge(pass_.input, ValuePlace::activation_in);
+    put_on_edge(pass_.output, ValuePlace::activation_out);
+    find_recomputed();
+  }
+
+  StageGraph take() && {
+    for (std::uint32_t i = 0; i < pass_.operations.size(); ++i) append_forward(i);
+    if (options_.trains) {
+      append_backward();
+      append_buckets();
+    }
+    place_values(graph_);
+    graph_.parameters = std::move(pass_.parameters);
+    graph_.operations = std::move(pass_.operations);
+    return std::move(graph_);
+  }
+
+private:
+  void put_on_edge(ValueIndex value, ValuePlace place) {
+    if (value == no_value) return;
+    graph_.values[value].place = place;
+  }
+
+  void append_forward(std::uint32_t operation) {
+    const auto& of = pass_.operations[operation];
+    graph_.forward.push_back({.direction = Direction::forward,
+                              .operation = operation,
+                              .x = of.x,
+                              .residual = of.residual,
+                              .y = of.y,
+                              .saved = {of.saved[0], of.saved[1]}});
+  }
+
+  void append_backward() {
+    gradients_.resize(pass_.values.size(), no_value);
+    if (pass_.output != no_value) {
+      gradients_[pass_.output] = like(pass_.output);
+      put_on_edge(gradients_[pass_.output], ValuePlace::gradient_in);
+    }
+    for (auto i = static_cast<std::uint32_t>(pass_.operations.size()); i-- > 0;) {
+      differentiate(i);
+      complete_bucket(i);
+    }
+  }
+
+  void differentiate(std::uint32_t operation) {
+    const auto& of = pass_.operations[operation];
+    if (of.kind == OperationKind::cross_entropy) {
+      gradients_[of.x] = of.x;
+      return;
+    }
+    const auto dy = gradients_[of.y];
+    TROUPE_ASSERT(dy != no_value);
+    if (of.x != no_value) {
+      auto call = backward_call(Direction::backward_input, operation, dy);
+      call.d_residual = gradients_[of.x];
+      call.dx = gradient_of_input(of, dy);
+      gradients_[of.x] = call.dx;
+      calls_of(Direction::backward_input).push_back(call);
+    }
+    if (of.residual != no_value) {
+      TROUPE_ASSERT(gradients_[of.residual] == no_value);
+      gradients_[of.residual] = dy;
+    }
+    if (has_parameters(of.kind)) {
+      const auto call = backward_call(Direction::backward_weight, operation, dy);
+      calls_of(Direction::backward_weight).push_back(call);
+    }
+  }
+
+  ValueIndex gradient_of_input(const Operation& of, ValueIndex dy) {
+    if (differentiates_in_place(of.kind)) return dy;
+    const auto dx = like(of.x);
+    if (of.x == pass_.input) put_on_edge(dx, ValuePlace::gradient_out);
+    return dx;
+  }
+
+  KernelCall backward_call(Direction direction, std::uint32_t operation, ValueIndex dy) {
+    const auto& of = pass_.operations[operation];
+    const auto needs = needs_of(of.kind, direction);
+    auto& calls = calls_of(direction);
+    KernelCall call{.direction = direction, .operation = operation, .dy = dy};
+    if (needs.x) call.x = at_hand(of.x, calls);
+    if (needs.y) call.y = at_hand(of.y, calls);
+    if (needs.saved) {
+      call.saved[0] = at_hand(of.saved[0], calls);
+      call.saved[1] = at_hand(of.saved[1], calls);
+    }
+    return call;
+  }
+
+  std::vector<KernelCall>& calls_of(Direction direction) {
+    if (!options_.splits_backward) return graph_.backward;
+    return direction == Direction::backward_input ? graph_.backward_input
+                                                  : graph_.backward_weight;
+  }
+
+  /// A new value of the size of another.
+  ValueIndex like(ValueIndex value, const char* prefix = "d ") {
+    const auto& of = graph_.values[value];
+    graph_.values.push_back({.name = prefix + of.name, .size_bytes = of.size_bytes});
+    return static_cast<ValueIndex>(graph_.values.size() - 1);
+  }
+
+  // -- recomputation ------------------------------------------------------------------------------
+
+  /// Notes which operations make the values that the backward pass makes anew: those of layers, save
+  /// the last of each, whose result is the input of what follows.
+  void find_recomputed() {
+    maker_.resize(pass_.values.size());
+    if (options_.recompute == Recompute::none) return;
+    for (std::size_t b = 0; b < pass_.blocks.size(); ++b) {
+      if (pass_.blocks[b].kind != ForwardPass::Block::Kind::layer) continue;
+      const auto end = b + 1 < pass_.blocks.size() ? pass_.blocks[b + 1].operations_begin
+                                                   : pass_.operations.size();
+      for (auto i = pass_.blocks[b].operations_begin; i + 1 < end; ++i) {
+        const auto& of = pass_.operations[i];
+        if (options_.recompute == Recompute::selective && !is_cheap(of.kind)) continue;
+        maker_[of.y] = i;
+        for (const auto saved : of.saved) {
+          if (saved != no_value) maker_[saved] = i;
+        }
+      }
+    }
+  }
+
+  /// The value that a backward pass reads for `value` of the forward pass: the same, or that of a
+  /// second forward call, which is appended to `calls` where it is first needed.
+  ValueIndex at_hand(ValueIndex value, std::vector<KernelCall>& calls) {
+    if (value == no_value || !maker_[value]) return value;
+    again_.resize(pass_.values.size(), no_value);
+    if (again_[value] == no_value) recompute(*maker_[value], calls);
+    return again_[value];
+  }
+
+  void recompute(std::uint32_t operation, std::vector<KernelCall>& calls) {
+    const auto& of = pass_.operations[operation];
+    KernelCall call{.direction = Direction::forward, .operation = operation};
+    call.x = at_hand(of.x, calls);
+    call.residual = at_hand(of.residual, calls);
+    const auto make_again = [this](ValueIndex value) {
+      return value == no_value ? no_value : again_[value] = like(value, "again ");
+    };
+    call.y = make_again(of.y);
+    call.saved[0] = make_again(of.saved[0]);
+    call.saved[1] = make_again(of.saved[1]);
+    calls.push_back(call);
+  }
+
+  // -- buckets ------------------------------------------------------------------------------------
+
+  [[nodiscard]] bool is_tied_here() const {
+    return model_.tie_embeddings && (stage_.has_embedding || stage_.has_head);
+  }
+
+  /// Whether the head's own parameters are too few to travel alone: a norm. They go with the layer
+  /// below.
+  [[nodiscard]] bool head_joins_layer() const { return model_.tie_embeddings; }
+
+  /// The block that begins with `operation` is differentiated: marks the call that ends it.
+  void complete_bucket(std::uint32_t operation) {
+    for (const auto& block : pass_.blocks) {
+      if (block.operations_begin != operation) continue;
+      if (block.kind == ForwardPass::Block::Kind::head && head_joins_layer()) return;
+      calls_of(Direction::backward_weight).back().completes_bucket = true;
+    }
+  }
+
+  void append_buckets() {
+    const auto parameter_count = static_cast<std::uint32_t>(pass_.parameters.size());
+    // The tied weight is the first parameter, or the last.
+    const bool ends_with_tied = is_tied_here() && !stage_.has_embedding;
+    auto end = parameter_count - (ends_with_tied ? 1U : 0U);
+    for (auto block = pass_.blocks.rbegin(); block != pass_.blocks.rend(); ++block) {
+      if (block->kind == ForwardPass::Block::Kind::head && head_joins_layer()) continue;
+      const bool begins_with_tied =
+          is_tied_here() && block->kind == ForwardPass::Block::Kind::embedding;
+      const auto begin = block->parameters_begin + (begins_with_tied ? 1U : 0U);
+      graph_.buckets.push_back({.begin = begin, .end = end});
+      end = block->parameters_begin;
+    }
+    if (!is_tied_here()) return;
+    const auto tied = stage_.has_embedding ? 0U : parameter_count - 1;
+    graph_.buckets.push_back({.begin = tied, .end = tied + 1});
+  }
+
+  ForwardPass pass_;
+  std::vector<std::optional<std::uint32_t>> maker_;  ///< By value: the operation to be repeated.
+  std::vector<ValueIndex> again_;                    ///< By value: what that has made.
+  const ModelSpec& model_;
+  const StageSpec& stage_;
+  const GraphOptions& options_;
+  StageGraph graph_;
+  std::vector<ValueIndex> gradients_;  ///< By value of the forward pass: what is known of it so far.
+};
+
+}  // namespace
+
+std::uint64_t ParameterSpec::element_count() const noexcept {
+  std::uint64_t count = 1;
+  for (const auto extent : shape) count *= extent;
+  return count;
+}
+
+StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const GraphOptions& options) {
+  return Lowering{forward_pass_of(model, stage, options.microbatch_size), model, stage, options}
+      .take();
+}
+
+PassFlops flops_of(const ModelSpec& model, const StageSpec& stage, std::uint32_t microbatch_size) {
+  const double rows = double{1} * microbatch_size * model.sequence;
+  PassFlops flops;
+  for (const auto& operation : forward_pass_of(model, stage, microbatch_size).operations) {
+    if (operation.kind == OperationKind::linear) {
+      const double product = 2.0 * rows * operation.in * operation.out;
+      flops.forward += product;
+      flops.backward_input += product;
+      flops.backward_weight += product;
+    }
+    if (operation.kind == OperationKind::attention) {
+      // Queries times keys, weights times values: two products of [T, C] with [C, T] forward, four
+      // back.
+      const double products = 4.0 * rows * model.sequence * operation.out;
+      flops.forward += products;
+      flops.backward_input += 2.0 * products;
+    }
+  }
+  return flops;
+}
+
+}  // namespace troupe

@@ -1,0 +1,60 @@
+// stages/src/kernel_calls.hpp -- the calls of a stage's graph, enqueued as kernels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "troupe/engine/stage_graph.hpp"
+#include "troupe/stages/kernels.hpp"
+
+#include "stage_memory.hpp"
+
+namespace troupe::stages {
+
+/// Where the values of one pass lie, and what else it works on.
+struct PassFrame {
+  const Slot* slot = nullptr;
+  const std::int32_t* tokens = nullptr;   ///< [rows], where the embedding is.
+  const std::int32_t* targets = nullptr;  ///< [rows], where the head is.
+  /// As for `Kernels::cross_entropy`: not 0 leaves the gradient of the logits.
+  float gradient_scale = 0.0F;
+  Accumulate accumulate{};  ///< Of weight gradients.
+};
+
+/// Enqueues kernel calls on one stream.
+class KernelCalls {
+public:
+  /// What it refers to outlives the object.
+  KernelCalls(Stream& stream, Kernels& kernels, const StageProps& props, const StageGraph& graph,
+              const StageMemory& memory);
+
+  void enqueue(const KernelCall& call, const PassFrame& frame);
+
+  /// Where a value lies in a pass.
+  [[nodiscard]] float* at(ValueIndex value, const PassFrame& frame) const;
+
+private:
+  void forward(const KernelCall& call, const PassFrame& frame);
+  void backward_input(const KernelCall& call, const PassFrame& frame);
+  void backward_weight(const KernelCall& call, const PassFrame& frame);
+
+  [[nodiscard]] float* value(std::uint32_t parameter) const {
+    return memory_.parameters[parameter].values.data();
+  }
+  /// Where the gradient of an operation's `index`-th parameter accumulates.
+  [[nodiscard]] float* gradient(const Operation& operation, std::uint32_t index) const;
+  [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
+    return {
+        .rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
+  }
+
+  Stream& stream_;
+  Kernels& kernels_;
+  const StageGraph& graph_;
+  const StageMemory& memory_;
+  AttentionShape attention_;
+  std::uint32_t rows_;
+};
+
+}  // namespace troupe::stages

@@ -1,0 +1,85 @@
+#include "stage_memory.hpp"
+
+#include <string>
+
+#include "troupe/engine/check.hpp"
+
+namespace troupe::stages {
+namespace {
+
+void cut_edges(ArenaCutter& cutter, const StageBounds& bounds, StageBuffers& buffers) {
+  const auto cut_pool = [&](Edge edge, const std::string& name, std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      buffers.add(edge, Buffer{cutter.buffer(name + ' ' + std::to_string(i))});
+    }
+  };
+  cut_pool(Edge::activation_in, "activation in", bounds.activations_in);
+  cut_pool(Edge::activation_out, "activation out", bounds.activations_out);
+  cut_pool(Edge::gradient_in, "gradient in", bounds.gradients_in);
+  cut_pool(Edge::gradient_out, "gradient out", bounds.gradients_out);
+}
+
+}  // namespace
+
+BufferView ArenaCutter::buffer(std::string_view name) {
+  TROUPE_ASSERT(next_ < list_.size() && list_[next_].name == name);
+  const auto size_bytes = static_cast<std::size_t>(list_[next_++].size_bytes);
+  const BufferView view{arena_.data + offset_bytes_, size_bytes, arena_.space};
+  offset_bytes_ += padded(size_bytes);
+  TROUPE_ASSERT(offset_bytes_ <= arena_.size_bytes);
+  return view;
+}
+
+std::span<float> ArenaCutter::floats(std::string_view name) {
+  const auto view = buffer(name);
+  return {reinterpret_cast<float*>(view.data), view.size_bytes / sizeof(float)};
+}
+
+std::span<double> ArenaCutter::doubles(std::string_view name) {
+  const auto view = buffer(name);
+  return {reinterpret_cast<double*>(view.data), view.size_bytes / sizeof(double)};
+}
+
+std::span<std::int32_t> ArenaCutter::integers(std::string_view name) {
+  const auto view = buffer(name);
+  return {reinterpret_cast<std::int32_t*>(view.data), view.size_bytes / sizeof(std::int32_t)};
+}
+
+StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
+                         ArenaCutter& host_cutter, StageBuffers& buffers) {
+  cut_parameters(props, graph.parameters, cutter);
+  if (cutter.at("tied gradients")) {
+    if (props.spec.has_embedding && props.spec.has_head) {
+      head_half = cutter.floats("head half");
+    } else {
+      buffers.add(Edge::tied_in, Buffer{cutter.buffer("in")});
+      buffers.add(Edge::tied_out, Buffer{cutter.buffer("out")});
+    }
+  }
+  for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
+    slots.push_back({.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
+  }
+  cut_edges(cutter, props.bounds, buffers);
+  if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
+  if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
+  if (props.spec.has_embedding) tokens = cutter.integers("tokens");
+  if (props.spec.has_head) targets = cutter.integers("targets");
+  if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
+  if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
+}
+
+void StageMemory::cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
+                                 ArenaCutter& cutter) {
+  for (const auto& spec : specs) {
+    parameters.push_back({.spec = &spec, .values = cutter.floats(spec.name), .gradients = {}});
+  }
+  if (!props.bounds.trains) return;
+  for (auto& parameter : parameters) parameter.gradients = cutter.floats(parameter.spec->name);
+  while (cutter.at("optimizer state")) {
+    const auto prefix = std::to_string(optimizer_state.size()) + ' ';
+    auto& word = optimizer_state.emplace_back();
+    for (const auto& spec : specs) word.push_back(cutter.floats(prefix + spec.name));
+  }
+}
+
+}  // namespace troupe::stages

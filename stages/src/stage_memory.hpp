@@ -1,0 +1,78 @@
+// stages/src/stage_memory.hpp -- the arena of a stage, cut into tensors.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "troupe/engine/model_layout.hpp"
+#include "troupe/stages/transformer_stage.hpp"
+
+namespace troupe::stages {
+
+/// Cuts an arena in the order of `tensors_of`; a name out of order aborts.
+class ArenaCutter {
+public:
+  /// Both outlive the cutter.
+  ArenaCutter(BufferView arena, std::span<const TensorSpec> list) : arena_{arena}, list_{list} {}
+
+  [[nodiscard]] BufferView buffer(std::string_view name);
+  [[nodiscard]] std::span<float> floats(std::string_view name);
+  [[nodiscard]] std::span<double> doubles(std::string_view name);
+  [[nodiscard]] std::span<std::int32_t> integers(std::string_view name);
+
+  /// The next tensor is one of `holder`.
+  [[nodiscard]] bool at(std::string_view holder) const {
+    return next_ < list_.size() && list_[next_].holder == holder;
+  }
+  /// Every byte has been cut.
+  [[nodiscard]] bool done() const {
+    return next_ == list_.size() && offset_bytes_ == arena_.size_bytes;
+  }
+
+private:
+  BufferView arena_;
+  std::span<const TensorSpec> list_;
+  std::size_t next_ = 0;
+  std::size_t offset_bytes_ = 0;
+};
+
+/// The memory of one microbatch in flight.
+struct Slot {
+  BufferView memory;
+  /// The edge buffers of the microbatch, once they are known.
+  float* activation_in = nullptr;
+  float* activation_out = nullptr;
+  float* gradient_in = nullptr;
+  float* gradient_out = nullptr;
+};
+
+/// Everything in the two arenas of one stage.
+struct StageMemory {
+  /// Cuts what `tensors_of(graph, props...)` lists, `host_cutter` what of it is for the host; gives
+  /// edge buffers to `buffers`. `graph` outlives the object.
+  StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
+              ArenaCutter& host_cutter, StageBuffers& buffers);
+
+  std::vector<ParameterView> parameters;
+  std::vector<std::vector<std::span<float>>> optimizer_state;  ///< [words][parameters]
+  std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
+  std::vector<Slot> slots;
+  BufferView workspace;
+  std::span<double> gradient_squares;  ///< [parameters]
+  std::span<std::int32_t> tokens;      ///< [microbatches, rows], where the embedding is.
+  std::span<std::int32_t> targets;     ///< [microbatches, rows], where the head is.
+
+  /// What the host reads of the results.
+  struct {
+    std::span<double> losses;            ///< [microbatches], where the head is.
+    std::span<double> gradient_squares;  ///< [parameters]
+  } host;
+
+private:
+  void cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
+                      ArenaCutter& cutter);
+};
+
+}  // namespace troupe::stages

@@ -1,0 +1,244 @@
+#include "troupe/engine/stage_graph.hpp"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace troupe {
+namespace {
+
+constexpr std::array recomputes{Recompute::none, Recompute::selective, Recompute::full};
+
+/// Wide enough for padding and statistics to vanish: one [rows, hidden] is 1 MiB.
+constexpr ModelSpec wide{
+    .layers = 8, .heads = 4, .hidden = 1024, .sequence = 256, .vocabulary = 16};
+constexpr std::uint64_t unit = 256 * 1024 * sizeof(float);
+
+StageSpec stage_of(std::uint32_t layers, bool has_embedding = false, bool has_head = false) {
+  return {.layer_begin = 1,
+          .layer_end = 1 + layers,
+          .has_embedding = has_embedding,
+          .has_head = has_head};
+}
+
+/// Small enough to count by hand: 2 layers, 2 heads, 4 wide, 3 tokens, 5 words.
+constexpr ModelSpec tiny{.layers = 2, .heads = 2, .hidden = 4, .sequence = 3, .vocabulary = 5};
+
+std::uint64_t slot_units(std::uint32_t layers, const GraphOptions& options) {
+  return graph_of(wide, stage_of(layers), options).slot_bytes / unit;
+}
+
+std::vector<std::pair<const char*, const std::vector<KernelCall>*>> passes_of(
+    const StageGraph& graph) {
+  return {{"F", &graph.forward},
+          {"B", &graph.backward},
+          {"I", &graph.backward_input},
+          {"W", &graph.backward_weight}};
+}
+
+std::vector<ValueIndex> read_by(const KernelCall& call) {
+  std::vector<ValueIndex> values{call.residual, call.dy, call.d_residual, call.x};
+  if (call.direction != Direction::forward) {
+    values.insert(values.end(), {call.y, call.saved[0], call.saved[1]});
+  }
+  std::erase(values, no_value);
+  return values;
+}
+
+std::vector<ValueIndex> written_by(const KernelCall& call) {
+  std::vector<ValueIndex> values{call.dx};
+  if (call.direction == Direction::forward) {
+    values.insert(values.end(), {call.y, call.saved[0], call.saved[1]});
+  }
+  std::erase(values, no_value);
+  return values;
+}
+
+/// What is in memory, byte by byte as far as values begin: the value that was written last.
+class Contents {
+public:
+  void write(const StageGraph& graph, ValueIndex value) {
+    const auto& of = graph.values[value];
+    const auto begin = of.offset_bytes;
+    const auto end = begin + padded(of.size_bytes);
+    std::erase_if(written_, [&](ValueIndex other) {
+      const auto& there = graph.values[other];
+      return there.place == of.place && there.offset_bytes < end
+             && begin < there.offset_bytes + padded(there.size_bytes);
+    });
+    written_.insert(value);
+  }
+  [[nodiscard]] bool holds(ValueIndex value) const { return written_.contains(value); }
+  void forget_workspace(const StageGraph& graph) {
+    std::erase_if(written_, [&](ValueIndex value) {
+      return graph.values[value].place == ValuePlace::workspace;
+    });
+  }
+
+private:
+  std::set<ValueIndex> written_;
+};
+
+/// Goes through all passes of a microbatch, and finds in memory whatever a call reads.
+void expect_every_value_is_there(const StageGraph& graph) {
+  Contents contents;
+  for (const auto& [letter, calls] : passes_of(graph)) {
+    contents.forget_workspace(graph);
+    for (std::size_t i = 0; i < calls->size(); ++i) {
+      const auto& call = (*calls)[i];
+      for (const auto value : read_by(call)) {
+        const auto& of = graph.values[value];
+        const bool comes_from_outside =
+            of.place == ValuePlace::activation_in || of.place == ValuePlace::gradient_in;
+        ASSERT_TRUE(comes_from_outside || contents.holds(value))
+            << letter << " call " << i << " reads " << of.name << ", which is not there";
+        ASSERT_NE(of.place, ValuePlace::activation_out) << "may have left";
+      }
+      for (const auto value : written_by(call)) {
+        const auto& of = graph.values[value];
+        ASSERT_LE(of.offset_bytes + of.size_bytes,
+                  of.place == ValuePlace::slot        ? graph.slot_bytes
+                  : of.place == ValuePlace::workspace ? graph.workspace_bytes
+                                                      : of.size_bytes);
+        ASSERT_EQ(of.offset_bytes % tensor_alignment_bytes, 0U);
+        contents.write(graph, value);
+      }
+    }
+  }
+}
+
+TEST(StageGraph, FindsInMemoryWhateverItReads) {
+  const ModelSpec model{.layers = 9, .heads = 2, .hidden = 24, .sequence = 8, .vocabulary = 50};
+  for (std::uint32_t layers = 1; layers <= 4; ++layers) {
+    for (const auto recompute : recomputes) {
+      for (const bool splits : {false, true}) {
+        for (const auto& spec : {stage_of(layers), stage_of(layers, true), stage_of(layers, false, true),
+                                 stage_of(layers, true, true)}) {
+          SCOPED_TRACE(std::to_string(layers) + " layers, recompute "
+                       + std::to_string(static_cast<int>(recompute))
+                       + (splits ? ", split" : ", whole"));
+          expect_every_value_is_there(graph_of(
+              model, spec,
+              {.microbatch_size = 2, .splits_backward = splits, .recompute = recompute}));
+        }
+      }
+    }
+  }
+}
+
+TEST(StageGraph, OverlapsNoTwoValuesOfOneCall) {
+  const auto graph = graph_of(wide, stage_of(3, true, true), {.recompute = Recompute::full});
+  for (const auto& [letter, calls] : passes_of(graph)) {
+    for (const auto& call : *calls) {
+      auto values = read_by(call);
+      const auto written = written_by(call);
+      values.insert(values.end(), written.begin(), written.end());
+      const std::set<ValueIndex> once(values.begin(), values.end());
+      for (const auto a : once) {
+        for (const auto b : once) {
+          const auto& first = graph.values[a];
+          const auto& second = graph.values[b];
+          if (a == b || first.place != second.place) continue;
+          EXPECT_TRUE(first.offset_bytes + first.size_bytes <= second.offset_bytes
+                      || second.offset_bytes + second.size_bytes <= first.offset_bytes)
+              << letter << ": " << first.name << " and " << second.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(StageGraph, KeepsSixteenHiddenPerLayerAndTokenAndTwentyIfItSplits) {
+  EXPECT_EQ(slot_units(5, {}) - slot_units(4, {}), 16U);
+  const GraphOptions splits{.splits_backward = true};
+  EXPECT_EQ(slot_units(5, splits) - slot_units(4, splits), 20U);
+  EXPECT_EQ(slot_units(1, splits) - slot_units(1, {}), 3U + 4U);
+}
+
+TEST(StageGraph, KeepsNineHiddenPerLayerIfItRecomputesSelectivelyAndOneIfFully) {
+  const GraphOptions selective{.recompute = Recompute::selective};
+  EXPECT_EQ(slot_units(5, selective) - slot_units(4, selective), 9U);
+  const GraphOptions full{.recompute = Recompute::full};
+  EXPECT_EQ(slot_units(5, full) - slot_units(4, full), 1U);
+  EXPECT_EQ(graph_of(wide, stage_of(1), full).slot_bytes, 0U) << "its input is an edge buffer";
+}
+
+TEST(StageGraph, RepeatsWhatItDoesNotKeepOnce) {
+  const auto repeated = [](const StageGraph& graph) {
+    std::map<OperationKind, std::uint32_t> counts;
+    for (const auto& call : graph.backward) {
+      if (call.direction == Direction::forward) ++counts[graph.operations[call.operation].kind];
+    }
+    return counts;
+  };
+  using Counts = std::map<OperationKind, std::uint32_t>;
+  const auto graph_with = [](Recompute recompute) {
+    return graph_of(wide, stage_of(3, true, true), {.recompute = recompute});
+  };
+  EXPECT_EQ(repeated(graph_with(Recompute::none)), Counts{});
+  EXPECT_EQ(repeated(graph_with(Recompute::selective)),
+            (Counts{{OperationKind::layer_norm, 6},
+                    {OperationKind::attention, 3},
+                    {OperationKind::gelu, 3}}));
+  // All but the last product of each layer, whose result nobody needs again.
+  EXPECT_EQ(repeated(graph_with(Recompute::full)), (Counts{{OperationKind::layer_norm, 6},
+                                                           {OperationKind::attention, 3},
+                                                           {OperationKind::gelu, 3},
+                                                           {OperationKind::linear, 9}}));
+}
+
+TEST(StageGraph, KeepsNothingIfItDoesNotTrain) {
+  const auto graph = graph_of(wide, stage_of(5, true, true), {.trains = false});
+  EXPECT_EQ(graph.slot_bytes, 0U);
+  EXPECT_TRUE(graph.backward.empty() && graph.buckets.empty());
+  const auto shorter = graph_of(wide, stage_of(2, true, true), {.trains = false});
+  EXPECT_EQ(graph.workspace_bytes, shorter.workspace_bytes);
+}
+
+TEST(StageGraph, FillsBucketsWithTheGradientsOfWholeLayers) {
+  auto model = wide;
+  for (const bool tie : {true, false}) {
+    model.tie_embeddings = tie;
+    for (const bool splits : {false, true}) {
+      const auto graph = graph_of(model, {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true},
+                                  {.splits_backward = splits});
+      // Two of the embedding, twelve of each layer, the final norm's two and, untied, the head.
+      using Buckets = std::vector<Bucket>;
+      EXPECT_EQ(graph.buckets, tie ? (Buckets{{14, 28}, {2, 14}, {1, 2}, {0, 1}})
+                                   : (Buckets{{26, 29}, {14, 26}, {2, 14}, {0, 2}}));
+      const auto& calls = splits ? graph.backward_weight : graph.backward;
+      const auto completed = std::ranges::count_if(calls, &KernelCall::completes_bucket);
+      // The tied one is complete when both halves are.
+      EXPECT_EQ(static_cast<std::size_t>(completed), graph.buckets.size() - (tie ? 1U : 0U));
+    }
+  }
+}
+
+TEST(Flops, OfTheMeasuredModelAreWhatThePublishedFormulaGives) {
+  // 6 layers, 384 wide, 256 tokens, 256 words: 6 N + 12 L T C = 71.4 MFLOP per token.
+  const ModelSpec model;
+  const StageSpec stage{.layer_begin = 0, .layer_end = 6, .has_embedding = true, .has_head = true};
+  const auto flops = flops_of(model, stage, 8);
+  const double matrices = 6 * 12.0 * 384 * 384 + 256.0 * 384;
+  const double per_token = 6.0 * matrices + 12.0 * 6 * 256 * 384;
+  EXPECT_DOUBLE_EQ(flops.forward + flops.backward_input + flops.backward_weight,
+                   per_token * 8 * 256);
+  EXPECT_NEAR(per_token, 71.4e6, 0.05e6);
+}
+
+TEST(Flops, OfAnAttentionAreInTheForwardAndTheInputPass) {
+  // One token of context 3, 4 wide: matrices 2 * 12 * 16 = 384, attention 4 * 3 * 4 = 48 per token.
+  const auto flops = flops_of(tiny, {.layer_begin = 0, .layer_end = 1}, 2);
+  EXPECT_EQ(flops.forward, 6.0 * (384 + 48));
+  EXPECT_EQ(flops.backward_input, 6.0 * (384 + 96));
+  EXPECT_EQ(flops.backward_weight, 6.0 * 384);
+}
+
+}  // namespace
+}  // namespace troupe
