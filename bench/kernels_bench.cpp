@@ -143,7 +143,8 @@ BENCHMARK(linear_backward_weight)->Apply(linear_shapes);
 BENCHMARK(linear_backward_weight_add)->Apply(linear_shapes);
 
 AttentionShape attention_of(const benchmark::State& state) {
-  return {static_cast<std::uint32_t>(state.range(0)) / sequence, sequence, heads, hidden / heads};
+  return {static_cast<std::uint32_t>(state.range(0)) / sequence, sequence, heads, heads,
+          hidden / heads};
 }
 
 /// Of the unmasked half alone.
@@ -181,7 +182,7 @@ void layer_norm_forward(benchmark::State& state) {
   auto& b = bench();
   measure(state, 0, row_bytes(state, 2.0 * hidden), [&](auto& kernels, Stream& stream) {
     kernels.layer_norm_forward(stream, b.tensor(0), b.tensor(1), b.tensor(1), b.tensor(2),
-                               b.tensor(3), b.tensor(4), rows_of(state), hidden);
+                               b.tensor(3), b.tensor(4), rows_of(state), hidden, 1e-5F);
   });
 }
 

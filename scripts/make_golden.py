@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden values of tests/stages/golden_test.cpp: trainings of a tiny GPT-2 by PyTorch.
+"""Makes the golden values of tests/stages/golden_test.cpp: trainings of tiny models by PyTorch.
 
 Of each it writes the losses and gradient norms (.json) and every weight afterwards (.safetensors).
 
@@ -22,6 +22,8 @@ MASK = (1 << 64) - 1
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
 MODEL = {"layers": 3, "heads": 4, "hidden": 32, "sequence": 24, "vocabulary": 64}
+GPT2 = {"family": "gpt2", **MODEL, "kv_heads": 4, "feed_forward": 128}
+LLAMA = {"family": "llama", **MODEL, "kv_heads": 2, "feed_forward": 80}
 TRAIN = {"steps": 20, "seed": 7, "warmup_steps": 5, "microbatches": 2, "microbatch_size": 2,
          "data_seed": 100}
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.003, "min_learning_rate": 0.0003, "clip_norm": 1.0,
@@ -29,9 +31,11 @@ ADAMW = {"optimizer": "adamw", "learning_rate": 0.003, "min_learning_rate": 0.00
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
        "weight_decay": 0.01, "momentum": 0.9}
 CASES = {
-    "tied_adamw": (True, ADAMW),
-    "untied_adamw": (False, ADAMW),
-    "tied_sgd": (True, SGD),
+    "tied_adamw": (GPT2, True, ADAMW),
+    "untied_adamw": (GPT2, False, ADAMW),
+    "tied_sgd": (GPT2, True, SGD),
+    "llama_adamw": (LLAMA, False, ADAMW),
+    "tied_llama_adamw": (LLAMA, True, ADAMW),
 }
 
 
@@ -83,34 +87,64 @@ def make_batch(step):
     return torch.tensor(tokens), torch.tensor(targets)
 
 
-# -- the model -------------------------------------------------------------------------------------
+# -- the models ------------------------------------------------------------------------------------
 
-def make_parameters(tie):
-    """By name, in model order; matrices first multiply from the right, [in, out]."""
-    hidden, residual = MODEL["hidden"], 0.02 / math.sqrt(2 * MODEL["layers"])
-    shapes = {"wte.weight": ((MODEL["vocabulary"], hidden), 0.02),
-              "wpe.weight": ((MODEL["sequence"], hidden), 0.02)}
-    for i in range(MODEL["layers"]):
-        for name, shape, deviation in (("attn.c_attn", (hidden, 3 * hidden), 0.02),
-                                       ("attn.c_proj", (hidden, hidden), residual),
-                                       ("mlp.c_fc", (hidden, 4 * hidden), 0.02),
-                                       ("mlp.c_proj", (4 * hidden, hidden), residual)):
+DEVIATION = 0.02
+RESIDUAL_DEVIATION = 0.02 / math.sqrt(2 * MODEL["layers"])
+ONES, ZEROS = None, 0.0
+
+
+def gpt2_shapes(tie):
+    """By name, in model order: the shape, and the standard deviation that a parameter begins with.
+    Matrices multiply from the right, [in, out]."""
+    hidden, wide = GPT2["hidden"], GPT2["feed_forward"]
+    shapes = {"wte.weight": ((GPT2["vocabulary"], hidden), DEVIATION),
+              "wpe.weight": ((GPT2["sequence"], hidden), DEVIATION)}
+    for i in range(GPT2["layers"]):
+        for name, shape, deviation in (("attn.c_attn", (hidden, 3 * hidden), DEVIATION),
+                                       ("attn.c_proj", (hidden, hidden), RESIDUAL_DEVIATION),
+                                       ("mlp.c_fc", (hidden, wide), DEVIATION),
+                                       ("mlp.c_proj", (wide, hidden), RESIDUAL_DEVIATION)):
             if name in ("attn.c_attn", "mlp.c_fc"):
                 norm = f"h.{i}." + ("ln_1" if name == "attn.c_attn" else "ln_2")
-                shapes[norm + ".weight"] = ((hidden,), None)
-                shapes[norm + ".bias"] = ((hidden,), 0.0)
+                shapes[norm + ".weight"] = ((hidden,), ONES)
+                shapes[norm + ".bias"] = ((hidden,), ZEROS)
             shapes[f"h.{i}.{name}.weight"] = (shape, deviation)
-            shapes[f"h.{i}.{name}.bias"] = ((shape[1],), 0.0)
-    shapes["ln_f.weight"] = ((hidden,), None)
-    shapes["ln_f.bias"] = ((hidden,), 0.0)
+            shapes[f"h.{i}.{name}.bias"] = ((shape[1],), ZEROS)
+    shapes["ln_f.weight"] = ((hidden,), ONES)
+    shapes["ln_f.bias"] = ((hidden,), ZEROS)
     if not tie:
-        shapes["lm_head.weight"] = ((MODEL["vocabulary"], hidden), 0.02)
+        shapes["lm_head.weight"] = ((GPT2["vocabulary"], hidden), DEVIATION)
+    return shapes
 
+
+def llama_shapes(tie):
+    """As gpt2_shapes; matrices are [out, in]."""
+    hidden, wide = LLAMA["hidden"], LLAMA["feed_forward"]
+    kv = LLAMA["kv_heads"] * hidden // LLAMA["heads"]
+    shapes = {"model.embed_tokens.weight": ((LLAMA["vocabulary"], hidden), DEVIATION)}
+    for i in range(LLAMA["layers"]):
+        layer = f"model.layers.{i}."
+        shapes[layer + "input_layernorm.weight"] = ((hidden,), ONES)
+        for name, out in (("q", hidden), ("k", kv), ("v", kv)):
+            shapes[f"{layer}self_attn.{name}_proj.weight"] = ((out, hidden), DEVIATION)
+        shapes[layer + "self_attn.o_proj.weight"] = ((hidden, hidden), RESIDUAL_DEVIATION)
+        shapes[layer + "post_attention_layernorm.weight"] = ((hidden,), ONES)
+        shapes[layer + "mlp.gate_proj.weight"] = ((wide, hidden), DEVIATION)
+        shapes[layer + "mlp.up_proj.weight"] = ((wide, hidden), DEVIATION)
+        shapes[layer + "mlp.down_proj.weight"] = ((hidden, wide), RESIDUAL_DEVIATION)
+    shapes["model.norm.weight"] = ((hidden,), ONES)
+    if not tie:
+        shapes["lm_head.weight"] = ((LLAMA["vocabulary"], hidden), DEVIATION)
+    return shapes
+
+
+def make_parameters(shapes):
     parameters = {}
     for name, (shape, deviation) in shapes.items():
-        if deviation is None:
+        if deviation is ONES:
             value = torch.ones(shape)
-        elif deviation == 0.0:
+        elif deviation == ZEROS:
             value = torch.zeros(shape)
         else:
             normals = [initial_normal(TRAIN["seed"], name, i) for i in range(math.prod(shape))]
@@ -120,31 +154,70 @@ def make_parameters(tie):
     return parameters
 
 
-def norm(x, p, name):
-    return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], 1e-5)
-
-
-def linear(x, p, name):
-    return x @ p[name + ".weight"] + p[name + ".bias"]
-
-
-def forward(p, tokens):
-    """Logits [batch, sequence, vocabulary]."""
-    batch, sequence = tokens.shape
-    heads, hidden = MODEL["heads"], MODEL["hidden"]
+def attend(q, k, v):
+    """Each [batch, heads, sequence, head_size]; returns [batch, sequence, hidden]."""
+    batch, _, sequence, size = q.shape
     later = torch.full((sequence, sequence), float("-inf")).triu(1)
-    x = p["wte.weight"][tokens] + p["wpe.weight"][:sequence]
-    for i in range(MODEL["layers"]):
+    scores = q @ k.transpose(-1, -2) / math.sqrt(size) + later
+    return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, sequence, -1)
+
+
+def by_heads(x, heads):
+    """[batch, sequence, heads * size] as [batch, heads, sequence, size]."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def gpt2_forward(p, tokens):
+    """Logits [batch, sequence, vocabulary]."""
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], 1e-5)
+
+    def linear(x, name):
+        return x @ p[name + ".weight"] + p[name + ".bias"]
+
+    x = p["wte.weight"][tokens] + p["wpe.weight"][:tokens.shape[1]]
+    for i in range(GPT2["layers"]):
         h = f"h.{i}."
-        q, k, v = (t.reshape(batch, sequence, heads, hidden // heads).transpose(1, 2)
-                   for t in linear(norm(x, p, h + "ln_1"), p, h + "attn.c_attn").split(hidden, -1))
-        scores = q @ k.transpose(-1, -2) / math.sqrt(hidden // heads) + later
-        attended = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, sequence, hidden)
-        x = x + linear(attended, p, h + "attn.c_proj")
-        wide = F.gelu(linear(norm(x, p, h + "ln_2"), p, h + "mlp.c_fc"), approximate="tanh")
-        x = x + linear(wide, p, h + "mlp.c_proj")
-    head = p.get("lm_head.weight", p["wte.weight"])
-    return norm(x, p, "ln_f") @ head.T
+        qkv = linear(norm(x, h + "ln_1"), h + "attn.c_attn").split(GPT2["hidden"], -1)
+        x = x + linear(attend(*(by_heads(t, GPT2["heads"]) for t in qkv)), h + "attn.c_proj")
+        wide = F.gelu(linear(norm(x, h + "ln_2"), h + "mlp.c_fc"), approximate="tanh")
+        x = x + linear(wide, h + "mlp.c_proj")
+    return norm(x, "ln_f") @ p.get("lm_head.weight", p["wte.weight"]).T
+
+
+def llama_forward(p, tokens):
+    """Logits [batch, sequence, vocabulary]."""
+    def norm(x, name):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * p[name + ".weight"]
+
+    def linear(x, name):
+        return x @ p[name + ".weight"].T
+
+    size = LLAMA["hidden"] // LLAMA["heads"]
+    wavelengths = 10000.0 ** (torch.arange(0, size, 2) / size)
+    angles = (torch.arange(tokens.shape[1])[:, None] / wavelengths).repeat(1, 2)
+
+    def turn(x):
+        first, second = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
+
+    group = LLAMA["heads"] // LLAMA["kv_heads"]
+    x = p["model.embed_tokens.weight"][tokens]
+    for i in range(LLAMA["layers"]):
+        layer = f"model.layers.{i}."
+        normal = norm(x, layer + "input_layernorm")
+        q = by_heads(linear(normal, layer + "self_attn.q_proj"), LLAMA["heads"])
+        k, v = (by_heads(linear(normal, f"{layer}self_attn.{name}_proj"), LLAMA["kv_heads"])
+                .repeat_interleave(group, 1) for name in "kv")
+        x = x + linear(attend(turn(q), turn(k), v), layer + "self_attn.o_proj")
+        normal = norm(x, layer + "post_attention_layernorm")
+        wide = F.silu(linear(normal, layer + "mlp.gate_proj")) * linear(normal, layer + "mlp.up_proj")
+        x = x + linear(wide, layer + "mlp.down_proj")
+    head = p.get("lm_head.weight", p["model.embed_tokens.weight"])
+    return norm(x, "model.norm") @ head.T
+
+
+FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_forward)}
 
 
 # -- the training ----------------------------------------------------------------------------------
@@ -181,9 +254,10 @@ def to_safetensors(tensors):
     return len(text).to_bytes(8, "little") + text + elements
 
 
-def run(tie, train):
+def run(model, tie, train):
     """What the training was and what it measured; and the weights after it, by name."""
-    parameters = make_parameters(tie)
+    shapes_of, forward = FAMILIES[model["family"]]
+    parameters = make_parameters(shapes_of(tie))
     optimizer = make_optimizer(parameters, train)
     losses, norms = [], []
     for step in range(1, TRAIN["steps"] + 1):
@@ -196,7 +270,7 @@ def run(tie, train):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(train, step)
         optimizer.step()
-    return {"model": {**MODEL, "tie_embeddings": tie}, "train": {**TRAIN, **train},
+    return {"model": {**model, "tie_embeddings": tie}, "train": {**TRAIN, **train},
             "losses": losses, "gradient_norms": norms}, parameters
 
 
@@ -204,8 +278,8 @@ def main():
     default = pathlib.Path(__file__).resolve().parent.parent / "tests" / "stages" / "golden"
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     torch.set_num_threads(1)
-    for name, (tie, train) in CASES.items():
-        measured, weights = run(tie, train)
+    for name, (model, tie, train) in CASES.items():
+        measured, weights = run(model, tie, train)
         (folder / f"{name}.json").write_text(json.dumps(measured, indent=1) + "\n")
         (folder / f"{name}.safetensors").write_bytes(to_safetensors(weights))
         print(folder / name)

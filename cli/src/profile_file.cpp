@@ -1,8 +1,12 @@
 #include "profile_file.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <span>
+#include <string>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -24,8 +28,11 @@ constexpr std::int64_t duration_max_ns = std::int64_t{86'400} * 1'000'000'000;
 /// Goes through the members of a profile in the order of the file, with one of the two below.
 template <class Visitor, class AnyProfile>
 void visit_members(Visitor& visitor, AnyProfile& profile) {
+  visitor.choice("family", profile.model.family, family_names);
   visitor.count("hidden", profile.model.hidden);
   visitor.count("heads", profile.model.heads);
+  visitor.count("kv_heads", profile.model.kv_heads);
+  visitor.count("feed_forward", profile.model.feed_forward);
   visitor.count("sequence", profile.model.sequence);
   visitor.count("vocabulary", profile.model.vocabulary);
   visitor.count("microbatch_size", profile.microbatch_size);
@@ -33,6 +40,8 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.count("streams", profile.stream_count);
   visitor.passes("embedding", profile.embedding);
   visitor.passes("layer", profile.layer);
+  visitor.choice("recompute", profile.recompute, recompute_names);
+  visitor.passes("recomputing_layer", profile.recomputing_layer);
   visitor.passes("head", profile.head);
   visitor.real("optimizer_ns_per_element", profile.optimizer_ns_per_element);
   visitor.real("measuring_ns_per_element", profile.measuring_ns_per_element);
@@ -54,6 +63,10 @@ constexpr std::array pass_members{PassMember{"F", &PassCosts::forward_ns},
 class Writer {
 public:
   void count(const char* name, std::uint32_t value) { json_[name] = value; }
+  template <class Enum>
+  void choice(const char* name, Enum value, std::span<const std::string_view> names) {
+    json_[name] = names[static_cast<std::size_t>(value)];
+  }
   void real(const char* name, double value) { json_[name] = value; }
   void duration(const char* name, std::int64_t value) { json_[name] = value; }
   void passes(const char* name, const PassCosts& costs) {
@@ -76,6 +89,17 @@ public:
         return false;
       }
       value = found.get<std::uint32_t>();
+      return true;
+    });
+  }
+  template <class Enum>
+  void choice(const char* name, Enum& value, std::span<const std::string_view> names) {
+    const auto expected = fmt::format("one of {}", fmt::join(names, ", "));
+    read(json_, name, expected.c_str(), [&](const Json& found) {
+      const auto place =
+          std::ranges::find(names, found.is_string() ? found.get<std::string>() : "");
+      if (place == names.end()) return false;
+      value = static_cast<Enum>(place - names.begin());
       return true;
     });
   }

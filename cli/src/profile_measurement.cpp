@@ -58,7 +58,7 @@ void fill_at_random(std::uint32_t vocabulary, std::uint32_t step, stages::Batch&
 class Probe {
 public:
   static Expected<std::unique_ptr<Probe>> make(const Plan& plan, std::uint32_t layers_per_stage,
-                                               bool split) {
+                                               bool split, Recompute recompute) {
     auto config = plan.config;
     const auto streams = concurrent_streams(plan);
     auto stages = std::min(streams, 2U);
@@ -71,6 +71,8 @@ public:
                        .split_backward = split,
                        .layers_per_stage = std::vector(stages, layers_per_stage)};
     config.train.learning_rate = config.train.min_learning_rate = 0.0;
+    config.train.recompute = recompute;
+    config.train.recompute_stages.clear();
     auto probe = make_plan(config);
     if (!probe) return probe.error();
     const auto vocabulary = config.model.vocabulary;
@@ -194,13 +196,21 @@ std::int64_t rounded(double ns) {
   return std::llround(std::max(0.0, ns));
 }
 
-/// The probes, whole and split, of one layer per stage and of more.
+/// The probes, whole and split, of one layer per stage and of more, and of as many that recompute
+/// if the plan does.
 struct Probes {
   std::array<std::unique_ptr<Probe>, 2> small;  ///< By whether it splits.
   std::array<std::unique_ptr<Probe>, 2> large;
+  std::array<std::unique_ptr<Probe>, 2> recomputing;
 
-  [[nodiscard]] std::array<Probe*, 4> all() const {
-    return {small[0].get(), small[1].get(), large[0].get(), large[1].get()};
+  [[nodiscard]] std::vector<Probe*> all() const {
+    std::vector<Probe*> list;
+    for (const auto* probes : {&small, &large, &recomputing}) {
+      for (const auto& probe : *probes) {
+        if (probe) list.push_back(probe.get());
+      }
+    }
+    return list;
   }
 };
 
@@ -229,6 +239,13 @@ void fit_passes(const Probes& probes, Profile& profile) {
     };
     const auto found = fit({line(first), line(last)});
     profile.layer.*member = rounded(found.layer_ns);
+    profile.recomputing_layer.*member = profile.layer.*member;
+    if (const auto& recomputing = probes.recomputing[split]) {
+      const auto more_ns = recomputing->pass_ns(first, pass) + recomputing->pass_ns(last, pass)
+                           - large.pass_ns(first, pass) - large.pass_ns(last, pass);
+      profile.recomputing_layer.*member =
+          rounded(found.layer_ns + more_ns / (2.0 * large.layers()));
+    }
     profile.head.*member = rounded(found.ends_ns[1]);
     profile.embedding.*member = first == last ? 0 : rounded(found.ends_ns[0]);
   }
@@ -257,14 +274,20 @@ double mean_of(const Probes& probes, Durations Probe::*durations) {
 Expected<Profile> measure_profile(const Plan& plan, double seconds) {
   const auto deadline = Clock::now() + std::chrono::duration<double>{seconds};
   const auto layers_of_stage = plan.config.model.layers / plan.training.stages_per_copy();
+  const auto layers_max = std::clamp(layers_of_stage, 2U, 4U);
+  const auto recompute = plan.config.train.recompute;
   Probes probes;
   for (const bool split : {false, true}) {
     for (auto* probe : {&probes.small[split], &probes.large[split]}) {
-      const auto layers = probe == &probes.small[split] ? 1U : std::clamp(layers_of_stage, 2U, 4U);
-      auto made = Probe::make(plan, layers, split);
+      const auto layers = probe == &probes.small[split] ? 1U : layers_max;
+      auto made = Probe::make(plan, layers, split, Recompute::none);
       if (!made) return made.error();
       *probe = std::move(*made);
     }
+    if (recompute == Recompute::none) continue;
+    auto made = Probe::make(plan, layers_max, split, recompute);
+    if (!made) return made.error();
+    probes.recomputing[split] = std::move(*made);
   }
   // In turns, so that a machine whose speed drifts does so for all.
   for (std::uint32_t step = 0; step < warmup_steps + steps_min || Clock::now() < deadline; ++step) {
@@ -272,10 +295,11 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds) {
       if (auto done = probe->run_step(); !done) return done.error();
     }
   }
-  Profile profile{.model = plan.config.model,
+  Profile profile{.model = plan.config.model.resolved(),
                   .microbatch_size = plan.config.schedule.microbatch_size,
                   .threads_per_stage = plan.config.run.threads_per_stage,
-                  .stream_count = concurrent_streams(plan)};
+                  .stream_count = concurrent_streams(plan),
+                  .recompute = recompute};
   fit_passes(probes, profile);
   profile.optimizer_ns_per_element = per_element_ns(probes, &Probe::optimizer);
   profile.measuring_ns_per_element = per_element_ns(probes, &Probe::measuring);

@@ -41,15 +41,15 @@ Expected<TextGenerator> TextGenerator::make(stages::Device& device, const ModelS
   generator.logits_.resize(model.vocabulary);
   generator.stream_ = device.make_stream("generate", thread_count);
   auto stage = stages::make_transformer_stage(device, *generator.stream_,
-                                       {.model = model,
-                                        .spec = {.layer_begin = 0,
-                                                 .layer_end = model.layers,
-                                                 .has_embedding = true,
-                                                 .has_head = true},
-                                        .bounds = {.slots = 1, .trains = false},
-                                        .microbatch_count = 1,
-                                        .microbatch_size = 1,
-                                        .train = {}});
+                                              {.model = model,
+                                               .spec = {.layer_begin = 0,
+                                                        .layer_end = model.layers,
+                                                        .has_embedding = true,
+                                                        .has_head = true},
+                                               .bounds = {.slots = 1, .trains = false},
+                                               .microbatch_count = 1,
+                                               .microbatch_size = 1,
+                                               .train = {}});
   if (!stage) return stage.error();
   generator.stage_ = std::move(*stage);
   return generator;

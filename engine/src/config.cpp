@@ -46,13 +46,40 @@ Expected<Done> check_ranges(const Config& config) {
   return Done{};
 }
 
+/// @returns "8 and 12": the multiples of `step` around `number`, which is none.
+std::string multiples_around(std::uint32_t number, std::uint32_t step) {
+  const auto below = number - number % step;
+  return (below == 0 ? "" : text_of(below) + " and ") + text_of(below + step);
+}
+
+Expected<Done> check_llama(const ModelSpec& model) {
+  if (model.head_size() % 2 == 0) return Done{};
+  return invalid(
+      "model.hidden: " + text_of(model.hidden) + " over model.heads = " + text_of(model.heads)
+      + " gives heads of size " + text_of(model.head_size())
+      + ", but rotary positions turn pairs of elements; the nearest values that work are "
+      + multiples_around(model.hidden, 2 * model.heads));
+}
+
 Expected<Done> check_model(const ModelSpec& model) {
-  const auto rest = model.hidden % model.heads;
-  if (rest == 0) return Done{};
-  const auto below = model.hidden - rest;
-  return invalid("model.hidden: " + text_of(model.hidden) + " is not a multiple of model.heads = "
-                 + text_of(model.heads) + "; the nearest multiples are "
-                 + (below == 0 ? "" : text_of(below) + " and ") + text_of(below + model.heads));
+  if (model.hidden % model.heads != 0) {
+    return invalid("model.hidden: " + text_of(model.hidden)
+                   + " is not a multiple of model.heads = " + text_of(model.heads)
+                   + "; the nearest multiples are " + multiples_around(model.hidden, model.heads));
+  }
+  if (model.family == Family::llama) {
+    if (auto checked = check_llama(model); !checked) return checked;
+  } else if (model.kv_head_count() != model.heads) {
+    return invalid("model.kv_heads: " + text_of(model.kv_heads)
+                   + R"(, but in model.family = "gpt2" every head has its own keys and values; )"
+                     R"(leave it 0, or take model.family = "llama")");
+  }
+  if (model.heads % model.kv_head_count() == 0) return Done{};
+  auto nearest = model.kv_heads;
+  while (model.heads % nearest != 0) --nearest;
+  return invalid("model.kv_heads: " + text_of(model.kv_heads)
+                 + " does not divide model.heads = " + text_of(model.heads)
+                 + "; the next smaller number that does is " + text_of(nearest));
 }
 
 Expected<Done> check_grid(const Config& config) {

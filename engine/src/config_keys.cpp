@@ -16,12 +16,9 @@ namespace {
 using Whole32 = Whole<std::uint32_t>;
 using Whole64 = Whole<std::uint64_t>;
 
-constexpr std::array<std::string_view, 1> family_names{"gpt2"};
 constexpr std::array<std::string_view, 2> optimizer_names{"adamw", "sgd"};
 constexpr std::array<std::string_view, 4> learning_rate_schedule_names{"cosine", "linear",
                                                                        "constant", "inverse_sqrt"};
-
-constexpr std::array<std::string_view, 3> recompute_names{"none", "selective", "full"};
 
 // TOML has no integer above this one.
 constexpr std::uint64_t toml_integer_max = std::numeric_limits<std::int64_t>::max();
@@ -125,6 +122,10 @@ std::vector<Key> keys_of(Config& config) {
       {"model", "sequence", Whole32{&model.sequence, 1, 131'072}},
       {"model", "vocabulary", Whole32{&model.vocabulary, 1, 1U << 20U}},
       {"model", "tie_embeddings", Switch{&model.tie_embeddings}},
+      {"model", "kv_heads", Whole32{&model.kv_heads, 0, 1024}},
+      {"model", "feed_forward", Whole32{&model.feed_forward, 0, 131'072}},
+      {"model", "rotary_base", Real{&model.rotary_base, 1.0, 1e9}},
+      {"model", "norm_epsilon", Real{&model.norm_epsilon, 1e-12, 1.0}},
       {"parallel", "data", Whole32{&parallel.data, 1, 1024}},
       {"parallel", "tensor", Whole32{&parallel.tensor, 1, 1024}},
       {"parallel", "pipeline", Whole32{&parallel.pipeline, 1, 1024}},

@@ -8,8 +8,6 @@
 namespace troupe {
 namespace {
 
-constexpr float deviation_default = 0.02F;  // Radford et al. 2019, and so for positions.
-
 ParameterSpec matrix(std::string name, std::uint64_t rows, std::uint64_t columns, float deviation) {
   return {.name = std::move(name),
           .shape = {rows, columns},
@@ -29,14 +27,17 @@ public:
       : model_{model}, stage_{stage}, rows_{std::uint64_t{microbatch_size} * model.sequence} {}
 
   ForwardPass take() && {
+    const bool is_llama = model_.family == Family::llama;
     auto hidden = begin();
     for (auto layer = stage_.layer_begin; layer < stage_.layer_end; ++layer) {
       begin_block(ForwardPass::Block::Kind::layer);
-      hidden = gpt2_layer("h." + std::to_string(layer), hidden);
+      const auto number = std::to_string(layer);
+      hidden = is_llama ? llama_layer("model.layers." + number, hidden)
+                        : gpt2_layer("h." + number, hidden);
     }
     if (stage_.has_head) {
       begin_block(ForwardPass::Block::Kind::head);
-      gpt2_head(hidden);
+      head(is_llama ? rms_norm("model.norm", hidden) : layer_norm("ln_f", hidden));
     } else {
       pass_.output = hidden;
     }
@@ -44,46 +45,121 @@ public:
   }
 
 private:
-  // -- the families -------------------------------------------------------------------------------
+  // -- GPT-2 (Radford et al. 2019) ----------------------------------------------------------------
 
-  ValueIndex gpt2_embedding() {
-    const auto first = parameter(token_embedding());
-    parameter(matrix("wpe.weight", model_.sequence, model_.hidden, deviation_default));
+  ValueIndex gpt2_layer(const std::string& name, ValueIndex x) {
+    const auto hidden = model_.hidden;
+    const auto norm_1 = layer_norm(name + ".ln_1", x);
+    const auto qkv = gpt2_linear(name + ".attn.c_attn", norm_1, 3 * hidden);
+    const auto attended = attention(name + ".attn", qkv);
+    const auto middle = gpt2_linear(name + ".attn.c_proj", attended, hidden, x);
+    const auto norm_2 = layer_norm(name + ".ln_2", middle);
+    const auto expanded = gpt2_linear(name + ".mlp.c_fc", norm_2, model_.feed_forward_width());
+    const auto activated = gelu(name + ".mlp.act", expanded);
+    return gpt2_linear(name + ".mlp.c_proj", activated, hidden, middle);
+  }
+
+  ValueIndex gpt2_linear(const std::string& name, ValueIndex x, std::uint32_t out,
+                         ValueIndex residual = no_value) {
+    const auto in = width_of(x);
+    const auto weight = parameter(matrix(name + ".weight", in, out, deviation(residual)));
+    const auto bias = parameter(vector(name + ".bias", out, Initial::zeros));
+    return linear(name, x, out, residual,
+                  {.layout = WeightLayout::in_out, .weight = weight, .bias = bias});
+  }
+
+  // -- Llama (Touvron et al. 2023) ----------------------------------------------------------------
+
+  ValueIndex llama_layer(const std::string& name, ValueIndex x) {
+    const auto hidden = model_.hidden;
+    const auto kv_width = model_.kv_head_count() * model_.head_size();
+    const auto wide = model_.feed_forward_width();
+    const auto norm_1 = rms_norm(name + ".input_layernorm", x);
+    const auto qkv =
+        llama_linear(name + ".self_attn",
+                     {{"q_proj", hidden}, {"k_proj", kv_width}, {"v_proj", kv_width}}, norm_1);
+    rotate(qkv);
+    const auto attended = attention(name + ".self_attn", qkv);
+    const auto middle = llama_linear(name + ".self_attn", {{"o_proj", hidden}}, attended, x);
+    const auto norm_2 = rms_norm(name + ".post_attention_layernorm", middle);
+    const auto expanded =
+        llama_linear(name + ".mlp", {{"gate_proj", wide}, {"up_proj", wide}}, norm_2);
+    const auto activated = swiglu(name + ".mlp.act", expanded);
+    return llama_linear(name + ".mlp", {{"down_proj", hidden}}, activated, middle);
+  }
+
+  struct Output {
+    const char* name;
+    std::uint32_t width;
+  };
+
+  /// One product with the matrices of all outputs, which lie below each other.
+  ValueIndex llama_linear(const std::string& name, const std::vector<Output>& outputs, ValueIndex x,
+                          ValueIndex residual = no_value) {
+    const auto in = width_of(x);
+    const auto weight = static_cast<std::uint32_t>(pass_.parameters.size());
+    std::uint32_t out = 0;
+    for (const auto& output : outputs) {
+      parameter(
+          matrix(name + "." + output.name + ".weight", output.width, in, deviation(residual)));
+      pass_.parameters.back().joined = out > 0;
+      out += output.width;
+    }
+    return linear(name + "." + outputs.front().name, x, out, residual,
+                  {.layout = WeightLayout::out_in, .weight = weight});
+  }
+
+  ValueIndex rms_norm(const std::string& name, ValueIndex x) {
+    const auto width = width_of(x);
+    const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
+    const auto y = value(name, width);
+    pass_.operations.push_back({.kind = OperationKind::rms_norm,
+                                .weight = gain,
+                                .in = width,
+                                .out = width,
+                                .x = x,
+                                .y = y,
+                                .saved = {value(name + " rstd", 1), no_value}});
+    return y;
+  }
+
+  void rotate(ValueIndex qkv) {
+    pass_.operations.push_back({.kind = OperationKind::rotate,
+                                .in = width_of(qkv),
+                                .out = width_of(qkv),
+                                .x = qkv,
+                                .y = qkv});
+  }
+
+  ValueIndex swiglu(const std::string& name, ValueIndex x) {
+    const auto width = width_of(x) / 2;
+    const auto y = value(name, width);
+    pass_.operations.push_back(
+        {.kind = OperationKind::swiglu, .in = 2 * width, .out = width, .x = x, .y = y});
+    return y;
+  }
+
+  // -- both ---------------------------------------------------------------------------------------
+
+  ValueIndex embedding() {
+    const auto weight = parameter(token_embedding());
+    auto positions = no_parameter;
+    if (model_.family == Family::gpt2) {
+      positions = parameter(matrix("wpe.weight", model_.sequence, model_.hidden, deviation()));
+    }
     const auto y = value("embedded", model_.hidden);
     pass_.operations.push_back({.kind = OperationKind::embedding,
-                                .parameter = first,
+                                .weight = weight,
+                                .bias = positions,
                                 .in = model_.vocabulary,
                                 .out = model_.hidden,
                                 .y = y});
     return y;
   }
 
-  ValueIndex gpt2_layer(const std::string& name, ValueIndex x) {
-    const auto hidden = model_.hidden;
-    // Each layer adds to the residual twice: scaled so that the sum keeps its variance.
-    const auto residual_deviation =
-        static_cast<float>(double{deviation_default} / std::sqrt(2.0 * model_.layers));
-    const auto norm_1 = layer_norm(name + ".ln_1", x);
-    const auto qkv = linear(name + ".attn.c_attn", norm_1, 3 * hidden);
-    const auto attended = attention(name + ".attn", qkv);
-    const auto middle =
-        linear(name + ".attn.c_proj", attended, hidden, x, residual_deviation);
-    const auto norm_2 = layer_norm(name + ".ln_2", middle);
-    const auto expanded = linear(name + ".mlp.c_fc", norm_2, 4 * hidden);
-    const auto activated = gelu(name + ".mlp.act", expanded);
-    return linear(name + ".mlp.c_proj", activated, hidden, middle, residual_deviation);
-  }
-
-  void gpt2_head(ValueIndex x) {
-    const auto norm = layer_norm("ln_f", x);
-    const auto logits = value("logits", model_.vocabulary);
-    pass_.operations.push_back({.kind = OperationKind::linear,
-                                .layout = WeightLayout::out_in,
-                                .parameter = head_weight(),
-                                .in = model_.hidden,
-                                .out = model_.vocabulary,
-                                .x = norm,
-                                .y = logits});
+  void head(ValueIndex norm) {
+    const auto logits = linear("logits", norm, model_.vocabulary, no_value,
+                               {.layout = WeightLayout::out_in, .weight = head_weight()});
     const auto loss = static_cast<ValueIndex>(pass_.values.size());
     pass_.values.push_back({.name = "loss", .size_bytes = sizeof(double)});
     pass_.operations.push_back({.kind = OperationKind::cross_entropy,
@@ -92,33 +168,36 @@ private:
                                 .saved = {loss, no_value}});
   }
 
-  // -- their operations ---------------------------------------------------------------------------
-
   ValueIndex layer_norm(const std::string& name, ValueIndex x) {
     const auto width = width_of(x);
-    const auto first = parameter(vector(name + ".weight", width, Initial::ones));
-    parameter(vector(name + ".bias", width, Initial::zeros));
+    const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
+    const auto bias = parameter(vector(name + ".bias", width, Initial::zeros));
     const auto y = value(name, width);
     pass_.operations.push_back({.kind = OperationKind::layer_norm,
-                                .parameter = first,
+                                .weight = gain,
+                                .bias = bias,
                                 .in = width,
                                 .out = width,
                                 .x = x,
                                 .y = y,
-                                .saved = {value(name + " mean", 1), value(name + " rstd", 1)}});
+                                .saved = {value(name + " rstd", 1), value(name + " mean", 1)}});
     return y;
   }
 
-  ValueIndex linear(const std::string& name, ValueIndex x, std::uint32_t out,
-                    ValueIndex residual = no_value, float deviation = deviation_default) {
-    const auto in = width_of(x);
-    const auto first = parameter(matrix(name + ".weight", in, out, deviation));
-    parameter(vector(name + ".bias", out, Initial::zeros));
-    const auto y = value(name, out);
+  struct LinearParameters {
+    WeightLayout layout{};
+    std::uint32_t weight = no_parameter;
+    std::uint32_t bias = no_parameter;
+  };
+
+  ValueIndex linear(std::string name, ValueIndex x, std::uint32_t out, ValueIndex residual,
+                    const LinearParameters& parameters) {
+    const auto y = value(std::move(name), out);
     pass_.operations.push_back({.kind = OperationKind::linear,
-                                .has_bias = true,
-                                .parameter = first,
-                                .in = in,
+                                .layout = parameters.layout,
+                                .weight = parameters.weight,
+                                .bias = parameters.bias,
+                                .in = width_of(x),
                                 .out = out,
                                 .x = x,
                                 .residual = residual,
@@ -128,13 +207,12 @@ private:
 
   ValueIndex attention(const std::string& name, ValueIndex qkv) {
     const auto y = value(name, model_.hidden);
-    pass_.operations.push_back(
-        {.kind = OperationKind::attention,
-         .in = width_of(qkv),
-         .out = model_.hidden,
-         .x = qkv,
-         .y = y,
-         .saved = {value(name + " log_sum_exp", model_.heads), no_value}});
+    pass_.operations.push_back({.kind = OperationKind::attention,
+                                .in = width_of(qkv),
+                                .out = model_.hidden,
+                                .x = qkv,
+                                .y = y,
+                                .saved = {value(name + " log_sum_exp", model_.heads), no_value}});
     return y;
   }
 
@@ -150,7 +228,7 @@ private:
   ValueIndex begin() {
     if (stage_.has_embedding) {
       begin_block(ForwardPass::Block::Kind::embedding);
-      return gpt2_embedding();
+      return embedding();
     }
     pass_.input = value("input", model_.hidden);
     return pass_.input;
@@ -163,14 +241,24 @@ private:
          .parameters_begin = static_cast<std::uint32_t>(pass_.parameters.size())});
   }
 
+  /// 0.02, and less for what is added to a residual: each layer does so twice, and the sum is to
+  /// keep its variance (Radford et al. 2019).
+  [[nodiscard]] float deviation(ValueIndex residual = no_value) const {
+    constexpr float usual = 0.02F;
+    return residual == no_value
+               ? usual
+               : static_cast<float>(double{usual} / std::sqrt(2.0 * model_.layers));
+  }
+
   [[nodiscard]] ParameterSpec token_embedding() const {
-    return matrix("wte.weight", model_.vocabulary, model_.hidden, deviation_default);
+    const auto* const name =
+        model_.family == Family::llama ? "model.embed_tokens.weight" : "wte.weight";
+    return matrix(name, model_.vocabulary, model_.hidden, deviation());
   }
 
   std::uint32_t head_weight() {
     if (!model_.tie_embeddings) {
-      return parameter(
-          matrix("lm_head.weight", model_.vocabulary, model_.hidden, deviation_default));
+      return parameter(matrix("lm_head.weight", model_.vocabulary, model_.hidden, deviation()));
     }
     if (stage_.has_embedding) return 0;
     const auto index = parameter(token_embedding());

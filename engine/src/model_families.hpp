@@ -13,8 +13,8 @@ namespace troupe {
 struct ForwardPass {
   std::vector<ParameterSpec> parameters;
   std::vector<Operation> operations;
-  std::vector<Value> values;  ///< Without places.
-  ValueIndex input = no_value;  ///< Of the stage, from the one before; none with the embedding.
+  std::vector<Value> values;     ///< Without places.
+  ValueIndex input = no_value;   ///< Of the stage, from the one before; none with the embedding.
   ValueIndex output = no_value;  ///< For the stage after; none with the head.
 
   /// The operations of the embedding, of each layer, of the head: each ends before the next begins.

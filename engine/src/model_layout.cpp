@@ -31,6 +31,9 @@ public:
     }
     append_slots();
     append_edges();
+    if (model_.family == Family::llama) {
+      append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
+    }
     append_workspace();
     append_tokens();
     append_results();
@@ -47,7 +50,13 @@ private:
   }
 
   void append_parameters(const std::string& holder, const std::string& prefix) {
-    for (const auto& spec : graph_.parameters) append(holder, prefix + spec.name, spec.element_count());
+    for (const auto& spec : graph_.parameters) {
+      if (spec.joined) {
+        list_.back().size_bytes += spec.element_count() * sizeof(float);
+      } else {
+        append(holder, prefix + spec.name, spec.element_count());
+      }
+    }
   }
 
   void append_tied() {

@@ -65,8 +65,8 @@ Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
     if (stage < schedule.stage_count()) continue;
     return Error{Errc::invalid_config,
                  "train.recompute_stages: there is no stage " + std::to_string(stage)
-                     + "; the virtual stages of the schedule " + schedule.name
-                     + " are 0 to " + std::to_string(schedule.stage_count() - 1)};
+                     + "; the virtual stages of the schedule " + schedule.name + " are 0 to "
+                     + std::to_string(schedule.stage_count() - 1)};
   }
   return Done{};
 }

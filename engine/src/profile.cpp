@@ -22,14 +22,22 @@ std::int64_t rounded(double ns) {
   return static_cast<std::int64_t>(std::llround(ns));
 }
 
+template <class Names, class Enum>
+std::string name_of(const Names& names, Enum value) {
+  return std::string{names.at(static_cast<std::size_t>(value))};
+}
+
 PassCosts sum(const PassCosts& a, const PassCosts& b, std::int64_t times) {
   return {a.forward_ns + times * b.forward_ns, a.backward_ns + times * b.backward_ns,
           a.backward_input_ns + times * b.backward_input_ns,
           a.backward_weight_ns + times * b.backward_weight_ns};
 }
 
-PassCosts costs_of(const StageSpec& spec, const Profile& profile) {
-  auto costs = sum({0, 0, 0, 0}, profile.layer, spec.layer_count());
+PassCosts costs_of(const StagePlan& stage, const Profile& profile) {
+  const auto& spec = stage.spec;
+  const bool recomputes = stage.bounds.recompute != Recompute::none;
+  auto costs =
+      sum({0, 0, 0, 0}, recomputes ? profile.recomputing_layer : profile.layer, spec.layer_count());
   if (spec.has_embedding) costs = sum(costs, profile.embedding, 1);
   if (spec.has_head) costs = sum(costs, profile.head, 1);
   return costs;
@@ -55,8 +63,10 @@ double share_of(const Plan& plan, const Profile& profile) {
 double longest_ns(const Plan& plan, const Profile& profile) {
   double sum = 0.0;
   for (const auto& stage : plan.stages) {
-    const auto passes = of_all_passes(profile.embedding) + of_all_passes(profile.head)
-                        + stage.spec.layer_count() * of_all_passes(profile.layer);
+    const auto passes =
+        of_all_passes(profile.embedding) + of_all_passes(profile.head)
+        + stage.spec.layer_count()
+              * (of_all_passes(profile.layer) + of_all_passes(profile.recomputing_layer));
     const auto hops = 4.0 * static_cast<double>(profile.link.latency_ns + delay_ns(plan))
                       + 8.0 * static_cast<double>(profile.dispatch_ns);
     sum += plan.training.microbatch_count * (passes + hops);
@@ -79,19 +89,31 @@ double elements_of(const Plan& plan, const StagePlan& stage) {
 
 Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
   const auto& measured = profile.model;
-  const auto& planned = plan.config.model;
+  const auto planned = plan.config.model.resolved();
+  if (measured.family != planned.family) {
+    return misfit("model.family", name_of(family_names, measured.family),
+                  name_of(family_names, planned.family));
+  }
   const auto differs = [](const char* what, std::uint32_t a, std::uint32_t b) {
     return misfit(what, std::to_string(a), std::to_string(b));
   };
-  if (measured.hidden != planned.hidden) {
-    return differs("model.hidden", measured.hidden, planned.hidden);
+  struct Count {
+    const char* key;
+    std::uint32_t ModelSpec::*value;
+  };
+  for (const auto& [key, value] :
+       {Count{"model.hidden", &ModelSpec::hidden}, Count{"model.heads", &ModelSpec::heads},
+        Count{"model.kv_heads", &ModelSpec::kv_heads},
+        Count{"model.feed_forward", &ModelSpec::feed_forward},
+        Count{"model.sequence", &ModelSpec::sequence},
+        Count{"model.vocabulary", &ModelSpec::vocabulary}}) {
+    if (measured.*value != planned.*value) return differs(key, measured.*value, planned.*value);
   }
-  if (measured.heads != planned.heads) return differs("model.heads", measured.heads, planned.heads);
-  if (measured.sequence != planned.sequence) {
-    return differs("model.sequence", measured.sequence, planned.sequence);
-  }
-  if (measured.vocabulary != planned.vocabulary) {
-    return differs("model.vocabulary", measured.vocabulary, planned.vocabulary);
+  for (const auto& stage : plan.stages) {
+    const auto recompute = stage.bounds.recompute;
+    if (recompute == Recompute::none || recompute == profile.recompute) continue;
+    return misfit("train.recompute", name_of(recompute_names, profile.recompute),
+                  name_of(recompute_names, recompute));
   }
   const auto& schedule = plan.config.schedule;
   if (profile.microbatch_size != schedule.microbatch_size) {
@@ -127,7 +149,7 @@ CostModel costs_of(const Plan& plan, const Profile& profile) {
   costs.network.activation_bytes = {activation_bytes};
   costs.network.gradient_bytes = {activation_bytes};
   for (const auto& stage : plan.stages) {
-    costs.stages.push_back(costs_of(stage.spec, profile));
+    costs.stages.push_back(costs_of(stage, profile));
     costs.runtime.bounds.push_back(stage.bounds);
     const auto elements = share * elements_of(plan, stage);
     costs.optimizer_ns[stage.rank.value()] += rounded(elements * profile.optimizer_ns_per_element);

@@ -22,35 +22,32 @@ Needs needs_of(OperationKind kind, Direction direction) {
   const bool is_input = direction == Direction::backward_input;
   switch (kind) {
     case OperationKind::layer_norm:
+    case OperationKind::rms_norm:
       return {.x = true, .saved = true};
     case OperationKind::linear:
       return {.x = !is_input};
     case OperationKind::attention:
       return {.x = true, .y = true, .saved = true};
     case OperationKind::gelu:
+    case OperationKind::swiglu:
       return {.x = true};
     case OperationKind::embedding:
+    case OperationKind::rotate:
     case OperationKind::cross_entropy:
       break;
   }
   return {};
 }
 
-bool has_parameters(OperationKind kind) {
-  return kind == OperationKind::embedding || kind == OperationKind::layer_norm
-         || kind == OperationKind::linear;
-}
-
 /// The gradient of x may be written over that of y: both have one shape and are used once.
 bool differentiates_in_place(OperationKind kind) {
-  return kind == OperationKind::gelu;
+  return kind == OperationKind::gelu || kind == OperationKind::rotate;
 }
 
 /// Whether a layer that recomputes selectively makes the results of the operation anew: they cost
 /// little beside those of products.
 bool is_cheap(OperationKind kind) {
-  return kind == OperationKind::layer_norm || kind == OperationKind::attention
-         || kind == OperationKind::gelu;
+  return kind != OperationKind::linear && kind != OperationKind::rotate;
 }
 
 /// Derives the calls of every pass from the operations of the forward pass.
@@ -115,7 +112,7 @@ private:
     TROUPE_ASSERT(dy != no_value);
     if (of.x != no_value) {
       auto call = backward_call(Direction::backward_input, operation, dy);
-      call.d_residual = gradients_[of.x];
+      if (of.x != of.y) call.d_residual = gradients_[of.x];
       call.dx = gradient_of_input(of, dy);
       gradients_[of.x] = call.dx;
       calls_of(Direction::backward_input).push_back(call);
@@ -124,7 +121,7 @@ private:
       TROUPE_ASSERT(gradients_[of.residual] == no_value);
       gradients_[of.residual] = dy;
     }
-    if (has_parameters(of.kind)) {
+    if (of.weight != no_parameter) {
       const auto call = backward_call(Direction::backward_weight, operation, dy);
       calls_of(Direction::backward_weight).push_back(call);
     }
@@ -153,8 +150,7 @@ private:
 
   std::vector<KernelCall>& calls_of(Direction direction) {
     if (!options_.splits_backward) return graph_.backward;
-    return direction == Direction::backward_input ? graph_.backward_input
-                                                  : graph_.backward_weight;
+    return direction == Direction::backward_input ? graph_.backward_input : graph_.backward_weight;
   }
 
   /// A new value of the size of another.
@@ -166,8 +162,8 @@ private:
 
   // -- recomputation ------------------------------------------------------------------------------
 
-  /// Notes which operations make the values that the backward pass makes anew: those of layers, save
-  /// the last of each, whose result is the input of what follows.
+  /// Notes which operations make the values that the backward pass makes anew: those of layers,
+  /// save the last of each, whose result is the input of what follows.
   void find_recomputed() {
     maker_.resize(pass_.values.size());
     if (options_.recompute == Recompute::none) return;
@@ -178,7 +174,7 @@ private:
       for (auto i = pass_.blocks[b].operations_begin; i + 1 < end; ++i) {
         const auto& of = pass_.operations[i];
         if (options_.recompute == Recompute::selective && !is_cheap(of.kind)) continue;
-        maker_[of.y] = i;
+        if (of.x != of.y) maker_[of.y] = i;
         for (const auto saved : of.saved) {
           if (saved != no_value) maker_[saved] = i;
         }
@@ -207,6 +203,12 @@ private:
     call.saved[0] = make_again(of.saved[0]);
     call.saved[1] = make_again(of.saved[1]);
     calls.push_back(call);
+    // What is done to the result where it lies is done again.
+    if (operation + 1 == pass_.operations.size()) return;
+    const auto& next = pass_.operations[operation + 1];
+    if (next.x != of.y || next.y != of.y) return;
+    calls.push_back(
+        {.direction = Direction::forward, .operation = operation + 1, .x = call.y, .y = call.y});
   }
 
   // -- buckets ------------------------------------------------------------------------------------
@@ -253,7 +255,8 @@ private:
   const StageSpec& stage_;
   const GraphOptions& options_;
   StageGraph graph_;
-  std::vector<ValueIndex> gradients_;  ///< By value of the forward pass: what is known of it so far.
+  std::vector<ValueIndex>
+      gradients_;  ///< By value of the forward pass: what is known of it so far.
 };
 
 }  // namespace

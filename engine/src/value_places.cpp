@@ -119,8 +119,8 @@ void place_values(StageGraph& graph) {
           auto& value = graph.values[*at];
           if (is_on_edge(value)) continue;
           const auto& life = *lives[*at];
-          value.place = life.first_pass == life.last_pass ? ValuePlace::workspace
-                                                          : ValuePlace::slot;
+          value.place =
+              life.first_pass == life.last_pass ? ValuePlace::workspace : ValuePlace::slot;
           visit(value, life, value.place == ValuePlace::slot ? slot : workspace);
         }
       };

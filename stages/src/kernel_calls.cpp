@@ -13,7 +13,9 @@ KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& pro
       attention_{.batch = props.microbatch_size,
                  .sequence = props.model.sequence,
                  .heads = props.model.heads,
-                 .head_size = props.model.hidden / props.model.heads},
+                 .kv_heads = props.model.kv_head_count(),
+                 .head_size = props.model.head_size()},
+      epsilon_{static_cast<float>(props.model.norm_epsilon)},
       rows_{props.microbatch_size * props.model.sequence} {}
 
 float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {
@@ -38,11 +40,10 @@ float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {
 
 /// A tied embedding has a half of its gradient from either end; where both lie here, the head's is
 /// kept apart, so that the two are added as they are between two stages.
-float* KernelCalls::gradient(const Operation& operation, std::uint32_t index) const {
+float* KernelCalls::weight_gradient(const Operation& operation) const {
   const bool is_head = operation.kind == OperationKind::linear && !memory_.head_half.empty()
-                       && operation.parameter == 0;
-  return is_head ? memory_.head_half.data()
-                 : memory_.parameters[operation.parameter + index].gradients.data();
+                       && operation.weight == 0;
+  return is_head ? memory_.head_half.data() : gradient(operation.weight);
 }
 
 void KernelCalls::enqueue(const KernelCall& call, const PassFrame& frame) {
@@ -61,23 +62,27 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
   auto* const x = at(call.x, frame);
   auto* const y = at(call.y, frame);
   auto* const saved = at(call.saved[0], frame);
-  const std::size_t count = std::size_t{rows_} * of.out;
   switch (of.kind) {
     case OperationKind::embedding:
-      return kernels_.embedding_forward(stream_, frame.tokens, value(of.parameter),
-                                        value(of.parameter + 1), y, rows_, attention_.sequence,
-                                        of.out);
+      return kernels_.embedding_forward(stream_, frame.tokens, value(of.weight), value(of.bias), y,
+                                        rows_, attention_.sequence, of.out);
     case OperationKind::layer_norm:
-      return kernels_.layer_norm_forward(stream_, x, value(of.parameter), value(of.parameter + 1),
-                                         y, saved, at(call.saved[1], frame), rows_, of.out);
+      return kernels_.layer_norm_forward(stream_, x, value(of.weight), value(of.bias), y,
+                                         at(call.saved[1], frame), saved, rows_, of.out, epsilon_);
+    case OperationKind::rms_norm:
+      return kernels_.rms_norm_forward(stream_, x, value(of.weight), y, saved, rows_, of.out,
+                                       epsilon_);
     case OperationKind::linear:
-      return kernels_.linear_forward(stream_, x, value(of.parameter),
-                                     of.has_bias ? value(of.parameter + 1) : nullptr,
+      return kernels_.linear_forward(stream_, x, value(of.weight), value(of.bias),
                                      at(call.residual, frame), y, shape_of(of));
+    case OperationKind::rotate:
+      return kernels_.rotate(stream_, y, memory_.turns.data(), false, attention_);
     case OperationKind::attention:
       return kernels_.attention_forward(stream_, x, y, saved, attention_);
     case OperationKind::gelu:
-      return kernels_.gelu_forward(stream_, x, y, count);
+      return kernels_.gelu_forward(stream_, x, y, std::size_t{rows_} * of.out);
+    case OperationKind::swiglu:
+      return kernels_.swiglu_forward(stream_, x, y, rows_, of.out);
     case OperationKind::cross_entropy:
       return kernels_.cross_entropy(stream_, x, frame.targets, reinterpret_cast<double*>(saved),
                                     frame.gradient_scale, rows_, of.in);
@@ -90,18 +95,26 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
   const auto* const saved = at(call.saved[0], frame);
   const auto* const dy = at(call.dy, frame);
   auto* const dx = at(call.dx, frame);
-  TROUPE_ASSERT(call.d_residual == no_value || of.kind == OperationKind::layer_norm);
+  const auto* const residual = at(call.d_residual, frame);
   switch (of.kind) {
     case OperationKind::layer_norm:
-      return kernels_.layer_norm_backward_input(stream_, dy, x, value(of.parameter), saved,
-                                                at(call.saved[1], frame),
-                                                at(call.d_residual, frame), dx, rows_, of.out);
+      return kernels_.layer_norm_backward_input(stream_, dy, x, value(of.weight),
+                                                at(call.saved[1], frame), saved, residual, dx,
+                                                rows_, of.out);
+    case OperationKind::rms_norm:
+      return kernels_.rms_norm_backward_input(stream_, dy, x, value(of.weight), saved, residual, dx,
+                                              rows_, of.out);
     case OperationKind::linear:
-      return kernels_.linear_backward_input(stream_, dy, value(of.parameter), dx, shape_of(of));
+      TROUPE_ASSERT(residual == nullptr);
+      return kernels_.linear_backward_input(stream_, dy, value(of.weight), dx, shape_of(of));
+    case OperationKind::rotate:
+      return kernels_.rotate(stream_, dx, memory_.turns.data(), true, attention_);
     case OperationKind::attention:
       return kernels_.attention_backward(stream_, dy, x, at(call.y, frame), saved, dx, attention_);
     case OperationKind::gelu:
       return kernels_.gelu_backward(stream_, x, dy, dx, std::size_t{rows_} * of.out);
+    case OperationKind::swiglu:
+      return kernels_.swiglu_backward(stream_, x, dy, dx, rows_, of.out);
     case OperationKind::embedding:
     case OperationKind::cross_entropy:
       break;
@@ -115,19 +128,24 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
   const auto* const dy = at(call.dy, frame);
   switch (of.kind) {
     case OperationKind::embedding:
-      return kernels_.embedding_backward(stream_, frame.tokens, dy, gradient(of, 0),
-                                         gradient(of, 1), rows_, attention_.sequence, of.out,
+      return kernels_.embedding_backward(stream_, frame.tokens, dy, gradient(of.weight),
+                                         gradient(of.bias), rows_, attention_.sequence, of.out,
                                          of.in, frame.accumulate);
     case OperationKind::layer_norm:
       return kernels_.layer_norm_backward_weight(
-          stream_, dy, x, at(call.saved[0], frame), at(call.saved[1], frame), gradient(of, 0),
-          gradient(of, 1), rows_, of.out, frame.accumulate);
+          stream_, dy, x, at(call.saved[1], frame), at(call.saved[0], frame), gradient(of.weight),
+          gradient(of.bias), rows_, of.out, frame.accumulate);
+    case OperationKind::rms_norm:
+      return kernels_.rms_norm_backward_weight(stream_, dy, x, at(call.saved[0], frame),
+                                               gradient(of.weight), rows_, of.out,
+                                               frame.accumulate);
     case OperationKind::linear:
-      return kernels_.linear_backward_weight(stream_, x, dy, gradient(of, 0),
-                                             of.has_bias ? gradient(of, 1) : nullptr, shape_of(of),
-                                             frame.accumulate);
+      return kernels_.linear_backward_weight(stream_, x, dy, weight_gradient(of), gradient(of.bias),
+                                             shape_of(of), frame.accumulate);
+    case OperationKind::rotate:
     case OperationKind::attention:
     case OperationKind::gelu:
+    case OperationKind::swiglu:
     case OperationKind::cross_entropy:
       break;
   }

@@ -39,14 +39,17 @@ private:
   void backward_input(const KernelCall& call, const PassFrame& frame);
   void backward_weight(const KernelCall& call, const PassFrame& frame);
 
+  /// Null for `no_parameter`, as are gradients.
   [[nodiscard]] float* value(std::uint32_t parameter) const {
-    return memory_.parameters[parameter].values.data();
+    return parameter == no_parameter ? nullptr : memory_.parameters[parameter].values.data();
   }
-  /// Where the gradient of an operation's `index`-th parameter accumulates.
-  [[nodiscard]] float* gradient(const Operation& operation, std::uint32_t index) const;
+  [[nodiscard]] float* gradient(std::uint32_t parameter) const {
+    return parameter == no_parameter ? nullptr : memory_.parameters[parameter].gradients.data();
+  }
+  /// Where the gradient of the operation's weight accumulates.
+  [[nodiscard]] float* weight_gradient(const Operation& operation) const;
   [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
-    return {
-        .rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
+    return {.rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
   }
 
   Stream& stream_;
@@ -54,6 +57,7 @@ private:
   const StageGraph& graph_;
   const StageMemory& memory_;
   AttentionShape attention_;
+  float epsilon_;
   std::uint32_t rows_;
 };
 

@@ -57,9 +57,11 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
     }
   }
   for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
-    slots.push_back({.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
+    slots.push_back(
+        {.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
   }
   cut_edges(cutter, props.bounds, buffers);
+  if (cutter.at("constants")) turns = cutter.floats("turns");
   if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
   if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
   if (props.spec.has_embedding) tokens = cutter.integers("tokens");
@@ -68,17 +70,33 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
 }
 
+/// Joined parameters are one tensor of the list.
+std::vector<std::span<float>> StageMemory::cut_each(std::span<const ParameterSpec> specs,
+                                                    const std::string& prefix,
+                                                    ArenaCutter& cutter) {
+  std::vector<std::span<float>> pieces;
+  std::span<float> rest;
+  for (const auto& spec : specs) {
+    if (!spec.joined) rest = cutter.floats(prefix + spec.name);
+    const auto count = static_cast<std::size_t>(spec.element_count());
+    pieces.push_back(rest.first(count));
+    rest = rest.subspan(count);
+  }
+  return pieces;
+}
+
 void StageMemory::cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
                                  ArenaCutter& cutter) {
-  for (const auto& spec : specs) {
-    parameters.push_back({.spec = &spec, .values = cutter.floats(spec.name), .gradients = {}});
+  const auto values = cut_each(specs, "", cutter);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    parameters.push_back({.spec = &specs[i], .values = values[i], .gradients = {}});
   }
   if (!props.bounds.trains) return;
-  for (auto& parameter : parameters) parameter.gradients = cutter.floats(parameter.spec->name);
+  const auto gradients = cut_each(specs, "", cutter);
+  for (std::size_t i = 0; i < specs.size(); ++i) parameters[i].gradients = gradients[i];
   while (cutter.at("optimizer state")) {
     const auto prefix = std::to_string(optimizer_state.size()) + ' ';
-    auto& word = optimizer_state.emplace_back();
-    for (const auto& spec : specs) word.push_back(cutter.floats(prefix + spec.name));
+    optimizer_state.push_back(cut_each(specs, prefix, cutter));
   }
 }
 

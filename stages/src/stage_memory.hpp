@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -60,6 +61,7 @@ struct StageMemory {
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
   BufferView workspace;
+  std::span<float> turns;              ///< [sequence, head_size], where positions are rotary.
   std::span<double> gradient_squares;  ///< [parameters]
   std::span<std::int32_t> tokens;      ///< [microbatches, rows], where the embedding is.
   std::span<std::int32_t> targets;     ///< [microbatches, rows], where the head is.
@@ -71,6 +73,8 @@ struct StageMemory {
   } host;
 
 private:
+  static std::vector<std::span<float>> cut_each(std::span<const ParameterSpec> specs,
+                                                const std::string& prefix, ArenaCutter& cutter);
   void cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
                       ArenaCutter& cutter);
 };

@@ -22,8 +22,8 @@ float* floats(BufferView view) {
 
 class ArenaStage final : public TransformerStage {
 public:
-  ArenaStage(Device& device, Stream& stream, const StageProps& props,
-                 StageGraph graph, ArenaCutter& cutter, ArenaCutter& host_cutter);
+  ArenaStage(Device& device, Stream& stream, const StageProps& props, StageGraph graph,
+             ArenaCutter& cutter, ArenaCutter& host_cutter);
 
   [[nodiscard]] StageBuffers& buffers() override { return buffers_; }
   void begin_step(const StepInfo& info) override;
@@ -118,8 +118,8 @@ private:
 
 // -- construction ---------------------------------------------------------------------------------
 
-ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props,
-                       StageGraph graph, ArenaCutter& cutter, ArenaCutter& host_cutter)
+ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, StageGraph graph,
+                       ArenaCutter& cutter, ArenaCutter& host_cutter)
     : props_{props},
       graph_{std::move(graph)},
       stream_{stream},
@@ -141,6 +141,11 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props,
 
 /// Piece by piece, so that the host needs little memory. The arena comes zeroed.
 void ArenaStage::initialise() {
+  if (!memory_.turns.empty()) {
+    const auto& model = props_.model;
+    upload(rotary_turns(model.sequence, model.head_size(), model.rotary_base),
+           memory_.turns.data());
+  }
   std::vector<float> memory(std::size_t{1} << 18U);
   for (const auto& [spec, values, gradients] : memory_.parameters) {
     if (spec->initial == Initial::zeros) continue;
@@ -186,7 +191,7 @@ void ArenaStage::read_logits(std::size_t row, std::span<float> logits) {
 
 /// The batch outlives the step, and with it the copy.
 void ArenaStage::upload_tokens(const std::vector<std::int32_t>& tokens,
-                                   std::span<std::int32_t> to) {
+                               std::span<std::int32_t> to) {
   const auto count = std::size_t{step_.batch->microbatch_count} * rows_;
   TROUPE_ASSERT(tokens.size() == count && count <= to.size());
   kernels_.upload(stream_, tokens.data(), to.data(), count * sizeof(std::int32_t));
@@ -411,8 +416,8 @@ void ArenaStage::measure_gradients(DeviceDone done) {
     kernels_.sum_of_squares(stream_, gradient(i), &memory_.gradient_squares[i],
                             memory_.parameters[i].gradients.size());
   }
-  kernels_.download(stream_, memory_.gradient_squares.data(),
-                    memory_.host.gradient_squares.data(), owned_count_ * sizeof(double));
+  kernels_.download(stream_, memory_.gradient_squares.data(), memory_.host.gradient_squares.data(),
+                    owned_count_ * sizeof(double));
   end_work(std::move(done));
 }
 
@@ -463,9 +468,8 @@ Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, 
 Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
                                                                    const StageProps& props) {
   auto graph = graph_of(props.model, props.spec, props.bounds, props.microbatch_size);
-  const auto list =
-      tensors_of(graph, props.model, props.spec, props.bounds, props.microbatch_count,
-                 props.microbatch_size, optimizer_words(props.train.optimizer));
+  const auto list = tensors_of(graph, props.model, props.spec, props.bounds, props.microbatch_count,
+                               props.microbatch_size, optimizer_words(props.train.optimizer));
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
   const std::span for_device{list.begin(), host_begin};
   const std::span for_host{host_begin, list.end()};
@@ -475,8 +479,8 @@ Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& devic
   if (!host_arena) return host_arena.error();
   ArenaCutter cutter{*arena, for_device};
   ArenaCutter host_cutter{*host_arena, for_host};
-  return std::unique_ptr<TransformerStage>{std::make_unique<ArenaStage>(
-      device, stream, props, std::move(graph), cutter, host_cutter)};
+  return std::unique_ptr<TransformerStage>{
+      std::make_unique<ArenaStage>(device, stream, props, std::move(graph), cutter, host_cutter)};
 }
 
 }  // namespace troupe::stages

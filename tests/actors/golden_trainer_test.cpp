@@ -56,7 +56,8 @@ std::vector<std::vector<float>> values_of(Trainer& trainer) {
 class GoldenTrainer : public testing::TestWithParam<std::tuple<const char*, std::uint32_t>> {};
 
 INSTANTIATE_TEST_SUITE_P(Trainings, GoldenTrainer,
-                         testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd"),
+                         testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd",
+                                                          "llama_adamw", "tied_llama_adamw"),
                                           testing::Values(1U, 2U)),
                          [](const auto& test) {
                            return std::string{std::get<0>(test.param)} + "_ranks_"

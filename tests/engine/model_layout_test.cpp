@@ -158,8 +158,8 @@ TEST(Memory, NamesEachTensorOnce) {
                            .splits_backward = true};
   for (const auto& stage : {whole, first, last}) {
     std::set<std::pair<std::string, std::string>> names;
-    for (const auto& tensor : tensors_of(graph_of(tiny(true), stage, bounds, 2), tiny(true), stage,
-                                         bounds, 1, 2, 2)) {
+    for (const auto& tensor :
+         tensors_of(graph_of(tiny(true), stage, bounds, 2), tiny(true), stage, bounds, 1, 2, 2)) {
       EXPECT_TRUE(names.emplace(tensor.holder, tensor.name).second)
           << tensor.holder << ": " << tensor.name;
       EXPECT_GT(tensor.size_bytes, 0U);

@@ -6,7 +6,7 @@ namespace troupe {
 namespace {
 
 Profile profile_of(const Plan& plan) {
-  return {.model = plan.config.model,
+  return {.model = plan.config.model.resolved(),
           .microbatch_size = plan.config.schedule.microbatch_size,
           .threads_per_stage = 1,
           .stream_count = 2,
@@ -97,6 +97,32 @@ TEST(Profile, RefusesAPlanOfOtherParts) {
   EXPECT_EQ(check_fits(profile, plan).error().context,
             "the profile was measured with model.hidden = 8, the configuration has 4; measure one "
             "for it with `troupe profile`");
+  profile = profile_of(plan);
+  profile.model.family = Family::llama;
+  EXPECT_EQ(check_fits(profile, plan).error().context,
+            "the profile was measured with model.family = llama, the configuration has gpt2; "
+            "measure one for it with `troupe profile`");
+}
+
+TEST(Profile, KnowsWhatALayerTakesThatRecomputes) {
+  auto config = config_of(1);
+  const auto plain = make_plan(config).value();
+  auto profile = profile_of(plain);
+  config.train.recompute = Recompute::full;
+  config.train.recompute_stages = {0};
+  const auto plan = make_plan(config).value();
+  EXPECT_EQ(check_fits(profile, plan).error().context,
+            "the profile was measured with train.recompute = none, the configuration has full; "
+            "measure one for it with `troupe profile`");
+  profile.recompute = Recompute::full;
+  profile.recomputing_layer = profile.layer;
+  profile.recomputing_layer.backward_ns += 7;
+  ASSERT_TRUE(check_fits(profile, plan).has_value());
+  const auto of_plain = costs_of(plain, profile).stages;
+  const auto of_plan = costs_of(plan, profile).stages;
+  EXPECT_EQ(of_plan[0].backward_ns,
+            of_plain[0].backward_ns + 7 * plan.stages[0].spec.layer_count());
+  EXPECT_EQ(of_plan[1], of_plain[1]);
 }
 
 }  // namespace

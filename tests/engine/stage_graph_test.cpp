@@ -102,10 +102,10 @@ void expect_every_value_is_there(const StageGraph& graph) {
       }
       for (const auto value : written_by(call)) {
         const auto& of = graph.values[value];
-        ASSERT_LE(of.offset_bytes + of.size_bytes,
-                  of.place == ValuePlace::slot        ? graph.slot_bytes
-                  : of.place == ValuePlace::workspace ? graph.workspace_bytes
-                                                      : of.size_bytes);
+        ASSERT_LE(of.offset_bytes + of.size_bytes, of.place == ValuePlace::slot ? graph.slot_bytes
+                                                   : of.place == ValuePlace::workspace
+                                                       ? graph.workspace_bytes
+                                                       : of.size_bytes);
         ASSERT_EQ(of.offset_bytes % tensor_alignment_bytes, 0U);
         contents.write(graph, value);
       }
@@ -118,14 +118,14 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
   for (std::uint32_t layers = 1; layers <= 4; ++layers) {
     for (const auto recompute : recomputes) {
       for (const bool splits : {false, true}) {
-        for (const auto& spec : {stage_of(layers), stage_of(layers, true), stage_of(layers, false, true),
-                                 stage_of(layers, true, true)}) {
+        for (const auto& spec : {stage_of(layers), stage_of(layers, true),
+                                 stage_of(layers, false, true), stage_of(layers, true, true)}) {
           SCOPED_TRACE(std::to_string(layers) + " layers, recompute "
                        + std::to_string(static_cast<int>(recompute))
                        + (splits ? ", split" : ", whole"));
-          expect_every_value_is_there(graph_of(
-              model, spec,
-              {.microbatch_size = 2, .splits_backward = splits, .recompute = recompute}));
+          expect_every_value_is_there(
+              graph_of(model, spec,
+                       {.microbatch_size = 2, .splits_backward = splits, .recompute = recompute}));
         }
       }
     }
@@ -182,10 +182,9 @@ TEST(StageGraph, RepeatsWhatItDoesNotKeepOnce) {
     return graph_of(wide, stage_of(3, true, true), {.recompute = recompute});
   };
   EXPECT_EQ(repeated(graph_with(Recompute::none)), Counts{});
-  EXPECT_EQ(repeated(graph_with(Recompute::selective)),
-            (Counts{{OperationKind::layer_norm, 6},
-                    {OperationKind::attention, 3},
-                    {OperationKind::gelu, 3}}));
+  EXPECT_EQ(repeated(graph_with(Recompute::selective)), (Counts{{OperationKind::layer_norm, 6},
+                                                                {OperationKind::attention, 3},
+                                                                {OperationKind::gelu, 3}}));
   // All but the last product of each layer, whose result nobody needs again.
   EXPECT_EQ(repeated(graph_with(Recompute::full)), (Counts{{OperationKind::layer_norm, 6},
                                                            {OperationKind::attention, 3},
@@ -206,8 +205,9 @@ TEST(StageGraph, FillsBucketsWithTheGradientsOfWholeLayers) {
   for (const bool tie : {true, false}) {
     model.tie_embeddings = tie;
     for (const bool splits : {false, true}) {
-      const auto graph = graph_of(model, {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true},
-                                  {.splits_backward = splits});
+      const auto graph = graph_of(
+          model, {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true},
+          {.splits_backward = splits});
       // Two of the embedding, twelve of each layer, the final norm's two and, untied, the head.
       using Buckets = std::vector<Bucket>;
       EXPECT_EQ(graph.buckets, tie ? (Buckets{{14, 28}, {2, 14}, {1, 2}, {0, 1}})

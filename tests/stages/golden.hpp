@@ -36,12 +36,15 @@ inline storage::SafetensorsFile read_golden_weights(const std::string& name) {
 
 inline ModelSpec model_from(const nlohmann::json& golden) {
   const auto& from = golden.at("model");
-  return {.layers = from.at("layers"),
+  return {.family = from.at("family") == "llama" ? Family::llama : Family::gpt2,
+          .layers = from.at("layers"),
           .heads = from.at("heads"),
           .hidden = from.at("hidden"),
           .sequence = from.at("sequence"),
           .vocabulary = from.at("vocabulary"),
-          .tie_embeddings = from.at("tie_embeddings")};
+          .tie_embeddings = from.at("tie_embeddings"),
+          .kv_heads = from.at("kv_heads"),
+          .feed_forward = from.at("feed_forward")};
 }
 
 inline TrainConfig train_config_from(const nlohmann::json& golden) {

@@ -23,17 +23,32 @@ namespace {
 
 constexpr float step_size = 0.005F;
 
-ModelSpec tiny(bool tie) {
+ModelSpec gpt2(bool tie) {
   return {
       .layers = 3, .heads = 2, .hidden = 6, .sequence = 4, .vocabulary = 7, .tie_embeddings = tie};
+}
+
+ModelSpec llama(bool tie) {
+  return {.family = Family::llama,
+          .layers = 3,
+          .heads = 4,
+          .hidden = 8,
+          .sequence = 4,
+          .vocabulary = 7,
+          .tie_embeddings = tie,
+          .kv_heads = 2,
+          .feed_forward = 5};
 }
 
 /// One stage and one microbatch. The loss is the model's on a stage with the head; elsewhere it is
 /// the product of the output with a fixed direction.
 class Probe {
 public:
-  Probe(bool tie, StageSpec spec, bool splits)
-      : spec_{spec}, splits_{splits}, batch_{make_batch(tiny(tie), 1, microbatch_size, 5, 0)} {
+  Probe(const ModelSpec& model, StageSpec spec, bool splits)
+      : spec_{spec},
+        splits_{splits},
+        rows_{microbatch_size * model.sequence},
+        batch_{make_batch(model, 1, microbatch_size, 5, 0)} {
     const StageBounds bounds{.slots = 1,
                              .activations_in = spec.has_embedding ? 0U : 1U,
                              .activations_out = spec.has_head ? 0U : 1U,
@@ -41,12 +56,12 @@ public:
                              .gradients_out = spec.has_embedding ? 0U : 1U,
                              .splits_backward = splits};
     stage_ = make_transformer_stage(device_, stream_,
-                             {.model = tiny(tie),
-                              .spec = spec,
-                              .bounds = bounds,
-                              .microbatch_count = 1,
-                              .microbatch_size = microbatch_size,
-                              .train = {}})
+                                    {.model = model,
+                                     .spec = spec,
+                                     .bounds = bounds,
+                                     .microbatch_count = 1,
+                                     .microbatch_size = microbatch_size,
+                                     .train = {}})
                  .value();
     // Weights larger than a training begins with, and no two equal: every term counts.
     for (const auto& parameter : stage_->parameters()) {
@@ -56,15 +71,15 @@ public:
             (is_gain ? 1.0F : 0.0F) + 0.3F * initial_normal(11, parameter.spec->name, i);
       }
     }
-    input_ = random_vector("input", spec.has_embedding ? 0 : rows * hidden);
-    direction_ = random_vector("direction", spec.has_head ? 0 : rows * hidden);
+    input_ = random_vector("input", spec.has_embedding ? 0 : rows_ * model.hidden);
+    direction_ = random_vector("direction", spec.has_head ? 0 : rows_ * model.hidden);
   }
 
   /// The loss of a forward pass, of an evaluation: nothing is kept.
   double loss() {
     begin(StepKind::evaluation);
     forward();
-    if (spec_.has_head) return stage_->losses()[0] / rows;
+    if (spec_.has_head) return stage_->losses()[0] / rows_;
     double sum = 0.0;
     take(Edge::activation_out, [&](std::span<float> output) {
       for (std::size_t i = 0; i < output.size(); ++i) sum += double{output[i]} * direction_[i];
@@ -94,8 +109,6 @@ public:
 
 private:
   static constexpr std::uint32_t microbatch_size = 2;
-  static constexpr std::uint32_t rows = microbatch_size * 4;
-  static constexpr std::uint32_t hidden = 6;
 
   static std::vector<float> random_vector(const char* name, std::size_t count) {
     std::vector<float> values(count);
@@ -104,7 +117,7 @@ private:
   }
 
   void begin(StepKind kind) {
-    stage_->begin_step({.step = 0, .kind = kind, .batch = &batch_, .token_count = rows});
+    stage_->begin_step({.step = 0, .kind = kind, .batch = &batch_, .token_count = rows_});
   }
 
   void forward() {
@@ -126,6 +139,7 @@ private:
 
   StageSpec spec_;
   bool splits_;
+  std::uint32_t rows_;
   Batch batch_;
   InlineDevice device_;
   InlineStream stream_;
@@ -160,9 +174,10 @@ void expect_gradient(Probe& probe, const std::string& name, std::span<float> val
 }
 
 /// Checks every element of every parameter and of the input.
-void expect_gradients(bool tie, StageSpec spec, bool splits) {
-  SCOPED_TRACE(std::string{tie ? "tied" : "untied"} + (splits ? ", split" : ", whole"));
-  Probe probe{tie, spec, splits};
+void expect_gradients(const ModelSpec& model, StageSpec spec, bool splits) {
+  SCOPED_TRACE(std::string{model.family == Family::gpt2 ? "gpt2" : "llama"}
+               + (model.tie_embeddings ? ", tied" : ", untied") + (splits ? ", split" : ", whole"));
+  Probe probe{model, spec, splits};
   const auto input_gradient = probe.backward();
   for (const auto& parameter : probe.parameters()) {
     const std::vector<float> gradient(parameter.gradients.begin(), parameter.gradients.end());
@@ -171,36 +186,34 @@ void expect_gradients(bool tie, StageSpec spec, bool splits) {
   if (!input_gradient.empty()) expect_gradient(probe, "input", probe.input(), input_gradient);
 }
 
-TEST(Gradient, OfABlockIsTheDifferenceQuotient) {
-  for (const bool splits : {false, true}) {
-    expect_gradients(true, {.layer_begin = 1, .layer_end = 2}, splits);
+void expect_gradients(bool tie, StageSpec spec) {
+  for (const auto& model : {gpt2(tie), llama(tie)}) {
+    for (const bool splits : {false, true}) expect_gradients(model, spec, splits);
   }
 }
 
-TEST(Gradient, OfTwoBlocksIsTheDifferenceQuotient) {
-  for (const bool splits : {false, true}) {
-    expect_gradients(true, {.layer_begin = 1, .layer_end = 3}, splits);
-  }
+TEST(Gradient, OfALayerIsTheDifferenceQuotient) {
+  expect_gradients(true, {.layer_begin = 1, .layer_end = 2});
+}
+
+TEST(Gradient, OfTwoLayersIsTheDifferenceQuotient) {
+  expect_gradients(true, {.layer_begin = 1, .layer_end = 3});
 }
 
 TEST(Gradient, OfTheEmbeddingIsTheDifferenceQuotient) {
-  for (const bool splits : {false, true}) {
-    expect_gradients(true, {.layer_begin = 0, .layer_end = 1, .has_embedding = true}, splits);
-  }
+  expect_gradients(true, {.layer_begin = 0, .layer_end = 1, .has_embedding = true});
 }
 
 TEST(Gradient, OfTheHeadIsTheDifferenceQuotient) {
   for (const bool tie : {true, false}) {
-    for (const bool splits : {false, true}) {
-      expect_gradients(tie, {.layer_begin = 2, .layer_end = 3, .has_head = true}, splits);
-    }
+    expect_gradients(tie, {.layer_begin = 2, .layer_end = 3, .has_head = true});
   }
 }
 
 TEST(Gradient, OfAWholeModelIsTheDifferenceQuotient) {
   for (const bool tie : {true, false}) {
-    expect_gradients(
-        tie, {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true}, false);
+    expect_gradients(tie,
+                     {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true});
   }
 }
 

@@ -143,6 +143,15 @@ TEST_P(VectorKernels, EmbedTokensAndPositions) {
                                        accumulate);
           },
           token_weight, position_weight);
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& stream, Floats& y, Floats& d_token) {
+            kernels.embedding_forward(stream, tokens.data(), token_weight.data(), nullptr, y.data(),
+                                      rows, sequence, hidden);
+            kernels.embedding_backward(stream, tokens.data(), dy.data(), d_token.data(), nullptr,
+                                       rows, sequence, hidden, vocabulary, accumulate);
+          },
+          Floats(std::size_t{rows} * hidden), token_weight);
     }
   }
 }
@@ -157,9 +166,47 @@ TEST_P(VectorKernels, NormalizeLayers) {
           2e-6,
           [&](auto& kernels, Stream& stream, Floats& y, Floats& mean, Floats& rstd) {
             kernels.layer_norm_forward(stream, x.data(), gamma.data(), beta.data(), y.data(),
-                                       mean.data(), rstd.data(), rows, hidden);
+                                       mean.data(), rstd.data(), rows, hidden, 1e-5F);
           },
           Floats(x.size()), Floats(rows), Floats(rows));
+    }
+  }
+}
+
+TEST_P(VectorKernels, NormalizeByTheRootOfTheMeanSquare) {
+  for (const auto rows : row_counts) {
+    for (const auto hidden : hidden_sizes) {
+      const auto x = random(std::size_t{rows} * hidden);
+      const auto gamma = random(hidden);
+      expect_same(
+          2e-6,
+          [&](auto& kernels, Stream& stream, Floats& y, Floats& rstd) {
+            kernels.rms_norm_forward(stream, x.data(), gamma.data(), y.data(), rstd.data(), rows,
+                                     hidden, 1e-5F);
+          },
+          Floats(x.size()), Floats(rows));
+      const auto dy = random(x.size());
+      const auto rstd = random(rows);
+      const auto residual = random(x.size());
+      for (const bool has_residual : {false, true}) {
+        expect_same(
+            5e-6,
+            [&](auto& kernels, Stream& stream, Floats& dx) {
+              kernels.rms_norm_backward_input(stream, dy.data(), x.data(), gamma.data(),
+                                              rstd.data(), has_residual ? dx.data() : nullptr,
+                                              dx.data(), rows, hidden);
+            },
+            residual);
+      }
+      for (const auto accumulate : accumulates) {
+        expect_same(
+            5e-6,
+            [&](auto& kernels, Stream& stream, Floats& d_gamma) {
+              kernels.rms_norm_backward_weight(stream, dy.data(), x.data(), rstd.data(),
+                                               d_gamma.data(), rows, hidden, accumulate);
+            },
+            random(hidden));
+      }
     }
   }
 }
@@ -173,7 +220,7 @@ TEST_P(VectorKernels, NormalizeARowFarFromZero) {
       1e-3,
       [&](auto& kernels, Stream& stream, Floats& y, Floats& mean, Floats& rstd) {
         kernels.layer_norm_forward(stream, x.data(), gamma.data(), beta.data(), y.data(),
-                                   mean.data(), rstd.data(), 1, 100);
+                                   mean.data(), rstd.data(), 1, 100, 1e-5F);
       },
       Floats(100), Floats(1), Floats(1));
 }
@@ -337,19 +384,22 @@ TEST_P(VectorKernels, ActivateArrays) {
 std::vector<AttentionShape> attention_shapes() {
   std::vector<AttentionShape> shapes;
   for (const auto sequence : {1U, 2U, 5U, 64U, 100U}) {
-    for (const auto head_size : {1U, 4U, 20U, 64U}) shapes.push_back({2, sequence, 3, head_size});
+    for (const auto head_size : {1U, 4U, 20U, 64U})
+      shapes.push_back({2, sequence, 3, 3, head_size});
   }
-  shapes.push_back({1, 300, 1, 40});
+  shapes.push_back({1, 300, 1, 1, 40});
+  // Groups of heads with one key and value.
+  shapes.push_back({2, 5, 6, 2, 4});
+  shapes.push_back({1, 300, 4, 1, 20});
   return shapes;
 }
 
 TEST_P(VectorKernels, AttendToThePast) {
   for (const auto& shape : attention_shapes()) {
     const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
-    const std::size_t hidden = std::size_t{shape.heads} * shape.head_size;
-    auto qkv = random(rows * 3 * hidden);
+    auto qkv = random(rows * shape.qkv_width());
     for (float& value : qkv) value *= 3.0F;
-    const Floats y(rows * hidden);
+    const Floats y(rows * shape.width());
     const Floats log_sum_exp(rows * shape.heads);
     expect_same(
         3e-6,
@@ -363,10 +413,9 @@ TEST_P(VectorKernels, AttendToThePast) {
 TEST_P(VectorKernels, DifferentiateAttention) {
   for (const auto& shape : attention_shapes()) {
     const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
-    const std::size_t hidden = std::size_t{shape.heads} * shape.head_size;
-    const auto qkv = random(rows * 3 * hidden);
-    const auto dy = random(rows * hidden);
-    Floats y(rows * hidden);
+    const auto qkv = random(rows * shape.qkv_width());
+    const auto dy = random(rows * shape.width());
+    Floats y(rows * shape.width());
     Floats log_sum_exp(rows * shape.heads);
     InlineStream stream;
     ReferenceKernels{}.attention_forward(stream, qkv.data(), y.data(), log_sum_exp.data(), shape);
@@ -377,6 +426,53 @@ TEST_P(VectorKernels, DifferentiateAttention) {
                                      d_qkv.data(), shape);
         },
         Floats(qkv.size(), 7.0F));
+  }
+}
+
+TEST_P(VectorKernels, TurnQueriesAndKeysWithTheirPosition) {
+  for (const auto& shape : {AttentionShape{2, 5, 3, 3, 2}, AttentionShape{2, 7, 6, 2, 20},
+                            AttentionShape{1, 9, 4, 1, 64}}) {
+    const auto turns = rotary_turns(shape.sequence, shape.head_size, 100.0);
+    const auto qkv = random(std::size_t{shape.batch} * shape.sequence * shape.qkv_width());
+    for (const bool back : {false, true}) {
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& stream, Floats& values) {
+            kernels.rotate(stream, values.data(), turns.data(), back, shape);
+          },
+          qkv);
+    }
+    auto there_and_back = qkv;
+    device_->kernels().rotate(*stream_, there_and_back.data(), turns.data(), false, shape);
+    stream_->synchronize();
+    EXPECT_NE(there_and_back, qkv);
+    device_->kernels().rotate(*stream_, there_and_back.data(), turns.data(), true, shape);
+    stream_->synchronize();
+    for (std::size_t i = 0; i < qkv.size(); ++i) EXPECT_NEAR(there_and_back[i], qkv[i], 1e-6);
+  }
+}
+
+TEST_P(VectorKernels, GateValues) {
+  for (const auto rows : row_counts) {
+    for (const auto width : hidden_sizes) {
+      auto x = random(std::size_t{rows} * 2 * width);
+      for (float& value : x) value *= 8.0F;
+      x[0] = 200.0F;
+      x.back() = -200.0F;
+      const auto dy = random(std::size_t{rows} * width);
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& stream, Floats& y) {
+            kernels.swiglu_forward(stream, x.data(), y.data(), rows, width);
+          },
+          Floats(dy.size()));
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& stream, Floats& dx) {
+            kernels.swiglu_backward(stream, x.data(), dy.data(), dx.data(), rows, width);
+          },
+          Floats(x.size()));
+    }
   }
 }
 
@@ -418,7 +514,7 @@ TEST_P(VectorKernels, NeverTurnWhatIsNotANumberIntoANumber) {
     Floats attended(31);
     Floats log_sum_exp(31);
     kernels.attention_forward(*stream_, qkv.data(), attended.data(), log_sum_exp.data(),
-                              {1, 31, 1, 1});
+                              {1, 31, 1, 1, 1});
     stream_->synchronize();
     EXPECT_TRUE(std::isnan(y[at]));
     EXPECT_TRUE(std::isnan(loss)) << "logit " << at;

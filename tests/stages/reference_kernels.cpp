@@ -10,7 +10,6 @@ namespace troupe::stages {
 
 namespace {
 
-constexpr double layer_norm_epsilon = 1e-5;
 const double gelu_slope = std::sqrt(2.0 / std::numbers::pi);
 
 double dot(const float* a, const float* b, std::size_t count) {
@@ -28,38 +27,42 @@ void put(float& target, double value, Accumulate accumulate) {
   target = static_cast<float>(accumulate == Accumulate::add ? target + value : value);
 }
 
-/// One head of one sequence: how its rows lie in `qkv` and in `y`.
+/// One head of one sequence: where its elements are in `qkv` and in `y`.
 struct Head {
-  std::size_t row;     ///< Of the sequence's first token.
-  std::size_t column;  ///< Of the head's first element in y; the same in each third of qkv.
-  std::size_t hidden;
-  std::size_t head_size;
+  const AttentionShape& shape;
+  std::size_t batch;
+  std::size_t index;
 
-  [[nodiscard]] std::size_t y(std::size_t t) const { return (row + t) * hidden + column; }
-  [[nodiscard]] std::size_t q(std::size_t t) const { return (row + t) * 3 * hidden + column; }
-  [[nodiscard]] std::size_t k(std::size_t t) const { return q(t) + hidden; }
-  [[nodiscard]] std::size_t v(std::size_t t) const { return q(t) + 2 * hidden; }
+  [[nodiscard]] std::size_t kv() const { return index / (shape.heads / shape.kv_heads); }
+  [[nodiscard]] std::size_t row(std::size_t t) const { return batch * shape.sequence + t; }
+  [[nodiscard]] std::size_t in_qkv(std::size_t t, std::size_t heads_before) const {
+    return row(t) * shape.qkv_width() + heads_before * shape.head_size;
+  }
+  [[nodiscard]] std::size_t y(std::size_t t) const {
+    return row(t) * shape.width() + index * shape.head_size;
+  }
+  [[nodiscard]] std::size_t q(std::size_t t) const { return in_qkv(t, index); }
+  [[nodiscard]] std::size_t k(std::size_t t) const { return in_qkv(t, shape.heads + kv()); }
+  [[nodiscard]] std::size_t v(std::size_t t) const {
+    return in_qkv(t, shape.heads + shape.kv_heads + kv());
+  }
 };
-
-Head head_of(const AttentionShape& shape, std::size_t batch, std::size_t head) {
-  return {batch * shape.sequence, head * shape.head_size,
-          std::size_t{shape.heads} * shape.head_size, shape.head_size};
-}
 
 void head_forward(const float* qkv, float* y, float* log_sum_exp, const Head& head,
                   std::size_t sequence) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(head.head_size));
+  const std::size_t size = head.shape.head_size;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(size));
   std::vector<double> scores(sequence);
   for (std::size_t t = 0; t < sequence; ++t) {
     for (std::size_t s = 0; s <= t; ++s) {
-      scores[s] = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], head.head_size);
+      scores[s] = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], size);
     }
     const double highest =
         *std::max_element(scores.begin(), scores.begin() + std::ptrdiff_t(t) + 1);
     double sum = 0.0;
     for (std::size_t s = 0; s <= t; ++s) sum += std::exp(scores[s] - highest);
     log_sum_exp[t] = static_cast<float>(highest + std::log(sum));
-    for (std::size_t i = 0; i < head.head_size; ++i) {
+    for (std::size_t i = 0; i < size; ++i) {
       double value = 0.0;
       for (std::size_t s = 0; s <= t; ++s) {
         value += std::exp(scores[s] - highest) / sum * qkv[head.v(s) + i];
@@ -71,7 +74,7 @@ void head_forward(const float* qkv, float* y, float* log_sum_exp, const Head& he
 
 void head_backward(const float* dy, const float* qkv, const float* y, const float* log_sum_exp,
                    float* d_qkv, const Head& head, std::size_t sequence) {
-  const std::size_t size = head.head_size;
+  const std::size_t size = head.shape.head_size;
   const double scale = 1.0 / std::sqrt(static_cast<double>(size));
   std::vector<double> dq(sequence * size);
   std::vector<double> dk(sequence * size);
@@ -92,8 +95,11 @@ void head_backward(const float* dy, const float* qkv, const float* y, const floa
   for (std::size_t t = 0; t < sequence; ++t) {
     for (std::size_t i = 0; i < size; ++i) {
       d_qkv[head.q(t) + i] = static_cast<float>(dq[t * size + i]);
-      d_qkv[head.k(t) + i] = static_cast<float>(dk[t * size + i]);
-      d_qkv[head.v(t) + i] = static_cast<float>(dv[t * size + i]);
+      // The first head that shares the key and value begins their gradients.
+      const bool adds = head.index % (head.shape.heads / head.shape.kv_heads) != 0;
+      const auto accumulate = adds ? Accumulate::add : Accumulate::overwrite;
+      put(d_qkv[head.k(t) + i], dk[t * size + i], accumulate);
+      put(d_qkv[head.v(t) + i], dv[t * size + i], accumulate);
     }
   }
 }
@@ -108,8 +114,9 @@ void ReferenceKernels::embedding_forward(Stream& stream, const std::int32_t* tok
     for (std::size_t r = 0; r < rows; ++r) {
       const auto token = static_cast<std::size_t>(tokens[r]);
       for (std::size_t i = 0; i < hidden; ++i) {
-        y[r * hidden + i] =
-            token_weight[token * hidden + i] + position_weight[(r % sequence) * hidden + i];
+        const float position =
+            position_weight == nullptr ? 0.0F : position_weight[(r % sequence) * hidden + i];
+        y[r * hidden + i] = token_weight[token * hidden + i] + position;
       }
     }
   });
@@ -123,12 +130,15 @@ void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* to
   run(stream, [=] {
     if (accumulate == Accumulate::overwrite) {
       std::fill_n(d_token_weight, std::size_t{vocabulary} * hidden, 0.0F);
-      std::fill_n(d_position_weight, std::size_t{sequence} * hidden, 0.0F);
+      if (d_position_weight != nullptr) {
+        std::fill_n(d_position_weight, std::size_t{sequence} * hidden, 0.0F);
+      }
     }
     for (std::size_t r = 0; r < rows; ++r) {
       const auto token = static_cast<std::size_t>(tokens[r]);
       for (std::size_t i = 0; i < hidden; ++i) {
         d_token_weight[token * hidden + i] += dy[r * hidden + i];
+        if (d_position_weight == nullptr) continue;
         d_position_weight[(r % sequence) * hidden + i] += dy[r * hidden + i];
       }
     }
@@ -137,7 +147,7 @@ void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* to
 
 void ReferenceKernels::layer_norm_forward(Stream& stream, const float* x, const float* gamma,
                                           const float* beta, float* y, float* mean, float* rstd,
-                                          std::uint32_t rows, std::uint32_t hidden) {
+                                          std::uint32_t rows, std::uint32_t hidden, float epsilon) {
   run(stream, [=] {
     for (std::size_t r = 0; r < rows; ++r) {
       const float* row = x + r * hidden;
@@ -146,7 +156,7 @@ void ReferenceKernels::layer_norm_forward(Stream& stream, const float* x, const 
       const double average = sum / hidden;
       double squares = 0.0;
       for (std::size_t i = 0; i < hidden; ++i) squares += (row[i] - average) * (row[i] - average);
-      const double inverse = 1.0 / std::sqrt(squares / hidden + layer_norm_epsilon);
+      const double inverse = 1.0 / std::sqrt(squares / hidden + double{epsilon});
       for (std::size_t i = 0; i < hidden; ++i) {
         y[r * hidden + i] = static_cast<float>((row[i] - average) * inverse * gamma[i] + beta[i]);
       }
@@ -197,6 +207,56 @@ void ReferenceKernels::layer_norm_backward_weight(Stream& stream, const float* d
       }
       put(d_gamma[i], gamma_sum, accumulate);
       put(d_beta[i], beta_sum, accumulate);
+    }
+  });
+}
+
+void ReferenceKernels::rms_norm_forward(Stream& stream, const float* x, const float* gamma,
+                                        float* y, float* rstd, std::uint32_t rows,
+                                        std::uint32_t hidden, float epsilon) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float* row = x + r * hidden;
+      const double inverse = 1.0 / std::sqrt(dot(row, row, hidden) / hidden + double{epsilon});
+      for (std::size_t i = 0; i < hidden; ++i) {
+        y[r * hidden + i] = static_cast<float>(row[i] * inverse * gamma[i]);
+      }
+      rstd[r] = static_cast<float>(inverse);
+    }
+  });
+}
+
+void ReferenceKernels::rms_norm_backward_input(Stream& stream, const float* dy, const float* x,
+                                               const float* gamma, const float* rstd,
+                                               const float* residual, float* dx, std::uint32_t rows,
+                                               std::uint32_t hidden) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t row = r * hidden;
+      const auto normal = [&](std::size_t i) { return double{x[row + i]} * rstd[r]; };
+      const auto d_normal = [&](std::size_t i) { return double{dy[row + i]} * gamma[i]; };
+      double product = 0.0;
+      for (std::size_t i = 0; i < hidden; ++i) product += d_normal(i) * normal(i);
+      for (std::size_t i = 0; i < hidden; ++i) {
+        const double bypass = residual == nullptr ? 0.0 : double{residual[row + i]};
+        dx[row + i] =
+            static_cast<float>(bypass + rstd[r] * (d_normal(i) - normal(i) * product / hidden));
+      }
+    }
+  });
+}
+
+void ReferenceKernels::rms_norm_backward_weight(Stream& stream, const float* dy, const float* x,
+                                                const float* rstd, float* d_gamma,
+                                                std::uint32_t rows, std::uint32_t hidden,
+                                                Accumulate accumulate) {
+  run(stream, [=] {
+    for (std::size_t i = 0; i < hidden; ++i) {
+      double sum = 0.0;
+      for (std::size_t r = 0; r < rows; ++r) {
+        sum += double{dy[r * hidden + i]} * x[r * hidden + i] * rstd[r];
+      }
+      put(d_gamma[i], sum, accumulate);
     }
   });
 }
@@ -275,13 +335,64 @@ void ReferenceKernels::gelu_backward(Stream& stream, const float* x, const float
   });
 }
 
+void ReferenceKernels::swiglu_forward(Stream& stream, const float* x, float* y, std::uint32_t rows,
+                                      std::uint32_t width) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t i = 0; i < width; ++i) {
+        const double gate = x[2 * r * width + i];
+        y[r * width + i] =
+            static_cast<float>(gate / (1.0 + std::exp(-gate)) * x[(2 * r + 1) * width + i]);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::swiglu_backward(Stream& stream, const float* x, const float* dy, float* dx,
+                                       std::uint32_t rows, std::uint32_t width) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t i = 0; i < width; ++i) {
+        const double gate = x[2 * r * width + i];
+        const double value = x[(2 * r + 1) * width + i];
+        const double sigmoid = 1.0 / (1.0 + std::exp(-gate));
+        const double gradient = dy[r * width + i];
+        dx[2 * r * width + i] =
+            static_cast<float>(gradient * value * sigmoid * (1.0 + gate * (1.0 - sigmoid)));
+        dx[(2 * r + 1) * width + i] = static_cast<float>(gradient * gate * sigmoid);
+      }
+    }
+  });
+}
+
+void ReferenceKernels::rotate(Stream& stream, float* qkv, const float* turns, bool back,
+                              const AttentionShape& shape) {
+  run(stream, [=] {
+    const std::size_t half = shape.head_size / 2;
+    for (std::size_t r = 0; r < std::size_t{shape.batch} * shape.sequence; ++r) {
+      const float* turn = turns + r % shape.sequence * shape.head_size;
+      for (std::size_t head = 0; head < shape.heads + shape.kv_heads; ++head) {
+        float* at = qkv + r * shape.qkv_width() + head * shape.head_size;
+        for (std::size_t i = 0; i < half; ++i) {
+          const double x = at[i];
+          const double z = at[i + half];
+          const double cosine = turn[i];
+          const double sine = back ? -turn[i + half] : turn[i + half];
+          at[i] = static_cast<float>(x * cosine - z * sine);
+          at[i + half] = static_cast<float>(z * cosine + x * sine);
+        }
+      }
+    }
+  });
+}
+
 void ReferenceKernels::attention_forward(Stream& stream, const float* qkv, float* y,
                                          float* log_sum_exp, const AttentionShape& shape) {
   run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
         head_forward(qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
-                     head_of(shape, b, h), shape.sequence);
+                     Head{shape, b, h}, shape.sequence);
       }
     }
   });
@@ -294,7 +405,7 @@ void ReferenceKernels::attention_backward(Stream& stream, const float* dy, const
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
         head_backward(dy, qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence, d_qkv,
-                      head_of(shape, b, h), shape.sequence);
+                      Head{shape, b, h}, shape.sequence);
       }
     }
   });

@@ -34,7 +34,8 @@ StageBounds bounds_of(const ChainProps& props, const StageSpec& spec) {
           .activations_out = spec.has_head ? 0U : 1U,
           .gradients_in = spec.has_head ? 0 : held,
           .gradients_out = spec.has_embedding ? 0U : 1U,
-          .splits_backward = props.order != BackwardOrder::whole};
+          .splits_backward = props.order != BackwardOrder::whole,
+          .recompute = props.recompute};
 }
 
 }  // namespace
@@ -78,12 +79,12 @@ StageChain::StageChain(Device& device, const ChainProps& props) : device_{device
   for (const auto& spec : partition.value()) {
     streams_.push_back(device.make_stream("stage", 1));
     auto stage = make_transformer_stage(device, *streams_.back(),
-                                 {.model = props.model,
-                                  .spec = spec,
-                                  .bounds = bounds_of(props, spec),
-                                  .microbatch_count = props.microbatch_count,
-                                  .microbatch_size = props.microbatch_size,
-                                  .train = props.train});
+                                        {.model = props.model,
+                                         .spec = spec,
+                                         .bounds = bounds_of(props, spec),
+                                         .microbatch_count = props.microbatch_count,
+                                         .microbatch_size = props.microbatch_size,
+                                         .train = props.train});
     stages_.push_back(std::move(stage).value());
   }
 }

@@ -26,6 +26,7 @@ struct ChainProps {
   std::uint32_t microbatch_count = 1;
   std::uint32_t microbatch_size = 1;
   BackwardOrder order = BackwardOrder::whole;
+  Recompute recompute = Recompute::none;
   TrainConfig train;
 };
 

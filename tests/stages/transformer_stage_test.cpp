@@ -17,19 +17,28 @@ namespace {
 
 constexpr std::uint64_t data_seed = 21;
 
-ModelSpec small(bool tie) {
-  return {
-      .layers = 6, .heads = 2, .hidden = 8, .sequence = 5, .vocabulary = 11, .tie_embeddings = tie};
+ModelSpec small(bool tie, Family family = Family::gpt2) {
+  return {.family = family,
+          .layers = 6,
+          .heads = 2,
+          .hidden = 8,
+          .sequence = 5,
+          .vocabulary = 11,
+          .tie_embeddings = tie,
+          .kv_heads = family == Family::llama ? 1U : 0U,
+          .feed_forward = family == Family::llama ? 12U : 0U};
 }
 
+constexpr std::array families{Family::gpt2, Family::llama};
+
 ChainProps props_of(bool tie, std::vector<std::uint32_t> layers_per_stage,
-                    BackwardOrder order = BackwardOrder::whole) {
+                    BackwardOrder order = BackwardOrder::whole, Family family = Family::gpt2) {
   TrainConfig train;
   train.steps = 10;
   train.warmup_steps = 2;
   train.learning_rate = 0.01;
   train.weight_decay = 0.1;
-  return {.model = small(tie),
+  return {.model = small(tie, family),
           .layers_per_stage = std::move(layers_per_stage),
           .microbatch_count = 3,
           .microbatch_size = 2,
@@ -99,20 +108,44 @@ INSTANTIATE_TEST_SUITE_P(Devices, TransformerStageOn, testing::ValuesIn(device_c
                          [](const auto& test) { return std::string{test.param.name}; });
 
 TEST_P(TransformerStageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrdered) {
-  for (const bool tie : {true, false}) {
-    const auto serial_props = props_of(tie, {6});
+  for (const auto family : families) {
+    for (const bool tie : {true, false}) {
+      const auto serial_props = props_of(tie, {6}, BackwardOrder::whole, family);
+      StageChain serial{*device_, serial_props};
+      const auto expected = trace_of(*device_, serial, serial_props, 4);
+      EXPECT_LT(expected.outcomes[3].loss, expected.outcomes[0].loss);
+      for (const auto& cut : std::vector<std::vector<std::uint32_t>>{
+               {6}, {3, 3}, {1, 5}, {2, 2, 2}, {1, 1, 1, 1, 1, 1}}) {
+        for (const auto order :
+             {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+          const auto props = props_of(tie, cut, order, family);
+          StageChain chain{*device_, props};
+          EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
+              << "family " << static_cast<int>(family) << (tie ? ", tied, " : ", untied, ")
+              << cut.size() << " stages, order " << static_cast<int>(order);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(TransformerStageOn, TrainsToTheSameBitsWhateverItRecomputes) {
+  for (const auto family : families) {
+    const auto serial_props = props_of(true, {6}, BackwardOrder::whole, family);
     StageChain serial{*device_, serial_props};
     const auto expected = trace_of(*device_, serial, serial_props, 4);
-    EXPECT_LT(expected.outcomes[3].loss, expected.outcomes[0].loss);
-    for (const auto& cut : std::vector<std::vector<std::uint32_t>>{
-             {6}, {3, 3}, {1, 5}, {2, 2, 2}, {1, 1, 1, 1, 1, 1}}) {
-      for (const auto order :
-           {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
-        const auto props = props_of(tie, cut, order);
-        StageChain chain{*device_, props};
-        EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
-            << (tie ? "tied, " : "untied, ") << cut.size() << " stages, order "
-            << static_cast<int>(order);
+    for (const auto recompute : {Recompute::selective, Recompute::full}) {
+      for (const auto& cut : std::vector<std::vector<std::uint32_t>>{{6}, {2, 3, 1}}) {
+        for (const auto order :
+             {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+          auto props = props_of(true, cut, order, family);
+          props.recompute = recompute;
+          StageChain chain{*device_, props};
+          EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
+              << "family " << static_cast<int>(family) << ", recompute "
+              << static_cast<int>(recompute) << ", " << cut.size() << " stages, order "
+              << static_cast<int>(order);
+        }
       }
     }
   }
@@ -292,7 +325,8 @@ TEST_P(TransformerStageOn, HasBucketsThatHoldEveryGradientOnceAlignedAndTheTiedO
     for (const auto& spec :
          {whole, StageSpec{.layer_begin = 0, .layer_end = 2, .has_embedding = true},
           StageSpec{.layer_begin = 4, .layer_end = 6, .has_head = true}}) {
-      const auto stage = make_transformer_stage(*device_, *stream, alone(tie, spec, 1, false)).value();
+      const auto stage =
+          make_transformer_stage(*device_, *stream, alone(tie, spec, 1, false)).value();
       std::size_t held = 0;
       std::vector<bool> seen(stage->parameters().size());
       for (std::uint32_t b = 0; b < stage->bucket_count(); ++b) {
@@ -326,7 +360,8 @@ TEST_P(TransformerStageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFina
   for (const bool tie : {true, false}) {
     for (const bool splits : {true, false}) {
       const auto stream = device_->make_stream("stage", 1);
-      const auto stage = make_transformer_stage(*device_, *stream, alone(tie, whole, 2, splits)).value();
+      const auto stage =
+          make_transformer_stage(*device_, *stream, alone(tie, whole, 2, splits)).value();
       const auto content_of = [&](std::uint32_t index) {
         const auto bucket = stage->bucket(index);
         return copy_of(*device_, {reinterpret_cast<const float*>(bucket.data),
@@ -389,7 +424,8 @@ TEST(TransformerStage, AllocatesNothingOnceItIsBuilt) {
   for (const bool splits : {false, true}) {
     InlineDevice device;
     UnwatchedStream stream;
-    const auto stage = make_transformer_stage(device, stream, alone(true, whole, 2, splits)).value();
+    const auto stage =
+        make_transformer_stage(device, stream, alone(true, whole, 2, splits)).value();
     int done_count = 0;
     stage->on_bucket_ready([&done_count](std::uint32_t) { ++done_count; });
     const auto batch = make_batch(small(true), 2, 2, data_seed, 0);

@@ -228,10 +228,10 @@ inline void attention_backward(const AttentionHead& head, const AttentionGradien
       const std::size_t at = first * s.stride + k;
       const std::size_t to = k * head.qkv_stride;
       multiply_rows({s.scores + at, s.stride, rows, s.dy, queries, first, queries - first,
-                     gradients.dv + to, head.qkv_stride, size, k < q},
+                     gradients.dv + to, head.qkv_stride, size, k < q || gradients.adds},
                     multiply_transposed);
       multiply_rows({s.d_scores + at, s.stride, rows, s.queries, queries, first, queries - first,
-                     gradients.dk + to, head.qkv_stride, size, k < q},
+                     gradients.dk + to, head.qkv_stride, size, k < q || gradients.adds},
                     multiply_transposed);
     }
   }

@@ -56,28 +56,33 @@ void enqueue_product(Stream& to, const Product& product) {
   });
 }
 
-/// Of all heads of all sequences, head `index`.
+/// Of all heads of all sequences, head `index`: where its first elements are in qkv and in y.
 struct HeadPlace {
-  HeadPlace(const AttentionShape& shape, std::size_t index)
-      : hidden{std::size_t{shape.heads} * shape.head_size},
-        row{index / shape.heads * shape.sequence},
-        column{index % shape.heads * shape.head_size} {}
+  HeadPlace(const AttentionShape& shape, std::size_t index) {
+    const auto row = index / shape.heads * shape.sequence;
+    const auto head = index % shape.heads;
+    const auto kv_head = head / (shape.heads / shape.kv_heads);
+    const auto in_row = [&](std::size_t heads_before) {
+      return row * shape.qkv_width() + heads_before * shape.head_size;
+    };
+    q = in_row(head);
+    k = in_row(shape.heads + kv_head);
+    v = in_row(shape.heads + shape.kv_heads + kv_head);
+    y = row * shape.width() + head * shape.head_size;
+  }
 
-  [[nodiscard]] std::size_t in_qkv() const { return row * 3 * hidden + column; }
-  [[nodiscard]] std::size_t in_y() const { return row * hidden + column; }
-
-  std::size_t hidden;
-  std::size_t row;
-  std::size_t column;
+  std::size_t q;
+  std::size_t k;
+  std::size_t v;
+  std::size_t y;
 };
 
 AttentionHead head_of(const float* qkv, const AttentionShape& shape, const HeadPlace& place) {
-  const float* q = qkv + place.in_qkv();
-  return {.q = q,
-          .k = q + place.hidden,
-          .v = q + 2 * place.hidden,
-          .qkv_stride = 3 * place.hidden,
-          .y_stride = place.hidden,
+  return {.q = qkv + place.q,
+          .k = qkv + place.k,
+          .v = qkv + place.v,
+          .qkv_stride = shape.qkv_width(),
+          .y_stride = shape.width(),
           .sequence = shape.sequence,
           .head_size = shape.head_size};
 }
@@ -90,8 +95,12 @@ void CpuKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
                                    std::uint32_t hidden) {
   enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
     for (std::size_t r = part.begin; r < part.end; ++r) {
-      isa.add(token_weight + static_cast<std::size_t>(tokens[r]) * hidden,
-              position_weight + r % sequence * hidden, y + r * hidden, hidden);
+      const float* token = token_weight + static_cast<std::size_t>(tokens[r]) * hidden;
+      if (position_weight == nullptr) {
+        std::copy_n(token, hidden, y + r * hidden);
+      } else {
+        isa.add(token, position_weight + r % sequence * hidden, y + r * hidden, hidden);
+      }
     }
   });
 }
@@ -110,12 +119,15 @@ void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, 
     };
     if (accumulate == Accumulate::overwrite) {
       for (std::size_t v = 0; v < vocabulary; ++v) std::fill_n(at(d_token_weight, v), count, 0.0F);
-      for (std::size_t t = 0; t < sequence; ++t) std::fill_n(at(d_position_weight, t), count, 0.0F);
+      for (std::size_t t = 0; d_position_weight != nullptr && t < sequence; ++t) {
+        std::fill_n(at(d_position_weight, t), count, 0.0F);
+      }
     }
     for (std::size_t r = 0; r < rows; ++r) {
       float* d_token = at(d_token_weight, static_cast<std::size_t>(tokens[r]));
-      float* d_position = at(d_position_weight, r % sequence);
       isa.add(d_token, at(dy, r), d_token, count);
+      if (d_position_weight == nullptr) continue;
+      float* d_position = at(d_position_weight, r % sequence);
       isa.add(d_position, at(dy, r), d_position, count);
     }
   });
@@ -123,9 +135,9 @@ void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, 
 
 void CpuKernels::layer_norm_forward(Stream& stream, const float* x, const float* gamma,
                                     const float* beta, float* y, float* mean, float* rstd,
-                                    std::uint32_t rows, std::uint32_t hidden) {
+                                    std::uint32_t rows, std::uint32_t hidden, float epsilon) {
   enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
-    isa.layer_norm_forward(x, gamma, beta, y, mean, rstd, part.begin, part.end, hidden);
+    isa.layer_norm_forward(x, gamma, beta, y, mean, rstd, part.begin, part.end, hidden, epsilon);
   });
 }
 
@@ -146,6 +158,32 @@ void CpuKernels::layer_norm_backward_weight(Stream& stream, const float* dy, con
   enqueue_in_parts(stream, hidden, line_floats, [=, &isa = isa_](const Part& part) {
     isa.layer_norm_backward_weight(dy, x, mean, rstd, d_gamma, d_beta, part.begin, part.end, rows,
                                    hidden, accumulate == Accumulate::add);
+  });
+}
+
+void CpuKernels::rms_norm_forward(Stream& stream, const float* x, const float* gamma, float* y,
+                                  float* rstd, std::uint32_t rows, std::uint32_t hidden,
+                                  float epsilon) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.rms_norm_forward(x, gamma, y, rstd, part.begin, part.end, hidden, epsilon);
+  });
+}
+
+void CpuKernels::rms_norm_backward_input(Stream& stream, const float* dy, const float* x,
+                                         const float* gamma, const float* rstd,
+                                         const float* residual, float* dx, std::uint32_t rows,
+                                         std::uint32_t hidden) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.rms_norm_backward_input(dy, x, gamma, rstd, residual, dx, part.begin, part.end, hidden);
+  });
+}
+
+void CpuKernels::rms_norm_backward_weight(Stream& stream, const float* dy, const float* x,
+                                          const float* rstd, float* d_gamma, std::uint32_t rows,
+                                          std::uint32_t hidden, Accumulate accumulate) {
+  enqueue_in_parts(stream, hidden, line_floats, [=, &isa = isa_](const Part& part) {
+    isa.rms_norm_backward_weight(dy, x, rstd, d_gamma, part.begin, part.end, rows, hidden,
+                                 accumulate == Accumulate::add);
   });
 }
 
@@ -210,6 +248,35 @@ void CpuKernels::gelu_backward(Stream& stream, const float* x, const float* dy, 
   });
 }
 
+void CpuKernels::swiglu_forward(Stream& stream, const float* x, float* y, std::uint32_t rows,
+                                std::uint32_t width) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.swiglu_forward(x, y, part.begin, part.end, width);
+  });
+}
+
+void CpuKernels::swiglu_backward(Stream& stream, const float* x, const float* dy, float* dx,
+                                 std::uint32_t rows, std::uint32_t width) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.swiglu_backward(x, dy, dx, part.begin, part.end, width);
+  });
+}
+
+void CpuKernels::rotate(Stream& stream, float* qkv, const float* turns, bool back,
+                        const AttentionShape& shape) {
+  const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
+  const std::size_t turned = shape.heads + shape.kv_heads;
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const float* cosines = turns + r % shape.sequence * shape.head_size;
+      for (std::size_t head = 0; head < turned; ++head) {
+        isa.rotate(qkv + r * shape.qkv_width() + head * shape.head_size, cosines,
+                   cosines + shape.head_size / 2, back ? -1.0F : 1.0F, shape.head_size);
+      }
+    }
+  });
+}
+
 void CpuKernels::attention_forward(Stream& to, const float* qkv, float* y, float* log_sum_exp,
                                    const AttentionShape& shape) {
   const std::size_t heads = std::size_t{shape.batch} * shape.heads;
@@ -218,7 +285,7 @@ void CpuKernels::attention_forward(Stream& to, const float* qkv, float* y, float
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin; i < part.end; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_forward(head_of(qkv, shape, place), y + place.in_y(),
+      isa.attention_forward(head_of(qkv, shape, place), y + place.y,
                             log_sum_exp + i * shape.sequence, scratch);
     }
   });
@@ -227,20 +294,22 @@ void CpuKernels::attention_forward(Stream& to, const float* qkv, float* y, float
 void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qkv, const float* y,
                                     const float* log_sum_exp, float* d_qkv,
                                     const AttentionShape& shape) {
-  const std::size_t heads = std::size_t{shape.batch} * shape.heads;
-  enqueue_in_parts(to, heads, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
+  // Heads that share keys and values stay together and in order: they add to one gradient.
+  const std::size_t group = shape.heads / shape.kv_heads;
+  const std::size_t groups = std::size_t{shape.batch} * shape.kv_heads;
+  enqueue_in_parts(to, groups, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
     float* scratch =
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
-    for (std::size_t i = part.begin; i < part.end; ++i) {
+    for (std::size_t i = part.begin * group; i < part.end * group; ++i) {
       const HeadPlace place{shape, i};
-      float* dq = d_qkv + place.in_qkv();
       isa.attention_backward(head_of(qkv, shape, place),
-                             {.dy = dy + place.in_y(),
-                              .y = y + place.in_y(),
+                             {.dy = dy + place.y,
+                              .y = y + place.y,
                               .log_sum_exp = log_sum_exp + i * shape.sequence,
-                              .dq = dq,
-                              .dk = dq + place.hidden,
-                              .dv = dq + 2 * place.hidden},
+                              .dq = d_qkv + place.q,
+                              .dk = d_qkv + place.k,
+                              .dv = d_qkv + place.v,
+                              .adds = i % group != 0},
                              scratch);
     }
   });

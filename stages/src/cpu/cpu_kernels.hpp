@@ -23,14 +23,23 @@ public:
                           Accumulate) override;
 
   void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta, float* y,
-                          float* mean, float* rstd, std::uint32_t rows,
-                          std::uint32_t hidden) override;
+                          float* mean, float* rstd, std::uint32_t rows, std::uint32_t hidden,
+                          float epsilon) override;
   void layer_norm_backward_input(Stream&, const float* dy, const float* x, const float* gamma,
                                  const float* mean, const float* rstd, const float* residual,
                                  float* dx, std::uint32_t rows, std::uint32_t hidden) override;
   void layer_norm_backward_weight(Stream&, const float* dy, const float* x, const float* mean,
                                   const float* rstd, float* d_gamma, float* d_beta,
                                   std::uint32_t rows, std::uint32_t hidden, Accumulate) override;
+
+  void rms_norm_forward(Stream&, const float* x, const float* gamma, float* y, float* rstd,
+                        std::uint32_t rows, std::uint32_t hidden, float epsilon) override;
+  void rms_norm_backward_input(Stream&, const float* dy, const float* x, const float* gamma,
+                               const float* rstd, const float* residual, float* dx,
+                               std::uint32_t rows, std::uint32_t hidden) override;
+  void rms_norm_backward_weight(Stream&, const float* dy, const float* x, const float* rstd,
+                                float* d_gamma, std::uint32_t rows, std::uint32_t hidden,
+                                Accumulate) override;
 
   void linear_forward(Stream&, const float* x, const float* w, const float* bias,
                       const float* residual, float* y, const LinearShape&) override;
@@ -43,6 +52,12 @@ public:
   void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
                      std::size_t count) override;
 
+  void swiglu_forward(Stream&, const float* x, float* y, std::uint32_t rows,
+                      std::uint32_t width) override;
+  void swiglu_backward(Stream&, const float* x, const float* dy, float* dx, std::uint32_t rows,
+                       std::uint32_t width) override;
+
+  void rotate(Stream&, float* qkv, const float* turns, bool back, const AttentionShape&) override;
   void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
                          const AttentionShape&) override;
   void attention_backward(Stream&, const float* dy, const float* qkv, const float* y,

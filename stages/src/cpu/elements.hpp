@@ -42,6 +42,51 @@ inline void gelu_backward(const float* x, const float* dy, float* dx, std::size_
   });
 }
 
+/// A point (x, z) becomes (x cos - z sin, z cos + x sin), or with direction -1 turns back.
+inline void rotate(float* head, const float* cosines, const float* sines, float direction,
+                   std::size_t size) {
+  float* other = head + size / 2;
+  for_each_vector(size / 2, [&](std::size_t i, auto lanes) {
+    const Vector x = load(head + i, lanes);
+    const Vector z = load(other + i, lanes);
+    const Vector cosine = load(cosines + i, lanes);
+    const Vector sine = load(sines + i, lanes) * direction;
+    store(head + i, x * cosine - z * sine, lanes);
+    store(other + i, z * cosine + x * sine, lanes);
+  });
+}
+
+/// A part is a range of rows, here and below.
+inline void swiglu_forward(const float* x, float* y, std::size_t begin, std::size_t end,
+                           std::size_t width_of_y) {
+  for (std::size_t r = begin; r < end; ++r) {
+    const float* gates = x + 2 * r * width_of_y;
+    const float* values = gates + width_of_y;
+    for_each_vector(width_of_y, [&](std::size_t i, auto lanes) {
+      const Vector gate = load(gates + i, lanes);
+      store(y + r * width_of_y + i, gate / (exp(-gate) + 1.0F) * load(values + i, lanes), lanes);
+    });
+  }
+}
+
+/// With s = 1 / (1 + e^-x): (x s)' = s + x s (1 - s), and 1 - s = e^-x s.
+inline void swiglu_backward(const float* x, const float* dy, float* dx, std::size_t begin,
+                            std::size_t end, std::size_t width_of_y) {
+  for (std::size_t r = begin; r < end; ++r) {
+    const std::size_t gates = 2 * r * width_of_y;
+    const std::size_t values = gates + width_of_y;
+    for_each_vector(width_of_y, [&](std::size_t i, auto lanes) {
+      const Vector gate = load(x + gates + i, lanes);
+      const Vector gradient = load(dy + r * width_of_y + i, lanes);
+      const Vector power = exp(-gate);
+      const Vector sigmoid = 1.0F / (power + 1.0F);
+      const Vector slope = sigmoid + gate * sigmoid * (power * sigmoid);
+      store(dx + gates + i, gradient * load(x + values + i, lanes) * slope, lanes);
+      store(dx + values + i, gradient * gate * sigmoid, lanes);
+    });
+  }
+}
+
 inline void add(const float* a, const float* b, float* y, std::size_t count) {
   for_each_vector(count, [&](std::size_t i, auto lanes) {
     store(y + i, load(a + i, lanes) + load(b + i, lanes), lanes);

@@ -34,6 +34,7 @@ struct AttentionGradients {
   float* dq = nullptr;
   float* dk = nullptr;
   float* dv = nullptr;
+  bool adds = false;  ///< To dk and dv, which have the gradients from other heads.
 };
 
 /// The functions of one instruction set. `begin` and `end` bound the part: rows, columns or
@@ -47,7 +48,7 @@ struct Isa {
 
   void (*layer_norm_forward)(const float* x, const float* gamma, const float* beta, float* y,
                              float* mean, float* rstd, std::size_t begin, std::size_t end,
-                             std::size_t hidden);
+                             std::size_t hidden, float epsilon);
   void (*layer_norm_backward_input)(const float* dy, const float* x, const float* gamma,
                                     const float* mean, const float* rstd, const float* residual,
                                     float* dx, std::size_t begin, std::size_t end,
@@ -60,6 +61,24 @@ struct Isa {
   /// A part is a range of columns.
   void (*column_sums)(const float* x, float* sums, std::size_t begin, std::size_t end,
                       std::size_t rows, std::size_t stride, bool add);
+
+  void (*rms_norm_forward)(const float* x, const float* gamma, float* y, float* rstd,
+                           std::size_t begin, std::size_t end, std::size_t hidden, float epsilon);
+  void (*rms_norm_backward_input)(const float* dy, const float* x, const float* gamma,
+                                  const float* rstd, const float* residual, float* dx,
+                                  std::size_t begin, std::size_t end, std::size_t hidden);
+  /// A part is a range of columns.
+  void (*rms_norm_backward_weight)(const float* dy, const float* x, const float* rstd,
+                                   float* d_gamma, std::size_t begin, std::size_t end,
+                                   std::size_t rows, std::size_t hidden, bool add);
+
+  /// One head of one position: `size` elements, turned by `cosines` and `sines` [size / 2].
+  void (*rotate)(float* head, const float* cosines, const float* sines, float direction,
+                 std::size_t size);
+  void (*swiglu_forward)(const float* x, float* y, std::size_t begin, std::size_t end,
+                         std::size_t width);
+  void (*swiglu_backward)(const float* x, const float* dy, float* dx, std::size_t begin,
+                          std::size_t end, std::size_t width);
 
   void (*gelu_forward)(const float* x, float* y, std::size_t count);
   void (*gelu_backward)(const float* x, const float* dy, float* dx, std::size_t count);

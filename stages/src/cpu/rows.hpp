@@ -1,4 +1,4 @@
-// stages/src/cpu/rows.hpp -- what works by rows or columns: layer norm, sums, the loss.
+// stages/src/cpu/rows.hpp -- what works by rows or columns: norms, sums, the loss.
 #pragma once
 
 #include <algorithm>
@@ -8,11 +8,9 @@
 
 namespace troupe::stages::TROUPE_ISA {
 
-inline constexpr float layer_norm_epsilon = 1e-5F;
-
 inline void layer_norm_forward(const float* x, const float* gamma, const float* beta, float* y,
                                float* mean, float* rstd, std::size_t begin, std::size_t end,
-                               std::size_t hidden) {
+                               std::size_t hidden, float epsilon) {
   const float share = 1.0F / static_cast<float>(hidden);
   for (std::size_t r = begin; r < end; ++r) {
     const float* row = x + r * hidden;
@@ -24,8 +22,7 @@ inline void layer_norm_forward(const float* x, const float* gamma, const float* 
       const Vector centred = keep(load(row + i, lanes) - average, lanes);
       squares += centred * centred;
     });
-    const float inverse =
-        1.0F / __builtin_sqrtf(sum_of_lanes(squares) * share + layer_norm_epsilon);
+    const float inverse = 1.0F / __builtin_sqrtf(sum_of_lanes(squares) * share + epsilon);
     for_each_vector(hidden, [&](std::size_t i, auto lanes) {
       const Vector normal = (load(row + i, lanes) - average) * inverse;
       store(y + r * hidden + i, normal * load(gamma + i, lanes) + load(beta + i, lanes), lanes);
@@ -103,6 +100,62 @@ inline void layer_norm_backward_weight(const float* dy, const float* x, const fl
       put(d_gamma + column + j * width, gamma_sums[j], add, lanes);
       put(d_beta + column + j * width, beta_sums[j], add, lanes);
     }
+  });
+}
+
+inline void rms_norm_forward(const float* x, const float* gamma, float* y, float* rstd,
+                             std::size_t begin, std::size_t end, std::size_t hidden,
+                             float epsilon) {
+  const float share = 1.0F / static_cast<float>(hidden);
+  for (std::size_t r = begin; r < end; ++r) {
+    const float* row = x + r * hidden;
+    Vector squares{};
+    for_each_vector(hidden, [&](std::size_t i, auto lanes) {
+      const Vector value = load(row + i, lanes);
+      squares += value * value;
+    });
+    const float inverse = 1.0F / __builtin_sqrtf(sum_of_lanes(squares) * share + epsilon);
+    for_each_vector(hidden, [&](std::size_t i, auto lanes) {
+      store(y + r * hidden + i, load(row + i, lanes) * inverse * load(gamma + i, lanes), lanes);
+    });
+    rstd[r] = inverse;
+  }
+}
+
+/// With n the normalised row and g = dy * gamma: dx = residual + rstd * (g - n * mean(g n)).
+inline void rms_norm_backward_input(const float* dy, const float* x, const float* gamma,
+                                    const float* rstd, const float* residual, float* dx,
+                                    std::size_t begin, std::size_t end, std::size_t hidden) {
+  const float share = 1.0F / static_cast<float>(hidden);
+  for (std::size_t r = begin; r < end; ++r) {
+    const std::size_t row = r * hidden;
+    Vector product{};
+    for_each_vector(hidden, [&](std::size_t i, auto lanes) {
+      product += load(dy + row + i, lanes) * load(gamma + i, lanes) * load(x + row + i, lanes);
+    });
+    const float slope = sum_of_lanes(product) * share * rstd[r] * rstd[r];
+    for_each_vector(hidden, [&](std::size_t i, auto lanes) {
+      Vector value =
+          (load(dy + row + i, lanes) * load(gamma + i, lanes) - load(x + row + i, lanes) * slope)
+          * rstd[r];
+      if (residual != nullptr) value += load(residual + row + i, lanes);
+      store(dx + row + i, value, lanes);
+    });
+  }
+}
+
+inline void rms_norm_backward_weight(const float* dy, const float* x, const float* rstd,
+                                     float* d_gamma, std::size_t begin, std::size_t end,
+                                     std::size_t rows, std::size_t hidden, bool add) {
+  for_each_chunk(begin, end, [&]<std::size_t n>(std::size_t column, auto lanes, Chunk<n>) {
+    Vector sums[n] = {};
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t at = r * hidden + column;
+      for (std::size_t j = 0; j < n; ++j) {
+        sums[j] += load(dy + at + j * width, lanes) * (load(x + at + j * width, lanes) * rstd[r]);
+      }
+    }
+    for (std::size_t j = 0; j < n; ++j) put(d_gamma + column + j * width, sums[j], add, lanes);
   });
 }
 

@@ -58,11 +58,11 @@ struct TrainConfig {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  double momentum = 0.9;                    ///< SGD.
-  Recompute recompute = Recompute::none;    ///< What backward passes compute anew.
+  double momentum = 0.9;                          ///< SGD.
+  Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
-  std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.
-  std::uint32_t validation_batches = 4;     ///< Steps' worth of validation data per validation.
+  std::uint32_t validation_interval = 100;        ///< Steps between validations; 0: never.
+  std::uint32_t validation_batches = 4;  ///< Steps' worth of validation data per validation.
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };

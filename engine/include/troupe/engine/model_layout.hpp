@@ -66,8 +66,8 @@ struct MemoryItem {
 
 /// Everything a stage allocates, one named line per holder: parameters, gradients, optimizer state
 /// (`optimizer_words` floats per parameter element: 2 for AdamW, 1 for SGD), tied gradients, slots,
-/// edge buffers, workspace, the tokens of a step, and results for the host. Each line includes the
-/// padding of every tensor in it; a line of no bytes is left out.
+/// edge buffers, constants, workspace, the tokens of a step, and results for the host. Each line
+/// includes the padding of every tensor in it; a line of no bytes is left out.
 [[nodiscard]] std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
                                                 const StageBounds& bounds,
                                                 std::uint32_t microbatch_count,

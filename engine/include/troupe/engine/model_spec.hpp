@@ -1,16 +1,23 @@
 // troupe/engine/model_spec.hpp -- which model is trained, as plain data.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string_view>
 
 namespace troupe {
 
 /// The architecture.
 enum class Family : std::uint8_t {
-  gpt2,  ///< Learned positions, pre-norm blocks, tanh GELU, four times wider feed-forward.
+  gpt2,   ///< Learned positions, layer norms before each part, tanh GELU.
+  llama,  ///< Rotary positions, RMS norms before each part, grouped queries, SwiGLU, no biases.
 };
 
-/// The shape of a model. All counts at least 1; `hidden` is a multiple of `heads`.
+/// As they are written in files, by value.
+inline constexpr std::array<std::string_view, 2> family_names{"gpt2", "llama"};
+
+/// The shape of a model. All counts at least 1 where 0 is not said to mean something; `hidden` is a
+/// multiple of `heads`, and `heads` of `kv_heads`.
 struct ModelSpec {
   Family family = Family::gpt2;
   std::uint32_t layers = 6;
@@ -19,6 +26,29 @@ struct ModelSpec {
   std::uint32_t sequence = 256;    ///< Tokens of context.
   std::uint32_t vocabulary = 256;  ///< Distinct tokens.
   bool tie_embeddings = true;      ///< The head multiplies by the token embedding.
+  std::uint32_t kv_heads = 0;      ///< Keys and values are shared by groups of heads; 0: by none.
+  std::uint32_t feed_forward = 0;  ///< Its width; 0: what the family takes, see below.
+  double rotary_base = 10'000.0;   ///< Of the wavelengths of rotary positions.
+  double norm_epsilon = 1e-5;      ///< Is added to variances.
+
+  [[nodiscard]] constexpr std::uint32_t head_size() const noexcept { return hidden / heads; }
+  [[nodiscard]] constexpr std::uint32_t kv_head_count() const noexcept {
+    return kv_heads == 0 ? heads : kv_heads;
+  }
+  /// GPT-2: 4 hidden. Llama: 8/3 hidden, which gives its three matrices as many elements, rounded
+  /// up to a multiple of 64.
+  [[nodiscard]] constexpr std::uint32_t feed_forward_width() const noexcept {
+    if (feed_forward != 0) return feed_forward;
+    return family == Family::gpt2 ? 4 * hidden : (8 * hidden + 3 * 64 - 1) / (3 * 64) * 64;
+  }
+
+  /// With what zeros stand for.
+  [[nodiscard]] constexpr ModelSpec resolved() const noexcept {
+    auto model = *this;
+    model.kv_heads = kv_head_count();
+    model.feed_forward = feed_forward_width();
+    return model;
+  }
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };

@@ -14,14 +14,16 @@ namespace troupe {
 /// Measured with `stream_count` ranks computing at once: what they share, caches, memory and the
 /// speed of the cores, is part of the times.
 struct Profile {
-  ModelSpec model;  ///< How many layers it has does not matter.
+  ModelSpec model;  ///< Resolved. How many layers it has does not matter.
   std::uint32_t microbatch_size = 1;
   std::uint32_t threads_per_stage = 1;
   std::uint32_t stream_count = 1;
 
   PassCosts embedding{};  ///< What the first stage takes besides its layers, for one microbatch.
   PassCosts layer{};      ///< What one layer takes, for one microbatch.
-  PassCosts head{};       ///< What the last stage takes besides its layers, for one microbatch.
+  Recompute recompute = Recompute::none;
+  PassCosts recomputing_layer{};  ///< What a layer takes that recomputes as `recompute` says.
+  PassCosts head{};  ///< What the last stage takes besides its layers, for one microbatch.
 
   double optimizer_ns_per_element = 0.0;
   double measuring_ns_per_element = 0.0;

@@ -1,14 +1,16 @@
 // troupe/engine/stage_graph.hpp -- what a stage computes, kernel call by kernel call, and where in
 // its memory each value lies.
 //
-// A model family is a list of operations on named values (`append_*` in model_families.cpp). From it
-// everything else follows: the parameters, the calls of every pass with their gradients, what a slot
-// must keep from one pass to the next, which values share memory, and the floating-point operations.
+// A model family is a list of operations on named values (`append_*` in model_families.cpp). From
+// it everything else follows: the parameters, the calls of every pass with their gradients, what a
+// slot must keep from one pass to the next, which values share memory, and the floating-point
+// operations.
 #pragma once
 
-#include <cstddef>
+#include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "troupe/engine/model_spec.hpp"
@@ -31,6 +33,7 @@ struct ParameterSpec {
   float deviation = 0.0F;
   bool decays = false;  ///< Weight decay applies: matrices, not norms and biases.
   bool owned = true;    ///< False for the last stage's copy of a tied embedding.
+  bool joined = false;  ///< Lies right behind the one before it: together they are one matrix.
 
   [[nodiscard]] std::uint64_t element_count() const noexcept;
 };
@@ -38,31 +41,35 @@ struct ParameterSpec {
 /// How a weight matrix is stored.
 enum class WeightLayout : std::uint8_t {
   in_out,  ///< [in, out]: y = x w. GPT-2's published layout.
-  out_in,  ///< [out, in]: y = x w^T. An embedding that serves as the head.
+  out_in,  ///< [out, in]: y = x w^T. Llama's, and an embedding that serves as the head.
 };
 
 /// What an operation does to its values; `stages::Kernels` has the formulas.
 enum class OperationKind : std::uint8_t {
-  embedding,      ///< tokens -> y. Parameters: token weight, position weight.
-  layer_norm,     ///< x -> y; saves mean and rstd. Parameters: gain, bias.
-  linear,         ///< x (and residual) -> y. Parameters: weight, and perhaps bias.
+  embedding,      ///< tokens -> y. Its bias are the weights of the positions.
+  layer_norm,     ///< x -> y; saves rstd and mean.
+  rms_norm,       ///< x -> y; saves rstd.
+  linear,         ///< x (and residual) -> y
+  rotate,         ///< x = qkv -> y = x, where it lies: queries and keys turn with their position.
   attention,      ///< x = qkv -> y; saves log_sum_exp.
   gelu,           ///< x -> y
+  swiglu,         ///< x = gates and values, side by side -> y, half as wide.
   cross_entropy,  ///< x = logits -> the loss, `saved[0]`; training, their gradient replaces them.
 };
 
 /// One value: a tensor of a stage.
 using ValueIndex = std::uint32_t;
 inline constexpr ValueIndex no_value = ~ValueIndex{0};
+inline constexpr std::uint32_t no_parameter = ~std::uint32_t{0};
 
 /// One operation of a stage, its values those that its forward pass makes.
 struct Operation {
   OperationKind kind{};
   WeightLayout layout = WeightLayout::in_out;
-  bool has_bias = false;
-  std::uint32_t parameter = 0;  ///< The first of its parameters, in `StageGraph::parameters`.
-  std::uint32_t in = 0;         ///< Width of x.
-  std::uint32_t out = 0;        ///< Width of y.
+  std::uint32_t weight = no_parameter;  ///< In `StageGraph::parameters`; the gain of a norm.
+  std::uint32_t bias = no_parameter;
+  std::uint32_t in = 0;   ///< Width of x.
+  std::uint32_t out = 0;  ///< Width of y.
   ValueIndex x = no_value;
   ValueIndex residual = no_value;  ///< Is added to y.
   ValueIndex y = no_value;
@@ -148,6 +155,9 @@ enum class Recompute : std::uint8_t {
   selective,
   full,  ///< Everything but the input of the layer (Chen et al. 2016).
 };
+
+/// As they are written in files, by value.
+inline constexpr std::array<std::string_view, 3> recompute_names{"none", "selective", "full"};
 
 /// What the calls of a stage depend on besides model and layers.
 struct GraphOptions {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "troupe/engine/stage_graph.hpp"
 #include "troupe/stages/device.hpp"
@@ -25,12 +26,21 @@ struct LinearShape {
   WeightLayout layout = WeightLayout::in_out;
 };
 
-/// Extent of causal self-attention. `hidden` = heads * head_size.
+/// Extent of causal self-attention. `heads` is a multiple of `kv_heads`: each of these many keys
+/// and values serves as many neighbouring queries (Ainslie et al. 2023).
 struct AttentionShape {
   std::uint32_t batch = 0;
   std::uint32_t sequence = 0;
   std::uint32_t heads = 0;
+  std::uint32_t kv_heads = 0;
   std::uint32_t head_size = 0;
+
+  /// Of y, and of the queries.
+  [[nodiscard]] std::size_t width() const { return std::size_t{heads} * head_size; }
+  /// Of q, k and v, side by side.
+  [[nodiscard]] std::size_t qkv_width() const {
+    return (std::size_t{heads} + 2 * std::size_t{kv_heads}) * head_size;
+  }
 };
 
 /// Hyperparameters of one AdamW step (Loshchilov and Hutter 2019, algorithm 2), as PyTorch orders
@@ -63,23 +73,26 @@ public:
 
   // -- embedding ---------------------------------------------------------------------------------
 
-  /// y[r] = token_weight[tokens[r]] + position_weight[r mod sequence].
+  /// y[r] = token_weight[tokens[r]] + position_weight[r mod sequence]; `position_weight` may be
+  /// null.
   virtual void embedding_forward(Stream&, const std::int32_t* tokens, const float* token_weight,
                                  const float* position_weight, float* y, std::uint32_t rows,
                                  std::uint32_t sequence, std::uint32_t hidden) = 0;
   /// Adds dy to the rows of both gradients, in the order of r. `overwrite` zeroes
-  /// d_token_weight [vocabulary, hidden] and d_position_weight [sequence, hidden] first.
+  /// d_token_weight [vocabulary, hidden] and d_position_weight [sequence, hidden] first; the latter
+  /// may be null.
   virtual void embedding_backward(Stream&, const std::int32_t* tokens, const float* dy,
                                   float* d_token_weight, float* d_position_weight,
                                   std::uint32_t rows, std::uint32_t sequence, std::uint32_t hidden,
                                   std::uint32_t vocabulary, Accumulate) = 0;
 
-  // -- layer norm --------------------------------------------------------------------------------
+  // -- norms -------------------------------------------------------------------------------------
 
-  /// y = (x - mean) * rstd * gamma + beta over each row; epsilon 1e-5. Saves mean and rstd [rows].
+  /// y = (x - mean) * rstd * gamma + beta over each row, rstd = 1 / sqrt(variance + epsilon). Saves
+  /// mean and rstd [rows].
   virtual void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta,
                                   float* y, float* mean, float* rstd, std::uint32_t rows,
-                                  std::uint32_t hidden) = 0;
+                                  std::uint32_t hidden, float epsilon) = 0;
   /// dx = residual + gradient of the norm. `residual` is the gradient that bypasses the norm, null
   /// for none; it may be `dx` itself.
   virtual void layer_norm_backward_input(Stream&, const float* dy, const float* x,
@@ -90,6 +103,18 @@ public:
                                           const float* mean, const float* rstd, float* d_gamma,
                                           float* d_beta, std::uint32_t rows, std::uint32_t hidden,
                                           Accumulate) = 0;
+
+  /// y = x * rstd * gamma over each row, rstd = 1 / sqrt(mean of squares + epsilon) (Zhang and
+  /// Sennrich 2019). Saves rstd [rows].
+  virtual void rms_norm_forward(Stream&, const float* x, const float* gamma, float* y, float* rstd,
+                                std::uint32_t rows, std::uint32_t hidden, float epsilon) = 0;
+  /// As for the layer norm.
+  virtual void rms_norm_backward_input(Stream&, const float* dy, const float* x, const float* gamma,
+                                       const float* rstd, const float* residual, float* dx,
+                                       std::uint32_t rows, std::uint32_t hidden) = 0;
+  virtual void rms_norm_backward_weight(Stream&, const float* dy, const float* x, const float* rstd,
+                                        float* d_gamma, std::uint32_t rows, std::uint32_t hidden,
+                                        Accumulate) = 0;
 
   // -- matrix products with weights --------------------------------------------------------------
 
@@ -112,11 +137,27 @@ public:
   virtual void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
                              std::size_t count) = 0;
 
-  /// Causal attention with scale 1 / sqrt(head_size). qkv [rows, 3 hidden]: q, k, v side by side,
-  /// each by heads. y [rows, hidden]. Saves log_sum_exp [batch, heads, sequence].
+  /// y = silu(gate) * value with silu(x) = x / (1 + e^-x) (Shazeer 2020), for x [rows, 2 width]:
+  /// gates, then values. y [rows, width].
+  virtual void swiglu_forward(Stream&, const float* x, float* y, std::uint32_t rows,
+                              std::uint32_t width) = 0;
+  /// dx [rows, 2 width] from dy [rows, width].
+  virtual void swiglu_backward(Stream&, const float* x, const float* dy, float* dx,
+                               std::uint32_t rows, std::uint32_t width) = 0;
+
+  /// Turns queries and keys in qkv [rows, qkv_width] where they lie. In each head, elements i and
+  /// i + head_size / 2 are a point in the plane, turned by position * base^(-2 i / head_size) (Su
+  /// et al. 2021). `turns` [sequence, head_size] has the cosines of a position, then its sines, as
+  /// `rotary_turns` makes them. `back` turns the other way: that is the gradient.
+  virtual void rotate(Stream&, float* qkv, const float* turns, bool back,
+                      const AttentionShape&) = 0;
+
+  /// Causal attention with scale 1 / sqrt(head_size). qkv [rows, qkv_width]: q, k, v side by side,
+  /// each by heads. y [rows, width]. Saves log_sum_exp [batch, heads, sequence].
   virtual void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
                                  const AttentionShape&) = 0;
-  /// d_qkv [rows, 3 hidden] from dy [rows, hidden] and what the forward pass saw and saved.
+  /// d_qkv [rows, qkv_width] from dy [rows, width] and what the forward pass saw and saved. What
+  /// several queries add to the gradients of a key or value is added in the order of their heads.
   virtual void attention_backward(Stream&, const float* dy, const float* qkv, const float* y,
                                   const float* log_sum_exp, float* d_qkv,
                                   const AttentionShape&) = 0;
@@ -155,5 +196,9 @@ public:
 protected:
   Kernels() = default;
 };
+
+/// [sequence, head_size]: what `Kernels::rotate` takes for `turns`.
+[[nodiscard]] std::vector<float> rotary_turns(std::uint32_t sequence, std::uint32_t head_size,
+                                              double base);
 
 }  // namespace troupe::stages

@@ -35,8 +35,8 @@ public:
 /// name, element index) alone. Device, stream and kernels outlive the stage; the arena, which
 /// neighbours may come to hold buffers of, lives as long as the device.
 /// @returns `out_of_memory` if the device refuses.
-[[nodiscard]] Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
-                                                                   const StageProps& props);
+[[nodiscard]] Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(
+    Device& device, Stream& stream, const StageProps& props);
 
 /// Element `index` of the parameter `name` under `seed`, standard normal: a counter-based
 /// generator, so that no order of initialisation matters.
