@@ -96,13 +96,24 @@ private:
       gradients_[pass_.output] = like(pass_.output);
       put_on_edge(gradients_[pass_.output], ValuePlace::gradient_in);
     }
-    for (auto i = static_cast<std::uint32_t>(pass_.operations.size()); i-- > 0;) {
-      differentiate(i);
-      complete_bucket(i);
+    // Each half of a split pass is complete in itself: what the first recomputes, the second finds.
+    if (options_.splits_backward) {
+      for_each_backward([this](std::uint32_t i) { differentiate_for_input(i); });
+      for_each_backward([this](std::uint32_t i) { differentiate_for_weight(i); });
+    } else {
+      for_each_backward([this](std::uint32_t i) {
+        differentiate_for_input(i);
+        differentiate_for_weight(i);
+      });
     }
   }
 
-  void differentiate(std::uint32_t operation) {
+  template <class Visit>
+  void for_each_backward(Visit visit) const {
+    for (auto i = static_cast<std::uint32_t>(pass_.operations.size()); i-- > 0;) visit(i);
+  }
+
+  void differentiate_for_input(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
     if (of.kind == OperationKind::cross_entropy) {
       gradients_[of.x] = of.x;
@@ -121,10 +132,16 @@ private:
       TROUPE_ASSERT(gradients_[of.residual] == no_value);
       gradients_[of.residual] = dy;
     }
+  }
+
+  void differentiate_for_weight(std::uint32_t operation) {
+    const auto& of = pass_.operations[operation];
     if (of.weight != no_parameter) {
-      const auto call = backward_call(Direction::backward_weight, operation, dy);
+      const auto call =
+          backward_call(Direction::backward_weight, operation, gradients_[of.y]);
       calls_of(Direction::backward_weight).push_back(call);
     }
+    complete_bucket(operation);
   }
 
   ValueIndex gradient_of_input(const Operation& of, ValueIndex dy) {
