@@ -35,7 +35,7 @@ CASES = {
     "untied_adamw": (GPT2, False, ADAMW),
     "tied_sgd": (GPT2, True, SGD),
     "llama_adamw": (LLAMA, False, ADAMW),
-    "tied_llama_adamw": (LLAMA, True, ADAMW),
+    "tied_llama_sgd": (LLAMA, True, SGD),
 }
 
 

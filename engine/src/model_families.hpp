@@ -30,6 +30,6 @@ struct ForwardPass {
 
 /// With `rows` = microbatch_size * sequence.
 [[nodiscard]] ForwardPass forward_pass_of(const ModelSpec& model, const StageSpec& stage,
-                                          std::uint32_t microbatch_size);
+                                          std::uint32_t microbatch_size, const Shard& shard);
 
 }  // namespace troupe

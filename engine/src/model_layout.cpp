@@ -61,7 +61,8 @@ private:
 
   void append_tied() {
     if (!model_.tie_embeddings) return;
-    const auto floats = std::uint64_t{model_.vocabulary} * model_.hidden;
+    const auto& tied = stage_.has_embedding ? graph_.parameters.front() : graph_.parameters.back();
+    const auto floats = tied.element_count();
     if (stage_.has_embedding && stage_.has_head) {
       append("tied gradients", "head half", floats);
     } else if (stage_.has_embedding || stage_.has_head) {
@@ -122,8 +123,9 @@ private:
 
 }  // namespace
 
-std::vector<ParameterSpec> parameters_of(const ModelSpec& model, const StageSpec& stage) {
-  return forward_pass_of(model, stage, 1).parameters;
+std::vector<ParameterSpec> parameters_of(const ModelSpec& model, const StageSpec& stage,
+                                         const Shard& shard) {
+  return forward_pass_of(model, stage, 1, shard).parameters;
 }
 
 std::vector<ParameterSpec> parameters_of(const ModelSpec& model) {
@@ -134,12 +136,13 @@ std::vector<ParameterSpec> parameters_of(const ModelSpec& model) {
 }
 
 StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const StageBounds& bounds,
-                    std::uint32_t microbatch_size) {
+                    std::uint32_t microbatch_size, const Shard& shard) {
   return graph_of(model, stage,
                   {.microbatch_size = microbatch_size,
                    .trains = bounds.trains,
                    .splits_backward = bounds.splits_backward,
-                   .recompute = bounds.recompute});
+                   .recompute = bounds.recompute,
+                   .shard = shard});
 }
 
 std::vector<TensorSpec> tensors_of(const StageGraph& graph, const ModelSpec& model,
@@ -152,9 +155,10 @@ std::vector<TensorSpec> tensors_of(const StageGraph& graph, const ModelSpec& mod
 
 std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
                                   const StageBounds& bounds, std::uint32_t microbatch_count,
-                                  std::uint32_t microbatch_size, std::uint32_t optimizer_words) {
+                                  std::uint32_t microbatch_size, std::uint32_t optimizer_words,
+                                  const Shard& shard) {
   std::vector<MemoryItem> items;
-  const auto graph = graph_of(model, stage, bounds, microbatch_size);
+  const auto graph = graph_of(model, stage, bounds, microbatch_size, shard);
   for (const auto& tensor : tensors_of(graph, model, stage, bounds, microbatch_count,
                                        microbatch_size, optimizer_words)) {
     if (items.empty() || items.back().name != tensor.holder) items.push_back({tensor.holder, 0});

@@ -31,23 +31,43 @@ Needs needs_of(OperationKind kind, Direction direction) {
     case OperationKind::gelu:
     case OperationKind::swiglu:
       return {.x = true};
-    case OperationKind::embedding:
-    case OperationKind::rotate:
-    case OperationKind::cross_entropy:
+    default:
+      return {};
+  }
+}
+
+/// Whether a pass in that direction calls anything for the operation.
+bool has_call(const Operation& of, Direction direction) {
+  switch (direction) {
+    case Direction::forward:
+      return of.kind != OperationKind::share;
+    case Direction::backward_weight:
+      return of.weight != no_parameter;
+    case Direction::backward_input:
       break;
   }
-  return {};
+  switch (of.kind) {
+    case OperationKind::embedding:
+    case OperationKind::cross_entropy:  // Forward it has made the gradient already.
+    case OperationKind::word_statistics:
+    case OperationKind::gather_shards:
+    case OperationKind::sum_shards:
+      return false;
+    default:
+      return true;
+  }
 }
 
 /// The gradient of x may be written over that of y: both have one shape and are used once.
 bool differentiates_in_place(OperationKind kind) {
-  return kind == OperationKind::gelu || kind == OperationKind::rotate;
+  return kind == OperationKind::gelu || kind == OperationKind::rotate
+         || kind == OperationKind::share;
 }
 
 /// Whether a layer that recomputes selectively makes the results of the operation anew: they cost
 /// little beside those of products.
 bool is_cheap(OperationKind kind) {
-  return kind != OperationKind::linear && kind != OperationKind::rotate;
+  return kind != OperationKind::linear;
 }
 
 /// Derives the calls of every pass from the operations of the forward pass.
@@ -82,12 +102,19 @@ private:
 
   void append_forward(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
+    if (!has_call(of, Direction::forward)) return;
     graph_.forward.push_back({.direction = Direction::forward,
                               .operation = operation,
                               .x = of.x,
-                              .residual = of.residual,
+                              .residual = adds_all(of) ? of.residual : no_value,
                               .y = of.y,
-                              .saved = {of.saved[0], of.saved[1]}});
+                              .saved = {of.saved[0], of.saved[1]},
+                              .adds_bias = adds_all(of)});
+  }
+
+  /// Whether bias and residual are the shard's to add.
+  [[nodiscard]] bool adds_all(const Operation& of) const {
+    return !of.is_term || options_.shard.index == 0;
   }
 
   void append_backward() {
@@ -115,13 +142,10 @@ private:
 
   void differentiate_for_input(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
-    if (of.kind == OperationKind::cross_entropy) {
-      gradients_[of.x] = of.x;
-      return;
-    }
-    const auto dy = gradients_[of.y];
-    TROUPE_ASSERT(dy != no_value);
-    if (of.x != no_value) {
+    if (of.kind == OperationKind::cross_entropy) gradients_[of.x] = of.x;
+    if (has_call(of, Direction::backward_input)) {
+      const auto dy = gradients_[of.y];
+      TROUPE_ASSERT(dy != no_value);
       auto call = backward_call(Direction::backward_input, operation, dy);
       if (of.x != of.y) call.d_residual = gradients_[of.x];
       call.dx = gradient_of_input(of, dy);
@@ -130,15 +154,14 @@ private:
     }
     if (of.residual != no_value) {
       TROUPE_ASSERT(gradients_[of.residual] == no_value);
-      gradients_[of.residual] = dy;
+      gradients_[of.residual] = gradients_[of.y];
     }
   }
 
   void differentiate_for_weight(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
-    if (of.weight != no_parameter) {
-      const auto call =
-          backward_call(Direction::backward_weight, operation, gradients_[of.y]);
+    if (has_call(of, Direction::backward_weight)) {
+      const auto call = backward_call(Direction::backward_weight, operation, gradients_[of.y]);
       calls_of(Direction::backward_weight).push_back(call);
     }
     complete_bucket(operation);
@@ -180,7 +203,7 @@ private:
   // -- recomputation ------------------------------------------------------------------------------
 
   /// Notes which operations make the values that the backward pass makes anew: those of layers,
-  /// save the last of each, whose result is the input of what follows.
+  /// save what makes the result of each, which is the input of what follows.
   void find_recomputed() {
     maker_.resize(pass_.values.size());
     if (options_.recompute == Recompute::none) return;
@@ -188,10 +211,12 @@ private:
       if (pass_.blocks[b].kind != ForwardPass::Block::Kind::layer) continue;
       const auto end = b + 1 < pass_.blocks.size() ? pass_.blocks[b + 1].operations_begin
                                                    : pass_.operations.size();
-      for (auto i = pass_.blocks[b].operations_begin; i + 1 < end; ++i) {
+      const auto output = pass_.operations[end - 1].y;
+      for (auto i = pass_.blocks[b].operations_begin; i < end; ++i) {
         const auto& of = pass_.operations[i];
+        if (of.x == of.y || of.y == output) continue;
         if (options_.recompute == Recompute::selective && !is_cheap(of.kind)) continue;
-        if (of.x != of.y) maker_[of.y] = i;
+        maker_[of.y] = i;
         for (const auto saved : of.saved) {
           if (saved != no_value) maker_[saved] = i;
         }
@@ -211,8 +236,9 @@ private:
   void recompute(std::uint32_t operation, std::vector<KernelCall>& calls) {
     const auto& of = pass_.operations[operation];
     KernelCall call{.direction = Direction::forward, .operation = operation};
+    call.adds_bias = adds_all(of);
     call.x = at_hand(of.x, calls);
-    call.residual = at_hand(of.residual, calls);
+    if (adds_all(of)) call.residual = at_hand(of.residual, calls);
     const auto make_again = [this](ValueIndex value) {
       return value == no_value ? no_value : again_[value] = like(value, "again ");
     };
@@ -221,11 +247,12 @@ private:
     call.saved[1] = make_again(of.saved[1]);
     calls.push_back(call);
     // What is done to the result where it lies is done again.
-    if (operation + 1 == pass_.operations.size()) return;
-    const auto& next = pass_.operations[operation + 1];
-    if (next.x != of.y || next.y != of.y) return;
-    calls.push_back(
-        {.direction = Direction::forward, .operation = operation + 1, .x = call.y, .y = call.y});
+    for (auto i = operation + 1; i < pass_.operations.size(); ++i) {
+      const auto& next = pass_.operations[i];
+      if (next.x != of.y || next.y != of.y) break;
+      if (!has_call(next, Direction::forward)) continue;
+      calls.push_back({.direction = Direction::forward, .operation = i, .x = call.y, .y = call.y});
+    }
   }
 
   // -- buckets ------------------------------------------------------------------------------------
@@ -284,15 +311,36 @@ std::uint64_t ParameterSpec::element_count() const noexcept {
   return count;
 }
 
-StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const GraphOptions& options) {
-  return Lowering{forward_pass_of(model, stage, options.microbatch_size), model, stage, options}
-      .take();
+std::vector<ParameterRun> runs_of(const ParameterSpec& spec) {
+  if (!spec.slice) return {{.in_part = 0, .in_whole = 0, .count = spec.element_count()}};
+  const auto& [whole, axis, part_count, begin, end] = *spec.slice;
+  std::uint64_t outer = 1;
+  std::uint64_t inner = 1;
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    if (i < axis) outer *= whole[i];
+    if (i > axis) inner *= whole[i];
+  }
+  std::vector<ParameterRun> runs;
+  const auto count = (end - begin) * inner;
+  const auto part_extent = whole[axis] / part_count;
+  for (std::uint64_t part = 0; part < outer * part_count; ++part) {
+    runs.push_back({.in_part = part * count,
+                    .in_whole = (part * part_extent + begin) * inner,
+                    .count = count});
+  }
+  return runs;
 }
 
-PassFlops flops_of(const ModelSpec& model, const StageSpec& stage, std::uint32_t microbatch_size) {
+StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const GraphOptions& options) {
+  auto pass = forward_pass_of(model, stage, options.microbatch_size, options.shard);
+  return Lowering{std::move(pass), model, stage, options}.take();
+}
+
+PassFlops flops_of(const ModelSpec& model, const StageSpec& stage, std::uint32_t microbatch_size,
+                   const Shard& shard) {
   const double rows = double{1} * microbatch_size * model.sequence;
   PassFlops flops;
-  for (const auto& operation : forward_pass_of(model, stage, microbatch_size).operations) {
+  for (const auto& operation : forward_pass_of(model, stage, microbatch_size, shard).operations) {
     if (operation.kind == OperationKind::linear) {
       const double product = 2.0 * rows * operation.in * operation.out;
       flops.forward += product;

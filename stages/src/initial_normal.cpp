@@ -43,7 +43,9 @@ float InitialNormal::operator()(std::uint64_t index) const noexcept {
 
 void InitialNormal::fill(std::span<float> values, float deviation,
                          std::uint64_t first) const noexcept {
-  for (std::size_t i = 0; i < values.size(); i += 2) {
+  std::size_t i = 0;
+  if (first % 2 == 1 && !values.empty()) values[i++] = deviation * pair(first / 2)[1];
+  for (; i < values.size(); i += 2) {
     const auto normals = pair((first + i) / 2);
     values[i] = deviation * normals[0];
     if (i + 1 < values.size()) values[i + 1] = deviation * normals[1];

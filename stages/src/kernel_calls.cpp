@@ -5,15 +5,17 @@
 namespace troupe::stages {
 
 KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& props,
-                         const StageGraph& graph, const StageMemory& memory)
+                         const StageGraph& graph, const StageMemory& memory, ShardGroup& shards)
     : stream_{stream},
       kernels_{kernels},
       graph_{graph},
       memory_{memory},
+      shards_{shards},
+      shard_{props.shard()},
       attention_{.batch = props.microbatch_size,
                  .sequence = props.model.sequence,
-                 .heads = props.model.heads,
-                 .kv_heads = props.model.kv_head_count(),
+                 .heads = props.model.heads / shard_.count,
+                 .kv_heads = props.model.kv_head_count() / shard_.count,
                  .head_size = props.model.head_size()},
       epsilon_{static_cast<float>(props.model.norm_epsilon)},
       rows_{props.microbatch_size * props.model.sequence} {}
@@ -36,6 +38,11 @@ float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {
       return frame.slot->gradient_out;
   }
   return nullptr;
+}
+
+BufferView KernelCalls::bytes_of(ValueIndex value, const PassFrame& frame) const {
+  return {reinterpret_cast<std::byte*>(at(value, frame)),
+          static_cast<std::size_t>(graph_.values[value].size_bytes), memory_.workspace.space};
 }
 
 /// A tied embedding has a half of its gradient from either end; where both lie here, the head's is
@@ -62,10 +69,11 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
   auto* const x = at(call.x, frame);
   auto* const y = at(call.y, frame);
   auto* const saved = at(call.saved[0], frame);
+  const auto* const bias = call.adds_bias ? value(of.bias) : nullptr;
   switch (of.kind) {
     case OperationKind::embedding:
-      return kernels_.embedding_forward(stream_, frame.tokens, value(of.weight), value(of.bias), y,
-                                        rows_, attention_.sequence, of.out);
+      return kernels_.embedding_forward(stream_, frame.tokens, value(of.weight), bias, y, rows_,
+                                        attention_.sequence, of.out, words_of(of));
     case OperationKind::layer_norm:
       return kernels_.layer_norm_forward(stream_, x, value(of.weight), value(of.bias), y,
                                          at(call.saved[1], frame), saved, rows_, of.out, epsilon_);
@@ -73,8 +81,8 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
       return kernels_.rms_norm_forward(stream_, x, value(of.weight), y, saved, rows_, of.out,
                                        epsilon_);
     case OperationKind::linear:
-      return kernels_.linear_forward(stream_, x, value(of.weight), value(of.bias),
-                                     at(call.residual, frame), y, shape_of(of));
+      return kernels_.linear_forward(stream_, x, value(of.weight), bias, at(call.residual, frame),
+                                     y, shape_of(of));
     case OperationKind::rotate:
       return kernels_.rotate(stream_, y, memory_.turns.data(), false, attention_);
     case OperationKind::attention:
@@ -84,9 +92,31 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
     case OperationKind::swiglu:
       return kernels_.swiglu_forward(stream_, x, y, rows_, of.out);
     case OperationKind::cross_entropy:
-      return kernels_.cross_entropy(stream_, x, frame.targets, reinterpret_cast<double*>(saved),
-                                    frame.gradient_scale, rows_, of.in);
+      return cross_entropy(call, frame);
+    case OperationKind::sum_shards:
+      return shards_.all_reduce(bytes_of(call.y, frame));
+    case OperationKind::gather_shards:
+      return shards_.all_gather(bytes_of(call.y, frame));
+    case OperationKind::word_statistics:
+      return kernels_.word_statistics(stream_, x, frame.targets,
+                                      y + shard_.index * statistics_stride(), rows_, words_of(of));
+    case OperationKind::share:
+      break;
   }
+  TROUPE_ASSERT(false);
+}
+
+void KernelCalls::cross_entropy(const KernelCall& call, const PassFrame& frame) {
+  const auto& of = graph_.operations[call.operation];
+  auto* const logits = at(call.x, frame);
+  auto* const loss = reinterpret_cast<double*>(at(call.saved[0], frame));
+  if (shard_.count == 1) {
+    return kernels_.cross_entropy(stream_, logits, frame.targets, loss, frame.gradient_scale, rows_,
+                                  of.in);
+  }
+  kernels_.cross_entropy_of_shards(stream_, logits, frame.targets, at(call.saved[1], frame),
+                                   statistics_stride(), shard_.count, loss, frame.gradient_scale,
+                                   rows_, words_of(of));
 }
 
 void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame) {
@@ -115,8 +145,9 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
       return kernels_.gelu_backward(stream_, x, dy, dx, std::size_t{rows_} * of.out);
     case OperationKind::swiglu:
       return kernels_.swiglu_backward(stream_, x, dy, dx, rows_, of.out);
-    case OperationKind::embedding:
-    case OperationKind::cross_entropy:
+    case OperationKind::share:
+      return shards_.all_reduce(bytes_of(call.dx, frame));
+    default:
       break;
   }
   TROUPE_ASSERT(false);
@@ -130,7 +161,7 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
     case OperationKind::embedding:
       return kernels_.embedding_backward(stream_, frame.tokens, dy, gradient(of.weight),
                                          gradient(of.bias), rows_, attention_.sequence, of.out,
-                                         of.in, frame.accumulate);
+                                         words_of(of), frame.accumulate);
     case OperationKind::layer_norm:
       return kernels_.layer_norm_backward_weight(
           stream_, dy, x, at(call.saved[1], frame), at(call.saved[0], frame), gradient(of.weight),
@@ -142,11 +173,7 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
     case OperationKind::linear:
       return kernels_.linear_backward_weight(stream_, x, dy, weight_gradient(of), gradient(of.bias),
                                              shape_of(of), frame.accumulate);
-    case OperationKind::rotate:
-    case OperationKind::attention:
-    case OperationKind::gelu:
-    case OperationKind::swiglu:
-    case OperationKind::cross_entropy:
+    default:
       break;
   }
   TROUPE_ASSERT(false);

@@ -8,6 +8,7 @@
 #include "troupe/engine/stage_graph.hpp"
 #include "troupe/stages/kernels.hpp"
 
+#include "shard_group.hpp"
 #include "stage_memory.hpp"
 
 namespace troupe::stages {
@@ -27,7 +28,7 @@ class KernelCalls {
 public:
   /// What it refers to outlives the object.
   KernelCalls(Stream& stream, Kernels& kernels, const StageProps& props, const StageGraph& graph,
-              const StageMemory& memory);
+              const StageMemory& memory, ShardGroup& shards);
 
   void enqueue(const KernelCall& call, const PassFrame& frame);
 
@@ -36,6 +37,7 @@ public:
 
 private:
   void forward(const KernelCall& call, const PassFrame& frame);
+  void cross_entropy(const KernelCall& call, const PassFrame& frame);
   void backward_input(const KernelCall& call, const PassFrame& frame);
   void backward_weight(const KernelCall& call, const PassFrame& frame);
 
@@ -48,6 +50,15 @@ private:
   }
   /// Where the gradient of the operation's weight accumulates.
   [[nodiscard]] float* weight_gradient(const Operation& operation) const;
+  [[nodiscard]] static WordRange words_of(const Operation& operation) {
+    return {.begin = operation.word_begin, .count = operation.in};
+  }
+  /// The bytes of a value, for a collective.
+  [[nodiscard]] BufferView bytes_of(ValueIndex value, const PassFrame& frame) const;
+  /// Floats from one shard's statistics to the next one's.
+  [[nodiscard]] std::size_t statistics_stride() const {
+    return padded(std::uint64_t{rows_} * word_statistics_count * sizeof(float)) / sizeof(float);
+  }
   [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
     return {.rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
   }
@@ -56,6 +67,8 @@ private:
   Kernels& kernels_;
   const StageGraph& graph_;
   const StageMemory& memory_;
+  ShardGroup& shards_;
+  Shard shard_;
   AttentionShape attention_;
   float epsilon_;
   std::uint32_t rows_;

@@ -11,6 +11,7 @@
 
 #include "initial_normal.hpp"
 #include "kernel_calls.hpp"
+#include "shard_group.hpp"
 #include "stage_memory.hpp"
 
 namespace troupe::stages {
@@ -66,6 +67,7 @@ private:
   }
 
   void initialise();
+  void initialise(const ParameterSpec& spec, std::uint64_t first, std::span<float> values) const;
   void upload(std::span<const float> values, float* to);
   void download(const float* from, std::span<float> values);
   void upload_tokens(const std::vector<std::int32_t>& tokens, std::span<std::int32_t> to);
@@ -100,6 +102,7 @@ private:
 
   StageBuffers buffers_;
   StageMemory memory_;
+  ShardGroup shards_;
   KernelCalls calls_;
   std::size_t tied_weight_ = 0;
   std::size_t owned_count_ = 0;
@@ -128,7 +131,8 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
       rows_{props.microbatch_size * props.model.sequence},
       buffers_{props.microbatch_count},
       memory_{props_, graph_, cutter, host_cutter, buffers_},
-      calls_{stream, kernels_, props_, graph_, memory_},
+      shards_{device, stream, props.peers},
+      calls_{stream, kernels_, props_, graph_, memory_, shards_},
       tied_weight_{props.spec.has_embedding ? 0 : graph_.parameters.size() - 1},
       slot_of_microbatch_(props.microbatch_count) {
   TROUPE_ASSERT(cutter.done() && host_cutter.done());
@@ -146,16 +150,36 @@ void ArenaStage::initialise() {
     upload(rotary_turns(model.sequence, model.head_size(), model.rotary_base),
            memory_.turns.data());
   }
-  std::vector<float> memory(std::size_t{1} << 18U);
+  std::vector<float> piece(std::size_t{1} << 18U);
   for (const auto& [spec, values, gradients] : memory_.parameters) {
     if (spec->initial == Initial::zeros) continue;
-    const InitialNormal normal{props_.train.seed, spec->name};
-    for (std::size_t first = 0; first < values.size(); first += memory.size()) {
-      const auto piece = std::span{memory}.first(std::min(memory.size(), values.size() - first));
-      if (spec->initial == Initial::ones) std::ranges::fill(piece, 1.0F);
-      if (spec->initial == Initial::normal) normal.fill(piece, spec->deviation, first);
-      upload(piece, &values[first]);
+    std::size_t filled = 0;
+    std::size_t uploaded = 0;
+    const auto flush = [&, values = values] {
+      upload(std::span{piece}.first(filled), &values[uploaded]);
+      uploaded += filled;
+      filled = 0;
+    };
+    for (auto run : runs_of(*spec)) {
+      while (run.count > 0) {
+        const auto count = std::min<std::size_t>(run.count, piece.size() - filled);
+        initialise(*spec, run.in_whole, std::span{piece}.subspan(filled, count));
+        filled += count;
+        run.in_whole += count;
+        run.count -= count;
+        if (filled == piece.size()) flush();
+      }
     }
+    if (filled > 0) flush();
+  }
+}
+
+/// The elements from `first` on of the whole parameter.
+void ArenaStage::initialise(const ParameterSpec& spec, std::uint64_t first,
+                            std::span<float> values) const {
+  if (spec.initial == Initial::ones) std::ranges::fill(values, 1.0F);
+  if (spec.initial == Initial::normal) {
+    InitialNormal{props_.train.seed, spec.name}.fill(values, spec.deviation, first);
   }
 }
 
@@ -184,7 +208,7 @@ void ArenaStage::write_parameter(std::size_t index, std::span<const float> value
 }
 
 void ArenaStage::read_logits(std::size_t row, std::span<float> logits) {
-  TROUPE_ASSERT(last_logits_ != nullptr && row < rows_);
+  TROUPE_ASSERT(last_logits_ != nullptr && row < rows_ && props_.shard().count == 1);
   TROUPE_ASSERT(logits.size() == props_.model.vocabulary);
   download(last_logits_ + row * props_.model.vocabulary, logits);
 }
@@ -252,7 +276,7 @@ void ArenaStage::begin_work() {
 
 void ArenaStage::end_work(DeviceDone done) {
   stream_.enqueue([this, done = std::move(done)]() mutable {
-    done(Errc::none, {.begin_ns = work_begin_ns_, .end_ns = steady_now_ns()});
+    done(shards_.failure(), {.begin_ns = work_begin_ns_, .end_ns = steady_now_ns()});
   });
 }
 
@@ -467,7 +491,8 @@ Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, 
 
 Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
                                                                    const StageProps& props) {
-  auto graph = graph_of(props.model, props.spec, props.bounds, props.microbatch_size);
+  auto graph =
+      graph_of(props.model, props.spec, props.bounds, props.microbatch_size, props.shard());
   const auto list = tensors_of(graph, props.model, props.spec, props.bounds, props.microbatch_count,
                                props.microbatch_size, optimizer_words(props.train.optimizer));
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);

@@ -124,34 +124,30 @@ TEST_P(VectorKernels, EmbedTokensAndPositions) {
     constexpr std::uint32_t sequence = 5;
     constexpr std::uint32_t rows = 3 * sequence;
     const auto tokens = random_tokens(rows, vocabulary);
-    const auto token_weight = random(std::size_t{vocabulary} * hidden);
     const auto position_weight = random(std::size_t{sequence} * hidden);
-    expect_same(
-        1e-7,
-        [&](auto& kernels, Stream& stream, Floats& y) {
-          kernels.embedding_forward(stream, tokens.data(), token_weight.data(),
-                                    position_weight.data(), y.data(), rows, sequence, hidden);
-        },
-        Floats(std::size_t{rows} * hidden));
     const auto dy = random(std::size_t{rows} * hidden);
-    for (const auto accumulate : accumulates) {
-      expect_same(
-          1e-6,
-          [&](auto& kernels, Stream& stream, Floats& d_token, Floats& d_position) {
-            kernels.embedding_backward(stream, tokens.data(), dy.data(), d_token.data(),
-                                       d_position.data(), rows, sequence, hidden, vocabulary,
-                                       accumulate);
-          },
-          token_weight, position_weight);
-      expect_same(
-          1e-6,
-          [&](auto& kernels, Stream& stream, Floats& y, Floats& d_token) {
-            kernels.embedding_forward(stream, tokens.data(), token_weight.data(), nullptr, y.data(),
-                                      rows, sequence, hidden);
-            kernels.embedding_backward(stream, tokens.data(), dy.data(), d_token.data(), nullptr,
-                                       rows, sequence, hidden, vocabulary, accumulate);
-          },
-          Floats(std::size_t{rows} * hidden), token_weight);
+    for (const auto words : {WordRange{0, vocabulary}, WordRange{0, 20}, WordRange{20, 30}}) {
+      const auto token_weight = random(std::size_t{words.count} * hidden);
+      for (const bool has_positions : {true, false}) {
+        expect_same(
+            1e-7,
+            [&](auto& kernels, Stream& stream, Floats& y) {
+              kernels.embedding_forward(stream, tokens.data(), token_weight.data(),
+                                        has_positions ? position_weight.data() : nullptr, y.data(),
+                                        rows, sequence, hidden, words);
+            },
+            Floats(std::size_t{rows} * hidden, 3.0F));
+        for (const auto accumulate : accumulates) {
+          expect_same(
+              1e-6,
+              [&](auto& kernels, Stream& stream, Floats& d_token, Floats& d_position) {
+                kernels.embedding_backward(stream, tokens.data(), dy.data(), d_token.data(),
+                                           has_positions ? d_position.data() : nullptr, rows,
+                                           sequence, hidden, words, accumulate);
+              },
+              token_weight, position_weight);
+        }
+      }
     }
   }
 }
@@ -490,6 +486,69 @@ TEST_P(VectorKernels, MeasureAndDifferentiateTheLoss) {
                                     vocabulary);
             },
             logits, std::vector<double>(1));
+      }
+    }
+  }
+}
+
+TEST_P(VectorKernels, MeasureTheLossOverTheWordsOfAllShards) {
+  constexpr std::uint32_t rows = 17;
+  constexpr std::uint32_t vocabulary = 50;
+  const std::vector<WordRange> shards{{0, 20}, {20, 1}, {21, 29}};
+  const auto targets = random_tokens(rows, vocabulary);
+  auto whole = random(std::size_t{rows} * vocabulary);
+  for (float& value : whole) value *= 20.0F;
+  const std::size_t stride = 64;
+  Floats statistics(shards.size() * stride);
+  std::vector<Floats> logits;
+  for (std::size_t s = 0; s < shards.size(); ++s) {
+    const auto& words = shards[s];
+    auto& of_shard = logits.emplace_back();
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto from = whole.begin() + static_cast<std::ptrdiff_t>(r * vocabulary + words.begin);
+      of_shard.insert(of_shard.end(), from, from + words.count);
+    }
+    expect_same(
+        1e-6,
+        [&](auto& kernels, Stream& stream, Floats& values) {
+          kernels.word_statistics(stream, of_shard.data(), targets.data(), values.data(), rows,
+                                  words);
+          // Minus infinity has no distance to itself.
+          stream.enqueue([&values] {
+            for (float& value : values) value = std::max(value, -1e3F);
+          });
+        },
+        Floats(std::size_t{3} * rows));
+    InlineStream stream;
+    ReferenceKernels{}.word_statistics(stream, of_shard.data(), targets.data(),
+                                       &statistics[s * stride], rows, words);
+  }
+  for (const float scale : {0.0F, 0.25F}) {
+    auto expected = whole;
+    double expected_loss = 0.0;
+    InlineStream stream;
+    ReferenceKernels{}.cross_entropy(stream, expected.data(), targets.data(), &expected_loss, scale,
+                                     rows, vocabulary);
+    for (std::size_t s = 0; s < shards.size(); ++s) {
+      const auto& words = shards[s];
+      expect_same(
+          1e-6,
+          [&](auto& kernels, Stream& on, Floats& values, std::vector<double>& loss) {
+            kernels.cross_entropy_of_shards(on, values.data(), targets.data(), statistics.data(),
+                                            stride, 3, loss.data(), scale, rows, words);
+          },
+          logits[s], std::vector<double>(1));
+      double loss = 0.0;
+      auto values = logits[s];
+      ReferenceKernels{}.cross_entropy_of_shards(stream, values.data(), targets.data(),
+                                                 statistics.data(), stride, 3, &loss, scale, rows,
+                                                 words);
+      EXPECT_NEAR(loss, expected_loss, 1e-6 * expected_loss);
+      for (std::size_t r = 0; r < rows; ++r) {
+        for (std::size_t i = 0; i < words.count; ++i) {
+          EXPECT_NEAR(values[r * words.count + i], expected[r * vocabulary + words.begin + i],
+                      1e-6);
+        }
       }
     }
   }

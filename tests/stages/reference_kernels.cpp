@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numbers>
 #include <vector>
 
@@ -25,6 +26,15 @@ std::size_t weight_at(const LinearShape& shape, std::size_t in, std::size_t out)
 
 void put(float& target, double value, Accumulate accumulate) {
   target = static_cast<float>(accumulate == Accumulate::add ? target + value : value);
+}
+
+bool is_among(const WordRange& words, std::int32_t token) {
+  const auto word = static_cast<std::uint32_t>(token);
+  return word >= words.begin && word < words.begin + words.count;
+}
+
+std::size_t place_among(const WordRange& words, std::int32_t token) {
+  return static_cast<std::uint32_t>(token) - words.begin;
 }
 
 /// One head of one sequence: where its elements are in `qkv` and in `y`.
@@ -109,14 +119,15 @@ void head_backward(const float* dy, const float* qkv, const float* y, const floa
 void ReferenceKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
                                          const float* token_weight, const float* position_weight,
                                          float* y, std::uint32_t rows, std::uint32_t sequence,
-                                         std::uint32_t hidden) {
+                                         std::uint32_t hidden, const WordRange& words) {
   run(stream, [=] {
     for (std::size_t r = 0; r < rows; ++r) {
-      const auto token = static_cast<std::size_t>(tokens[r]);
       for (std::size_t i = 0; i < hidden; ++i) {
-        const float position =
-            position_weight == nullptr ? 0.0F : position_weight[(r % sequence) * hidden + i];
-        y[r * hidden + i] = token_weight[token * hidden + i] + position;
+        float& value = y[r * hidden + i];
+        value = is_among(words, tokens[r])
+                    ? token_weight[place_among(words, tokens[r]) * hidden + i]
+                    : 0.0F;
+        if (position_weight != nullptr) value += position_weight[(r % sequence) * hidden + i];
       }
     }
   });
@@ -126,18 +137,19 @@ void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* to
                                           const float* dy, float* d_token_weight,
                                           float* d_position_weight, std::uint32_t rows,
                                           std::uint32_t sequence, std::uint32_t hidden,
-                                          std::uint32_t vocabulary, Accumulate accumulate) {
+                                          const WordRange& words, Accumulate accumulate) {
   run(stream, [=] {
     if (accumulate == Accumulate::overwrite) {
-      std::fill_n(d_token_weight, std::size_t{vocabulary} * hidden, 0.0F);
+      std::fill_n(d_token_weight, std::size_t{words.count} * hidden, 0.0F);
       if (d_position_weight != nullptr) {
         std::fill_n(d_position_weight, std::size_t{sequence} * hidden, 0.0F);
       }
     }
     for (std::size_t r = 0; r < rows; ++r) {
-      const auto token = static_cast<std::size_t>(tokens[r]);
       for (std::size_t i = 0; i < hidden; ++i) {
-        d_token_weight[token * hidden + i] += dy[r * hidden + i];
+        if (is_among(words, tokens[r])) {
+          d_token_weight[place_among(words, tokens[r]) * hidden + i] += dy[r * hidden + i];
+        }
         if (d_position_weight == nullptr) continue;
         d_position_weight[(r % sequence) * hidden + i] += dy[r * hidden + i];
       }
@@ -427,6 +439,58 @@ void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::i
       for (std::size_t i = 0; i < vocabulary; ++i) {
         const double p = std::exp(row[i] - highest) / sum;
         row[i] = static_cast<float>((p - (i == target ? 1.0 : 0.0)) * gradient_scale);
+      }
+    }
+    *loss = total;
+  });
+}
+
+void ReferenceKernels::word_statistics(Stream& stream, const float* logits,
+                                       const std::int32_t* targets, float* statistics,
+                                       std::uint32_t rows, const WordRange& words) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float* row = logits + r * words.count;
+      const float highest = *std::max_element(row, row + words.count);
+      double sum = 0.0;
+      for (std::size_t i = 0; i < words.count; ++i) sum += std::exp(double{row[i]} - highest);
+      statistics[3 * r] = highest;
+      statistics[3 * r + 1] = static_cast<float>(sum);
+      statistics[3 * r + 2] = is_among(words, targets[r]) ? row[place_among(words, targets[r])]
+                                                          : -std::numeric_limits<float>::infinity();
+    }
+  });
+}
+
+void ReferenceKernels::cross_entropy_of_shards(Stream& stream, float* logits,
+                                               const std::int32_t* targets, const float* statistics,
+                                               std::size_t statistics_stride,
+                                               std::uint32_t shard_count, double* loss,
+                                               float gradient_scale, std::uint32_t rows,
+                                               const WordRange& words) {
+  run(stream, [=] {
+    double total = 0.0;
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto of_shard = [&](std::size_t s) {
+        return statistics + s * statistics_stride + 3 * r;
+      };
+      double highest = of_shard(0)[0];
+      double target = of_shard(0)[2];
+      for (std::size_t s = 1; s < shard_count; ++s) {
+        highest = std::max(highest, double{of_shard(s)[0]});
+        target = std::max(target, double{of_shard(s)[2]});
+      }
+      double sum = 0.0;
+      for (std::size_t s = 0; s < shard_count; ++s) {
+        sum += of_shard(s)[1] * std::exp(of_shard(s)[0] - highest);
+      }
+      total += highest + std::log(sum) - target;
+      if (gradient_scale == 0.0F) continue;
+      float* row = logits + r * words.count;
+      for (std::size_t i = 0; i < words.count; ++i) {
+        const bool is_target = is_among(words, targets[r]) && place_among(words, targets[r]) == i;
+        const double p = std::exp(row[i] - highest) / sum;
+        row[i] = static_cast<float>((p - (is_target ? 1.0 : 0.0)) * gradient_scale);
       }
     }
     *loss = total;

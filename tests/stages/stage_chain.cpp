@@ -84,7 +84,8 @@ StageChain::StageChain(Device& device, const ChainProps& props) : device_{device
                                          .bounds = bounds_of(props, spec),
                                          .microbatch_count = props.microbatch_count,
                                          .microbatch_size = props.microbatch_size,
-                                         .train = props.train});
+                                         .train = props.train,
+                                         .peers = props.peers});
     stages_.push_back(std::move(stage).value());
   }
 }

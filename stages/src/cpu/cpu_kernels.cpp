@@ -1,6 +1,7 @@
 #include "cpu_kernels.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -92,14 +93,20 @@ AttentionHead head_of(const float* qkv, const AttentionShape& shape, const HeadP
 void CpuKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
                                    const float* token_weight, const float* position_weight,
                                    float* y, std::uint32_t rows, std::uint32_t sequence,
-                                   std::uint32_t hidden) {
+                                   std::uint32_t hidden, const WordRange& words) {
   enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
     for (std::size_t r = part.begin; r < part.end; ++r) {
-      const float* token = token_weight + static_cast<std::size_t>(tokens[r]) * hidden;
-      if (position_weight == nullptr) {
-        std::copy_n(token, hidden, y + r * hidden);
+      const auto word = static_cast<std::uint32_t>(tokens[r]) - words.begin;
+      const float* token = word < words.count ? token_weight + std::size_t{word} * hidden : nullptr;
+      const float* position =
+          position_weight == nullptr ? nullptr : position_weight + r % sequence * hidden;
+      float* to = y + r * hidden;
+      if (token != nullptr && position != nullptr) {
+        isa.add(token, position, to, hidden);
+      } else if (token != nullptr || position != nullptr) {
+        std::copy_n(token != nullptr ? token : position, hidden, to);
       } else {
-        isa.add(token, position_weight + r % sequence * hidden, y + r * hidden, hidden);
+        std::fill_n(to, hidden, 0.0F);
       }
     }
   });
@@ -108,7 +115,7 @@ void CpuKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
 void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, const float* dy,
                                     float* d_token_weight, float* d_position_weight,
                                     std::uint32_t rows, std::uint32_t sequence,
-                                    std::uint32_t hidden, std::uint32_t vocabulary,
+                                    std::uint32_t hidden, const WordRange& words,
                                     Accumulate accumulate) {
   // Parts are columns, so that the additions to an element keep their order.
   enqueue_in_parts(stream, hidden, line_floats, [=, &isa = isa_](const Part& part) {
@@ -118,14 +125,19 @@ void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, 
       return tensor + row * hidden + part.begin;
     };
     if (accumulate == Accumulate::overwrite) {
-      for (std::size_t v = 0; v < vocabulary; ++v) std::fill_n(at(d_token_weight, v), count, 0.0F);
+      for (std::size_t v = 0; v < words.count; ++v) {
+        std::fill_n(at(d_token_weight, v), count, 0.0F);
+      }
       for (std::size_t t = 0; d_position_weight != nullptr && t < sequence; ++t) {
         std::fill_n(at(d_position_weight, t), count, 0.0F);
       }
     }
     for (std::size_t r = 0; r < rows; ++r) {
-      float* d_token = at(d_token_weight, static_cast<std::size_t>(tokens[r]));
-      isa.add(d_token, at(dy, r), d_token, count);
+      const auto word = static_cast<std::uint32_t>(tokens[r]) - words.begin;
+      if (word < words.count) {
+        float* d_token = at(d_token_weight, word);
+        isa.add(d_token, at(dy, r), d_token, count);
+      }
       if (d_position_weight == nullptr) continue;
       float* d_position = at(d_position_weight, r % sequence);
       isa.add(d_position, at(dy, r), d_position, count);
@@ -322,6 +334,49 @@ void CpuKernels::cross_entropy(Stream& to, float* logits, const std::int32_t* ta
     auto* losses = reinterpret_cast<double*>(stream.scratch(0, std::size_t{2} * rows));
     in_parts(stream.thread_count(), rows, 1, [=, &isa](const Part& part) {
       isa.cross_entropy(logits, targets, losses, gradient_scale, part.begin, part.end, vocabulary);
+    });
+    double sum = 0.0;
+    for (std::size_t r = 0; r < rows; ++r) sum += losses[r];
+    *loss = sum;
+  });
+}
+
+void CpuKernels::word_statistics(Stream& stream, const float* logits, const std::int32_t* targets,
+                                 float* statistics, std::uint32_t rows, const WordRange& words) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    isa.word_statistics(logits, targets, statistics, part.begin, part.end, words);
+  });
+}
+
+void CpuKernels::cross_entropy_of_shards(Stream& to, float* logits, const std::int32_t* targets,
+                                         const float* statistics, std::size_t statistics_stride,
+                                         std::uint32_t shard_count, double* loss,
+                                         float gradient_scale, std::uint32_t rows,
+                                         const WordRange& words) {
+  to.enqueue([=, &stream = cpu(to), &isa = isa_] {
+    auto* losses = reinterpret_cast<double*>(stream.scratch(0, std::size_t{2} * rows));
+    in_parts(stream.thread_count(), rows, 1, [=, &isa](const Part& part) {
+      for (std::size_t r = part.begin; r < part.end; ++r) {
+        const auto of_shard = [&](std::size_t shard) {
+          return statistics + shard * statistics_stride + 3 * r;
+        };
+        float highest = of_shard(0)[0];
+        float target_logit = of_shard(0)[2];
+        for (std::size_t s = 1; s < shard_count; ++s) {
+          highest = std::max(highest, of_shard(s)[0]);
+          target_logit = std::max(target_logit, of_shard(s)[2]);
+        }
+        float sum = 0.0F;
+        for (std::size_t s = 0; s < shard_count; ++s) {
+          sum += of_shard(s)[1] * std::exp(of_shard(s)[0] - highest);
+        }
+        losses[r] = double{highest - target_logit} + std::log(double{sum});
+        if (gradient_scale == 0.0F) continue;
+        float* row = logits + r * words.count;
+        isa.scaled_exponentials(row, highest, gradient_scale / sum, words.count);
+        const auto target = static_cast<std::uint32_t>(targets[r]) - words.begin;
+        if (target < words.count) row[target] -= gradient_scale;
+      }
     });
     double sum = 0.0;
     for (std::size_t r = 0; r < rows; ++r) sum += losses[r];

@@ -16,10 +16,11 @@ public:
 
   void embedding_forward(Stream&, const std::int32_t* tokens, const float* token_weight,
                          const float* position_weight, float* y, std::uint32_t rows,
-                         std::uint32_t sequence, std::uint32_t hidden) override;
+                         std::uint32_t sequence, std::uint32_t hidden,
+                         const WordRange& words) override;
   void embedding_backward(Stream&, const std::int32_t* tokens, const float* dy,
                           float* d_token_weight, float* d_position_weight, std::uint32_t rows,
-                          std::uint32_t sequence, std::uint32_t hidden, std::uint32_t vocabulary,
+                          std::uint32_t sequence, std::uint32_t hidden, const WordRange& words,
                           Accumulate) override;
 
   void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta, float* y,
@@ -65,6 +66,13 @@ public:
 
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
+
+  void word_statistics(Stream&, const float* logits, const std::int32_t* targets, float* statistics,
+                       std::uint32_t rows, const WordRange& words) override;
+  void cross_entropy_of_shards(Stream&, float* logits, const std::int32_t* targets,
+                               const float* statistics, std::size_t statistics_stride,
+                               std::uint32_t shard_count, double* loss, float gradient_scale,
+                               std::uint32_t rows, const WordRange& words) override;
 
   void upload(Stream&, const void* host, void* device, std::size_t size_bytes) override;
   void download(Stream&, const void* device, void* host, std::size_t size_bytes) override;

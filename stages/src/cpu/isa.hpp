@@ -88,6 +88,12 @@ struct Isa {
                         float gradient_scale, std::size_t begin, std::size_t end,
                         std::size_t vocabulary);
 
+  /// Of rows `[begin, end)`; see `Kernels::word_statistics`.
+  void (*word_statistics)(const float* logits, const std::int32_t* targets, float* statistics,
+                          std::size_t begin, std::size_t end, const WordRange& words);
+  /// Replaces the logits of a row by e^(logit - shift) * scale.
+  void (*scaled_exponentials)(float* logits, float shift, float scale, std::size_t count);
+
   void (*add)(const float* a, const float* b, float* y, std::size_t count);
   double (*sum_of_squares)(const float* x, std::size_t count);
   void (*adamw)(float* w, const float* g, float* m, float* v, std::size_t count, const AdamWStep&);

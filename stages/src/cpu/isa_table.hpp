@@ -25,6 +25,8 @@ constexpr Isa make_isa(const char* name) {
           .gelu_forward = &gelu_forward,
           .gelu_backward = &gelu_backward,
           .cross_entropy = &cross_entropy,
+          .word_statistics = &word_statistics,
+          .scaled_exponentials = &scaled_exponentials,
           .add = &add,
           .sum_of_squares = &sum_of_squares,
           .adamw = &adamw,

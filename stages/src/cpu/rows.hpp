@@ -206,4 +206,26 @@ inline void cross_entropy(float* logits, const std::int32_t* targets, double* lo
   }
 }
 
+inline void word_statistics(const float* logits, const std::int32_t* targets, float* statistics,
+                            std::size_t begin, std::size_t end, const WordRange& words) {
+  for (std::size_t r = begin; r < end; ++r) {
+    const float* row = logits + r * words.count;
+    const float highest = largest_of(row, words.count);
+    Vector sums{};
+    for_each_vector(words.count, [&](std::size_t i, auto lanes) {
+      sums += keep(exp(load(row + i, lanes) - highest), lanes);
+    });
+    const auto target = static_cast<std::uint32_t>(targets[r]) - words.begin;
+    statistics[3 * r] = highest;
+    statistics[3 * r + 1] = sum_of_lanes(sums);
+    statistics[3 * r + 2] = target < words.count ? row[target] : -__builtin_inff();
+  }
+}
+
+inline void scaled_exponentials(float* logits, float shift, float scale, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    store(logits + i, exp(load(logits + i, lanes) - shift) * scale, lanes);
+  });
+}
+
 }  // namespace troupe::stages::TROUPE_ISA

@@ -15,7 +15,8 @@ namespace troupe {
 
 /// The parameters of one stage in model order: the order of the serial model's forward pass.
 [[nodiscard]] std::vector<ParameterSpec> parameters_of(const ModelSpec& model,
-                                                       const StageSpec& stage);
+                                                       const StageSpec& stage,
+                                                       const Shard& shard = {});
 
 /// The parameters of the whole model in model order, each once.
 [[nodiscard]] std::vector<ParameterSpec> parameters_of(const ModelSpec& model);
@@ -54,7 +55,8 @@ struct TensorSpec {
 
 /// The graph of a stage that needs these buffers.
 [[nodiscard]] StageGraph graph_of(const ModelSpec& model, const StageSpec& stage,
-                                  const StageBounds& bounds, std::uint32_t microbatch_size);
+                                  const StageBounds& bounds, std::uint32_t microbatch_size,
+                                  const Shard& shard = {});
 
 /// A named number of bytes.
 struct MemoryItem {
@@ -64,7 +66,8 @@ struct MemoryItem {
   friend bool operator==(const MemoryItem&, const MemoryItem&) = default;
 };
 
-/// Everything a stage allocates, one named line per holder: parameters, gradients, optimizer state
+/// Everything a shard of a stage allocates, one named line per holder: parameters, gradients,
+/// optimizer state
 /// (`optimizer_words` floats per parameter element: 2 for AdamW, 1 for SGD), tied gradients, slots,
 /// edge buffers, constants, workspace, the tokens of a step, and results for the host. Each line
 /// includes the padding of every tensor in it; a line of no bytes is left out.
@@ -72,6 +75,7 @@ struct MemoryItem {
                                                 const StageBounds& bounds,
                                                 std::uint32_t microbatch_count,
                                                 std::uint32_t microbatch_size,
-                                                std::uint32_t optimizer_words);
+                                                std::uint32_t optimizer_words,
+                                                const Shard& shard = {});
 
 }  // namespace troupe

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,10 +26,31 @@ enum class Initial : std::uint8_t {
   normal,  ///< Mean 0, standard deviation `ParameterSpec::deviation`.
 };
 
-/// One parameter tensor. Names and shapes are those of Hugging Face's model of the family.
+/// One of the shards of a stage: they share its layers by heads, by columns of the feed-forward and
+/// by words of the vocabulary (Shoeybi et al. 2019).
+struct Shard {
+  std::uint32_t index = 0;
+  std::uint32_t count = 1;
+
+  friend bool operator==(const Shard&, const Shard&) = default;
+};
+
+/// The part of a parameter that a shard holds. Along `axis` the whole consists of `part_count`
+/// equal parts, of each of which the shard holds the elements `[begin, end)`: of queries, keys and
+/// values side by side, for example, a range of each.
+struct ParameterSlice {
+  std::vector<std::uint64_t> whole_shape;
+  std::uint32_t axis = 0;
+  std::uint32_t part_count = 1;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+/// One parameter tensor. Names and whole shapes are those of Hugging Face's model of the family.
 struct ParameterSpec {
   std::string name;
-  std::vector<std::uint64_t> shape;
+  std::vector<std::uint64_t> shape;       ///< Of what the shard holds.
+  std::optional<ParameterSlice> slice{};  ///< If that is not the whole; else all shards hold it.
   Initial initial = Initial::zeros;
   float deviation = 0.0F;
   bool decays = false;  ///< Weight decay applies: matrices, not norms and biases.
@@ -36,7 +58,20 @@ struct ParameterSpec {
   bool joined = false;  ///< Lies right behind the one before it: together they are one matrix.
 
   [[nodiscard]] std::uint64_t element_count() const noexcept;
+  [[nodiscard]] const std::vector<std::uint64_t>& whole_shape() const noexcept {
+    return slice ? slice->whole_shape : shape;
+  }
 };
+
+/// A stretch of elements that lies without gaps in a shard's part of a parameter and in the whole.
+struct ParameterRun {
+  std::uint64_t in_part = 0;
+  std::uint64_t in_whole = 0;
+  std::uint64_t count = 0;
+};
+
+/// What a shard holds of a parameter, in order.
+[[nodiscard]] std::vector<ParameterRun> runs_of(const ParameterSpec& spec);
 
 /// How a weight matrix is stored.
 enum class WeightLayout : std::uint8_t {
@@ -46,7 +81,7 @@ enum class WeightLayout : std::uint8_t {
 
 /// What an operation does to its values; `stages::Kernels` has the formulas.
 enum class OperationKind : std::uint8_t {
-  embedding,      ///< tokens -> y. Its bias are the weights of the positions.
+  embedding,      ///< tokens -> y: zero for words of other shards. Its bias are the positions.
   layer_norm,     ///< x -> y; saves rstd and mean.
   rms_norm,       ///< x -> y; saves rstd.
   linear,         ///< x (and residual) -> y
@@ -55,6 +90,13 @@ enum class OperationKind : std::uint8_t {
   gelu,           ///< x -> y
   swiglu,         ///< x = gates and values, side by side -> y, half as wide.
   cross_entropy,  ///< x = logits -> the loss, `saved[0]`; training, their gradient replaces them.
+                  ///< Between shards it reads `saved[1]`, the statistics of all.
+
+  // Between the shards of a stage; x = y.
+  sum_shards,       ///< Forward the sum over all shards; backward nothing.
+  share,            ///< Forward nothing; backward the sum over all shards.
+  word_statistics,  ///< x = logits -> what the others must know of these words, in y.
+  gather_shards,    ///< Every shard's part of y.
 };
 
 /// One value: a tensor of a stage.
@@ -70,6 +112,10 @@ struct Operation {
   std::uint32_t bias = no_parameter;
   std::uint32_t in = 0;   ///< Width of x.
   std::uint32_t out = 0;  ///< Width of y.
+  /// Its result is one of the terms of a sum over shards, of which the first also has bias and
+  /// residual.
+  bool is_term = false;
+  std::uint32_t word_begin = 0;  ///< The first word of the vocabulary that the shard holds.
   ValueIndex x = no_value;
   ValueIndex residual = no_value;  ///< Is added to y.
   ValueIndex y = no_value;
@@ -106,6 +152,7 @@ struct KernelCall {
   ValueIndex dy = no_value;
   ValueIndex dx = no_value;          ///< May be `dy` itself.
   ValueIndex d_residual = no_value;  ///< The gradient of x that comes by another way; added to dx.
+  bool adds_bias = true;             ///< Forward, if there is one.
   bool completes_bucket = false;     ///< The next bucket has this microbatch's gradients.
 };
 
@@ -165,14 +212,19 @@ struct GraphOptions {
   bool trains = true;
   bool splits_backward = false;
   Recompute recompute = Recompute::none;
+  Shard shard{};
 };
 
 /// The graph of a stage. Values begin at multiples of `tensor_alignment_bytes`.
 [[nodiscard]] StageGraph graph_of(const ModelSpec& model, const StageSpec& stage,
                                   const GraphOptions& options);
 
+/// Of one shard.
 [[nodiscard]] PassFlops flops_of(const ModelSpec& model, const StageSpec& stage,
-                                 std::uint32_t microbatch_size);
+                                 std::uint32_t microbatch_size, const Shard& shard = {});
+
+/// Floats that shards tell each other of each row of logits.
+inline constexpr std::uint32_t word_statistics_count = 3;
 
 /// Tensors begin at multiples of this many bytes: a cache line, the widest vector.
 inline constexpr std::uint64_t tensor_alignment_bytes = 64;

@@ -18,6 +18,13 @@ namespace troupe::stages {
 /// Whether a weight gradient replaces what is there or is added to it.
 enum class Accumulate : bool { overwrite = false, add = true };
 
+/// The words of the vocabulary that a table has rows of, or logits columns: all, or those of a
+/// shard.
+struct WordRange {
+  std::uint32_t begin = 0;
+  std::uint32_t count = 0;
+};
+
 /// Extent of a matrix product with a weight.
 struct LinearShape {
   std::uint32_t rows = 0;
@@ -73,18 +80,19 @@ public:
 
   // -- embedding ---------------------------------------------------------------------------------
 
-  /// y[r] = token_weight[tokens[r]] + position_weight[r mod sequence]; `position_weight` may be
-  /// null.
+  /// y[r] = the row of tokens[r] in token_weight, or zeros if it is not among `words`,
+  /// + position_weight[r mod sequence]; `position_weight` may be null.
   virtual void embedding_forward(Stream&, const std::int32_t* tokens, const float* token_weight,
                                  const float* position_weight, float* y, std::uint32_t rows,
-                                 std::uint32_t sequence, std::uint32_t hidden) = 0;
+                                 std::uint32_t sequence, std::uint32_t hidden,
+                                 const WordRange& words) = 0;
   /// Adds dy to the rows of both gradients, in the order of r. `overwrite` zeroes
-  /// d_token_weight [vocabulary, hidden] and d_position_weight [sequence, hidden] first; the latter
-  /// may be null.
+  /// d_token_weight [words, hidden] and d_position_weight [sequence, hidden] first; the latter may
+  /// be null.
   virtual void embedding_backward(Stream&, const std::int32_t* tokens, const float* dy,
                                   float* d_token_weight, float* d_position_weight,
                                   std::uint32_t rows, std::uint32_t sequence, std::uint32_t hidden,
-                                  std::uint32_t vocabulary, Accumulate) = 0;
+                                  const WordRange& words, Accumulate) = 0;
 
   // -- norms -------------------------------------------------------------------------------------
 
@@ -170,6 +178,20 @@ public:
   virtual void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                              float gradient_scale, std::uint32_t rows,
                              std::uint32_t vocabulary) = 0;
+
+  /// What other shards must know of these logits [rows, words]: statistics [rows, 3] are the
+  /// largest logit m, the sum of e^(logit - m), and the target's logit, or minus infinity if it is
+  /// not among `words`.
+  virtual void word_statistics(Stream&, const float* logits, const std::int32_t* targets,
+                               float* statistics, std::uint32_t rows, const WordRange& words) = 0;
+  /// As `cross_entropy`, over the words of all shards: from the statistics of `shard_count` of
+  /// them, `statistics_stride` floats apart, combined in their order. Every shard gets the same
+  /// loss, and the gradient of its own logits.
+  virtual void cross_entropy_of_shards(Stream&, float* logits, const std::int32_t* targets,
+                                       const float* statistics, std::size_t statistics_stride,
+                                       std::uint32_t shard_count, double* loss,
+                                       float gradient_scale, std::uint32_t rows,
+                                       const WordRange& words) = 0;
 
   // -- between host and device -------------------------------------------------------------------
 

@@ -11,6 +11,13 @@
 
 namespace troupe::stages {
 
+/// The other shards of the stages of a rank. The n-th operation of one shard is the n-th of all,
+/// which is so because they run the same passes in the same order.
+struct ShardPeers {
+  transport::Collective* group = nullptr;  ///< Its rank is the index of the shard; null for none.
+  Stream* stream = nullptr;                ///< Where the additions run.
+};
+
 /// What a stage is built from.
 struct StageProps {
   ModelSpec model;
@@ -19,13 +26,20 @@ struct StageProps {
   std::uint32_t microbatch_count = 1;  ///< The most of any step.
   std::uint32_t microbatch_size = 1;
   TrainConfig train;  ///< Seed, optimizer and its constants.
+  ShardPeers peers{};
+
+  [[nodiscard]] Shard shard() const noexcept {
+    if (peers.group == nullptr) return {};
+    return {.index = peers.group->rank(), .count = peers.group->size()};
+  }
 };
 
 /// A stage that performs its `StageGraph`, with access to its logits.
 class TransformerStage : public Stage {
 public:
   /// Copies `row` of the logits [rows, vocabulary] of the last evaluation pass of a stage with the
-  /// head to `logits` [vocabulary]. Blocks until the stream is empty. For text generation.
+  /// head and no other shards to `logits` [vocabulary]. Blocks until the stream is empty. For text
+  /// generation.
   virtual void read_logits(std::size_t row, std::span<float> logits) = 0;
 };
 
@@ -33,7 +47,7 @@ public:
 /// device's memory and a small one in page-locked host memory, of exactly the bytes that
 /// `memory_of` announces. Blocks while initial weights are uploaded. Parameters start from (seed,
 /// name, element index) alone. Device, stream and kernels outlive the stage; the arena, which
-/// neighbours may come to hold buffers of, lives as long as the device.
+/// neighbours may come to hold buffers of, lives as long as the device. Peers outlive the stage.
 /// @returns `out_of_memory` if the device refuses.
 [[nodiscard]] Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(
     Device& device, Stream& stream, const StageProps& props);

@@ -1,0 +1,159 @@
+// Trainings by several shards, each in a thread of its own, against the training by one.
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "troupe/transport/in_process.hpp"
+
+#include "inline_device.hpp"
+#include "stage_chain.hpp"
+
+namespace troupe::stages {
+namespace {
+
+constexpr std::uint32_t step_count = 6;
+
+struct Trained {
+  std::vector<double> losses;
+  double validation_loss = 0.0;
+  std::vector<std::vector<float>> weights;  ///< By owned parameter, whole.
+};
+
+ChainProps props_of(Family family, bool tie, std::vector<std::uint32_t> layers_per_stage) {
+  TrainConfig train;
+  train.steps = 10;
+  train.warmup_steps = 2;
+  train.optimizer = OptimizerKind::sgd;
+  train.learning_rate = 0.5;
+  train.clip_norm = 0.0;  // A shard alone does not know the norm.
+  return {.model = {.family = family,
+                    .layers = 3,
+                    .heads = 6,
+                    .hidden = 12,
+                    .sequence = 5,
+                    .vocabulary = 11,
+                    .tie_embeddings = tie,
+                    .kv_heads = family == Family::llama ? 3U : 0U,
+                    .feed_forward = 18},
+          .layers_per_stage = std::move(layers_per_stage),
+          .microbatch_count = 2,
+          .microbatch_size = 2,
+          .train = train};
+}
+
+/// What one shard does, and its weights where they are in the whole.
+void train_shard(const ChainProps& props, Trained& trained) {
+  InlineDevice device;
+  StageChain chain{device, props};
+  const auto batch = [&](std::uint32_t step) {
+    return make_batch(props.model, props.microbatch_count, props.microbatch_size, 21, step);
+  };
+  for (std::uint32_t step = 0; step < step_count; ++step) {
+    trained.losses.push_back(chain.train(batch(0)).loss);
+  }
+  trained.validation_loss = chain.evaluate(batch(1));
+  for (const auto& parameter : chain.parameters()) {
+    trained.weights.emplace_back(parameter.values.begin(), parameter.values.end());
+  }
+}
+
+/// Trains by `shard_count` shards and puts together what they hold.
+Trained train(ChainProps props, std::uint32_t shard_count) {
+  if (shard_count == 1) {
+    Trained trained;
+    train_shard(props, trained);
+    return trained;
+  }
+  const auto group = transport::make_in_process_group(shard_count);
+  std::vector<Trained> parts(shard_count);
+  std::vector<InlineStream> streams(shard_count);
+  {
+    std::vector<std::jthread> threads;
+    for (std::uint32_t i = 0; i < shard_count; ++i) {
+      props.peers = {.group = group[i].get(), .stream = &streams[i]};
+      threads.emplace_back([props, &part = parts[i]] { train_shard(props, part); });
+    }
+  }
+  auto trained = parts[0];
+  const auto whole = parameters_of(props.model);
+  const auto stage_count = static_cast<std::uint32_t>(props.layers_per_stage.size());
+  const auto partition = partition_of(props.model, stage_count, props.layers_per_stage).value();
+  for (std::uint32_t shard = 0; shard < shard_count; ++shard) {
+    EXPECT_EQ(parts[shard].losses, parts[0].losses);
+    std::size_t next = 0;
+    for (const auto& stage : partition) {
+      for (const auto& spec : parameters_of(props.model, stage, {shard, shard_count})) {
+        if (!spec.owned) continue;
+        auto& values = trained.weights[next];
+        values.resize(whole[next].element_count());
+        const auto& part = parts[shard].weights[next++];
+        for (const auto& run : runs_of(spec)) {
+          for (std::uint64_t k = 0; k < run.count; ++k) {
+            values[run.in_whole + k] = part[run.in_part + k];
+          }
+        }
+      }
+    }
+  }
+  return trained;
+}
+
+void expect_near(const Trained& actual, const Trained& expected, const ModelSpec& model) {
+  ASSERT_EQ(actual.losses.size(), expected.losses.size());
+  for (std::size_t i = 0; i < expected.losses.size(); ++i) {
+    EXPECT_NEAR(actual.losses[i], expected.losses[i], 1e-5 * expected.losses[i]) << "step " << i;
+  }
+  EXPECT_NEAR(actual.validation_loss, expected.validation_loss, 1e-5 * expected.validation_loss);
+  const auto specs = parameters_of(model);
+  for (std::size_t p = 0; p < specs.size(); ++p) {
+    double largest = 0.0;
+    for (const float value : expected.weights[p])
+      largest = std::max(largest, std::abs(double{value}));
+    ASSERT_EQ(actual.weights[p].size(), expected.weights[p].size()) << specs[p].name;
+    for (std::size_t i = 0; i < expected.weights[p].size(); ++i) {
+      ASSERT_NEAR(actual.weights[p][i], expected.weights[p][i], 1e-5 * largest)
+          << specs[p].name << " [" << i << "]";
+    }
+  }
+}
+
+TEST(Shards, TrainAsOneDoesWhateverTheirNumber) {
+  for (const auto family : {Family::gpt2, Family::llama}) {
+    for (const bool tie : {true, false}) {
+      const auto props = props_of(family, tie, {3});
+      const auto expected = train(props, 1);
+      EXPECT_LT(expected.losses.back(), expected.losses.front());
+      for (const auto count : {3U}) {
+        SCOPED_TRACE(std::string{family == Family::gpt2 ? "gpt2" : "llama"}
+                     + (tie ? ", tied" : ", untied") + ", " + std::to_string(count) + " shards");
+        expect_near(train(props, count), expected, props.model);
+      }
+    }
+  }
+}
+
+TEST(Shards, GiveTheSameBitsHoweverTheModelIsCutTheBackwardPassOrderedAndWhatItRecomputes) {
+  for (const auto family : {Family::gpt2, Family::llama}) {
+    const auto expected = train(props_of(family, true, {3}), 3);
+    for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+      for (const auto order :
+           {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+        auto props = props_of(family, true, {1, 2});
+        props.recompute = recompute;
+        props.order = order;
+        const auto actual = train(props, 3);
+        EXPECT_EQ(actual.losses, expected.losses);
+        EXPECT_TRUE(actual.weights == expected.weights)
+            << "recompute " << static_cast<int>(recompute) << ", order " << static_cast<int>(order);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace troupe::stages
