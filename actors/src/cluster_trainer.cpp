@@ -24,8 +24,7 @@ std::vector<std::string> describe_ranks(const GridExtent& extent,
   for (std::uint32_t rank = 0; rank < node_of_rank.size(); ++rank) {
     const auto at = coordinate_of(extent, rank);
     auto& text = result[node_of_rank[rank]];
-    text += (text.empty() ? "" : ", ") + std::string{"pipeline rank "}
-            + std::to_string(at.pipeline.value()) + " of replica " + std::to_string(at.replica);
+    text += (text.empty() ? "" : ", ") + describe(extent, at);
   }
   return result;
 }
@@ -79,9 +78,15 @@ public:
   }
 
   Expected<Done> read_parameter(std::size_t index, std::span<float> values) override {
-    const auto place = place_of_parameter(*plan_, index);
+    return read_whole(*plan_, index, values,
+                      [this](const ParameterPlace& place, std::uint32_t shard,
+                             std::span<float> part) { return read_part(place, shard, part); });
+  }
+
+  Expected<Done> read_part(const ParameterPlace& place, std::uint32_t shard,
+                           std::span<float> values) {
     const auto pipeline = plan_->training.rank_of_stage[place.stage.value()];
-    const auto node = node_of_rank_[rank_at(plan_->config.parallel, {0, 0, pipeline})];
+    const auto node = node_of_rank_[rank_at(plan_->config.parallel, {0, shard, pipeline})];
     std::promise<Errc> promise;
     auto arrived = promise.get_future();
     const BufferView bytes{reinterpret_cast<std::byte*>(values.data()), values.size_bytes(),
@@ -90,7 +95,8 @@ public:
     weights_[node]->post_receive(
         transport::Tag{number}, Buffer{bytes},
         [&promise](transport::Delivery delivery) { promise.set_value(delivery.code); });
-    caf::anon_send(nodes_.nodes[node], ParameterAsked{place.stage.value(), place.index, number});
+    caf::anon_send(nodes_.nodes[node],
+                   ParameterAsked{place.stage.value(), shard, place.index, number});
     if (const auto code = arrived.get(); code != Errc::none) {
       return end_with({code, "the weights of node " + std::to_string(node)
                                  + " did not arrive: " + std::string{to_string(code)}});

@@ -31,11 +31,9 @@ std::string reason_of(Errc code) {
   }
 }
 
-std::string describe(const GridExtent& extent, const RankFailed& failed) {
+std::string describe_failure(const GridExtent& extent, const RankFailed& failed) {
   const auto at = coordinate_of(extent, failed.rank);
-  return "pipeline rank " + std::to_string(at.pipeline.value()) + " of replica "
-         + std::to_string(at.replica) + " failed at " + failed.operation + ": "
-         + reason_of(failed.code);
+  return describe(extent, at) + " failed at " + failed.operation + ": " + reason_of(failed.code);
 }
 
 /// From the clock of the rank's process to the director's.
@@ -55,6 +53,13 @@ void DirectorState::start(DirectorHandle::pointer self, std::shared_ptr<const Pl
   self_ = self;
   plan_ = std::move(plan);
   done_ = std::move(done);
+  for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
+    auto& parts = is_part_.emplace_back();
+    for (const auto& spec :
+         parameters_of(plan_->config.model, plan_->stages[s].spec, plan_->shard(0))) {
+      if (spec.owned) parts.push_back(spec.slice.has_value());
+    }
+  }
 }
 
 void DirectorState::on(const GroupChosen& message) {
@@ -87,7 +92,9 @@ bool DirectorState::refuse(const std::optional<std::string>& misfit) {
 }
 
 void DirectorState::on(StepReported& message) {
-  if (!is_running_ || refuse(misfit_of(*plan_, message))) return;
+  if (!is_running_ || refuse(misfit_of(*plan_, message)) || refuse(misfit_of_parts(message))) {
+    return;
+  }
   auto& place = reported_[message.rank];
   if (place) return (void)refuse("its gradients twice");
   place = std::move(message);
@@ -95,6 +102,20 @@ void DirectorState::on(StepReported& message) {
   report_.loss = mean_loss();
   if (report_.kind == StepKind::evaluation) return;
   decide_clipping();
+}
+
+/// Between shards the norm is added up parameter by parameter.
+std::optional<std::string> DirectorState::misfit_of_parts(const StepReported& message) const {
+  if (plan_->config.parallel.tensor == 1) return std::nullopt;
+  const auto pipeline = coordinate_of(plan_->config.parallel, message.rank).pipeline;
+  const auto stages = plan_->training.stages_of(pipeline);
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    const auto expected = is_part_[stages[i].value() % plan_->training.stages_per_copy()].size();
+    if (message.squares[i].size() == expected) continue;
+    return "gradients of " + std::to_string(message.squares[i].size())
+           + " parameters of a stage that has " + std::to_string(expected);
+  }
+  return std::nullopt;
 }
 
 /// PyTorch's rule: scale by clip / (norm + 1e-6) when that is below one.
@@ -145,13 +166,13 @@ void DirectorState::on(const RankFailed& message) {
 
 void DirectorState::on(const CauseAwaited& /*message*/) {
   const auto step = is_running_ ? "step " + std::to_string(report_.step) + ": " : std::string{};
-  give_up(unexplained_->code, step + describe(plan_->config.parallel, *unexplained_));
+  give_up(unexplained_->code, step + describe_failure(plan_->config.parallel, *unexplained_));
 }
 
 void DirectorState::on(const NodeLost& message) {
   auto sentence = message.sentence;
   if (is_running_) sentence += ", in step " + std::to_string(report_.step);
-  if (unexplained_) sentence += "; " + describe(plan_->config.parallel, *unexplained_);
+  if (unexplained_) sentence += "; " + describe_failure(plan_->config.parallel, *unexplained_);
   give_up(Errc::peer_unreachable, sentence);
 }
 
@@ -189,14 +210,22 @@ double DirectorState::mean_loss() const {
 
 /// Adds parameter after parameter in model order, from the first copy of the model in the first
 /// replica (all have the same sums), so that the partition does not change the order of the
-/// additions.
+/// additions. What shards hold in parts is added shard after shard.
 double DirectorState::global_norm() const {
+  const auto& extent = plan_->config.parallel;
   double sum = 0.0;
   std::vector<std::size_t> next_of_rank(plan_->training.rank_count(), 0);
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
     const auto rank = plan_->training.rank_of_stage[s];
-    const auto& report = reported_[rank_at(plan_->config.parallel, {0, 0, rank})];
-    for (const auto square : report->squares[next_of_rank[rank.value()]++]) sum += square;
+    const auto held = next_of_rank[rank.value()]++;
+    const auto squares_of = [&](std::uint32_t shard) -> const std::vector<double>& {
+      return reported_[rank_at(extent, {0, shard, rank})]->squares[held];
+    };
+    for (std::size_t i = 0; i < squares_of(0).size(); ++i) {
+      sum += squares_of(0)[i];
+      if (extent.tensor == 1 || !is_part_[s][i]) continue;
+      for (std::uint32_t shard = 1; shard < extent.tensor; ++shard) sum += squares_of(shard)[i];
+    }
   }
   return std::sqrt(sum);
 }

@@ -16,14 +16,17 @@ namespace {
 
 Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, const StagePlan& stage,
                                                           stages::Device& device,
-                                                          stages::Stream& stream) {
-  auto made = stages::make_transformer_stage(device, stream,
-                                      {.model = plan.config.model,
-                                       .spec = stage.spec,
-                                       .bounds = stage.bounds,
-                                       .microbatch_count = plan.config.schedule.microbatches,
-                                       .microbatch_size = plan.config.schedule.microbatch_size,
-                                       .train = plan.config.train});
+                                                          stages::Stream& stream,
+                                                          const stages::ShardPeers& peers) {
+  auto made =
+      stages::make_transformer_stage(device, stream,
+                                     {.model = plan.config.model,
+                                      .spec = stage.spec,
+                                      .bounds = stage.bounds,
+                                      .microbatch_count = plan.config.schedule.microbatches,
+                                      .microbatch_size = plan.config.schedule.microbatch_size,
+                                      .train = plan.config.train,
+                                      .peers = peers});
   if (!made) return made.error();
   return std::unique_ptr<stages::Stage>{std::move(*made)};
 }
@@ -36,8 +39,9 @@ RankParts with_defaults(RankParts parts) {
   return parts;
 }
 
-std::string stream_name(const Coordinate& at) {
-  return "p" + std::to_string(at.pipeline.value()) + "d" + std::to_string(at.replica);
+std::string stream_name(const GridExtent& extent, const Coordinate& at) {
+  const auto name = "p" + std::to_string(at.pipeline.value()) + "d" + std::to_string(at.replica);
+  return extent.tensor == 1 ? name : name + "t" + std::to_string(at.shard);
 }
 
 }  // namespace
@@ -62,10 +66,20 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
                                                        std::vector<std::uint32_t> ranks,
                                                        RankParts parts) {
   std::unique_ptr<LocalRanks> made{new LocalRanks{plan, std::move(parts)}};
+  const auto& extent = plan->config.parallel;
   made->ranks_.resize(ranks.size());
   for (std::size_t i = 0; i < ranks.size(); ++i) {
     made->ranks_[i].rank = ranks[i];
-    if (auto built = made->build(made->ranks_[i]); !built) return built.error();
+    made->make_streams(made->ranks_[i]);
+  }
+  // A stage is made with its peers.
+  for (std::uint32_t replica = 0; extent.tensor > 1 && replica < extent.data; ++replica) {
+    for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
+      if (auto joined = made->join_shards(replica, RankIndex{p}); !joined) return joined.error();
+    }
+  }
+  for (auto& rank : made->ranks_) {
+    if (auto built = made->build(rank); !built) return built.error();
   }
   made->make_batches();
   const auto lanes = lanes_of(*plan);
@@ -74,22 +88,29 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
   }
   if (plan->holder_count() == 1) return made;
   for (std::uint32_t position = 0; position < plan->training.stages_per_copy(); ++position) {
-    if (auto joined = made->join_holders(position); !joined) return joined.error();
+    for (std::uint32_t shard = 0; shard < extent.tensor; ++shard) {
+      if (auto joined = made->join_holders({position, shard}); !joined) return joined.error();
+    }
   }
   return made;
 }
 
+void LocalRanks::make_streams(LocalRank& rank) {
+  const auto& config = plan_->config;
+  rank.coordinate = coordinate_of(config.parallel, rank.rank);
+  const auto name = stream_name(config.parallel, rank.coordinate);
+  rank.stream = device_->make_stream(name, config.run.threads_per_stage);
+  if (plan_->holder_count() > 1) rank.reduce_stream = device_->make_stream(name + "r", 1);
+  if (config.parallel.tensor > 1) rank.shard_stream = device_->make_stream(name + "s", 1);
+}
+
 Expected<Done> LocalRanks::build(LocalRank& rank) {
-  rank.coordinate = coordinate_of(plan_->config.parallel, rank.rank);
-  rank.stream =
-      device_->make_stream(stream_name(rank.coordinate), plan_->config.run.threads_per_stage);
+  const stages::ShardPeers peers{.group = rank.shards.get(), .stream = rank.shard_stream.get()};
   for (const auto stage : plan_->training.stages_of(rank.coordinate.pipeline)) {
-    auto made = parts_.make_stage(*plan_, plan_->stages[stage.value()], *device_, *rank.stream);
+    auto made =
+        parts_.make_stage(*plan_, plan_->stages[stage.value()], *device_, *rank.stream, peers);
     if (!made) return made.error();
     rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr, nullptr});
-  }
-  if (plan_->holder_count() > 1) {
-    rank.reduce_stream = device_->make_stream(stream_name(rank.coordinate) + "r", 1);
   }
   return Done{};
 }
@@ -111,25 +132,25 @@ void LocalRanks::make_batches() {
 
 /// Neighbours on one rank get a lane like all others.
 Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
-  auto* lower = find(lane.replica, lane.lower);
-  auto* upper = find(lane.replica, lane.upper);
+  auto* lower = find(lane.line, lane.lower);
+  auto* upper = find(lane.line, lane.upper);
   const bool is_tied = lane.kind == StageLane::Kind::tied;
   const auto low_end = is_tied ? &HeldStage::tied : &HeldStage::next;
   const auto high_end = is_tied ? &HeldStage::tied : &HeldStage::previous;
   if (lower != nullptr && upper != nullptr) {
     std::tie(lower->*low_end, upper->*high_end) = parts_.make_link();
   } else if (lower != nullptr) {
-    auto link = parts_.connect(number, rank_holding(lane.replica, lane.upper));
+    auto link = parts_.connect(number, rank_holding(lane.line, lane.upper));
     if (!link) return link.error();
     lower->*low_end = std::move(*link);
   } else if (upper != nullptr) {
-    auto link = parts_.connect(number, rank_holding(lane.replica, lane.lower));
+    auto link = parts_.connect(number, rank_holding(lane.line, lane.lower));
     if (!link) return link.error();
     upper->*high_end = std::move(*link);
   }
   const std::chrono::microseconds delay{plan_->config.run.link_delay_us};
   if (is_tied || delay.count() == 0
-      || rank_holding(lane.replica, lane.lower) == rank_holding(lane.replica, lane.upper)) {
+      || rank_holding(lane.line, lane.lower) == rank_holding(lane.line, lane.upper)) {
     return Done{};
   }
   const auto slow_down = [delay](std::unique_ptr<transport::Link>& end) {
@@ -140,24 +161,49 @@ Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
   return Done{};
 }
 
-Expected<Done> LocalRanks::join_holders(std::uint32_t position) {
-  const auto member_count = plan_->holder_count();
+Expected<Done> LocalRanks::join_holders(const HeldPart& part) {
+  GroupPlan group{.ranks = {}, .lane = [this, part](std::uint32_t a, std::uint32_t b) {
+                    return holder_lane(*plan_, part, a, b);
+                  }};
+  for (std::uint32_t m = 0; m < plan_->holder_count(); ++m) {
+    group.ranks.push_back(holder_of(*plan_, part, m).rank);
+  }
+  auto members = join(group);
+  if (!members) return members.error();
+  for (std::uint32_t m = 0; m < members->size(); ++m) {
+    const auto holder = holder_of(*plan_, part, m);
+    if ((*members)[m]) find(holder.line, holder.stage)->holders = std::move((*members)[m]);
+  }
+  return Done{};
+}
+
+Expected<Done> LocalRanks::join_shards(std::uint32_t replica, RankIndex pipeline) {
+  const auto& extent = plan_->config.parallel;
+  GroupPlan group{.ranks = {}, .lane = [=, this](std::uint32_t a, std::uint32_t b) {
+                    return shard_lane(*plan_, replica, pipeline, a, b);
+                  }};
+  for (std::uint32_t shard = 0; shard < extent.tensor; ++shard) {
+    group.ranks.push_back(rank_at(extent, {replica, shard, pipeline}));
+  }
+  auto members = join(group);
+  if (!members) return members.error();
+  for (std::uint32_t shard = 0; shard < members->size(); ++shard) {
+    if ((*members)[shard]) find(group.ranks[shard])->shards = std::move((*members)[shard]);
+  }
+  return Done{};
+}
+
+Expected<std::vector<std::unique_ptr<transport::Collective>>> LocalRanks::join(
+    const GroupPlan& group) {
+  const auto member_count = static_cast<std::uint32_t>(group.ranks.size());
   std::vector<std::uint32_t> here;
   for (std::uint32_t m = 0; m < member_count; ++m) {
-    if (find(holder_of(*plan_, position, m).rank) != nullptr) here.push_back(m);
+    if (find(group.ranks[m]) != nullptr) here.push_back(m);
   }
-  const auto held_by = [&](std::uint32_t m) -> HeldStage& {
-    const auto holder = holder_of(*plan_, position, m);
-    return *find(holder.replica, holder.stage);
-  };
-  if (here.size() == member_count) {
-    auto group = parts_.make_group(member_count);
-    for (const auto m : here) held_by(m).holders = std::move(group[m]);
-    return Done{};
-  }
+  if (here.size() == member_count) return parts_.make_group(member_count);
   std::vector<std::vector<std::unique_ptr<transport::Link>>> links(member_count);
   for (const auto m : here) {
-    auto elsewhere = links_elsewhere(position, m);
+    auto elsewhere = links_elsewhere(group, m);
     if (!elsewhere) return elsewhere.error();
     links[m] = std::move(*elsewhere);
     for (const auto other : here) {
@@ -166,19 +212,18 @@ Expected<Done> LocalRanks::join_holders(std::uint32_t position) {
           transport::make_in_process_link(transport::HandOver::copy);
     }
   }
-  for (const auto m : here) {
-    held_by(m).holders = transport::make_linked_member(m, std::move(links[m]));
-  }
-  return Done{};
+  std::vector<std::unique_ptr<transport::Collective>> members(member_count);
+  for (const auto m : here) members[m] = transport::make_linked_member(m, std::move(links[m]));
+  return members;
 }
 
 Expected<std::vector<std::unique_ptr<transport::Link>>> LocalRanks::links_elsewhere(
-    std::uint32_t position, std::uint32_t member) {
-  std::vector<std::unique_ptr<transport::Link>> links(plan_->holder_count());
+    const GroupPlan& group, std::uint32_t member) {
+  std::vector<std::unique_ptr<transport::Link>> links(group.ranks.size());
   for (std::uint32_t other = 0; other < links.size(); ++other) {
-    const auto rank = holder_of(*plan_, position, other).rank;
+    const auto rank = group.ranks[other];
     if (find(rank) != nullptr) continue;
-    auto link = parts_.connect(holder_lane(*plan_, position, member, other), rank);
+    auto link = parts_.connect(group.lane(member, other), rank);
     if (!link) return link.error();
     links[other] = std::move(*link);
   }
@@ -187,6 +232,7 @@ Expected<std::vector<std::unique_ptr<transport::Link>>> LocalRanks::links_elsewh
 
 void LocalRanks::close_lanes() {
   for (auto& rank : ranks_) {
+    if (rank.shards) rank.shards->close();
     for (auto& held : rank.stages) {
       if (held.holders) held.holders->close();
       for (auto* lane : {&held.previous, &held.next, &held.tied}) {
@@ -200,6 +246,7 @@ void LocalRanks::empty_streams() {
   for (auto& rank : ranks_) {
     if (rank.stream) rank.stream->synchronize();
     if (rank.reduce_stream) rank.reduce_stream->synchronize();
+    if (rank.shard_stream) rank.shard_stream->synchronize();
     for (auto& held : rank.stages) held.stage->on_bucket_ready({});
   }
 }
@@ -209,16 +256,15 @@ LocalRank* LocalRanks::find(std::uint32_t rank) {
   return found != ranks_.end() && found->rank == rank ? &*found : nullptr;
 }
 
-HeldStage* LocalRanks::find(std::uint32_t replica, StageIndex stage) {
-  auto* rank = find(rank_holding(replica, stage));
+HeldStage* LocalRanks::find(std::uint32_t line, StageIndex stage) {
+  auto* rank = find(rank_holding(line, stage));
   if (rank == nullptr) return nullptr;
   const auto stages = plan_->training.stages_of(rank->coordinate.pipeline);
   return &rank->stages[static_cast<std::size_t>(std::ranges::find(stages, stage) - stages.begin())];
 }
 
-std::uint32_t LocalRanks::rank_holding(std::uint32_t replica, StageIndex stage) const {
-  const auto pipeline = plan_->training.rank_of_stage[stage.value()];
-  return rank_at(plan_->config.parallel, {replica, 0, pipeline});
+std::uint32_t LocalRanks::rank_holding(std::uint32_t line, StageIndex stage) const {
+  return rank_in_line(plan_->config.parallel, line, plan_->training.rank_of_stage[stage.value()]);
 }
 
 }  // namespace troupe::actors

@@ -83,7 +83,8 @@ PeakTold NodeState::on(const PeakAsked& message) {
 
 stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
   if (!stock_->weights || message.stage >= plan_->training.stage_count()) return nullptr;
-  const auto* held = stock_->ranks->find(0, StageIndex{message.stage});
+  if (message.shard >= plan_->config.parallel.tensor) return nullptr;
+  const auto* held = stock_->ranks->find(message.shard, StageIndex{message.stage});
   if (held == nullptr || message.index >= held->stage->parameters().size()) return nullptr;
   return held->stage.get();
 }

@@ -35,4 +35,10 @@ double StepReport::bubble_fraction() const {
   return replicas.empty() ? 0.0 : sum / static_cast<double>(replicas.size());
 }
 
+StepReport StepReport::of_first_shards() const {
+  auto report = *this;
+  std::erase_if(report.ranks, [](const RankReport& rank) { return rank.coordinate.shard > 0; });
+  return report;
+}
+
 }  // namespace troupe::actors

@@ -44,9 +44,12 @@ public:
   }
 
   Expected<Done> read_parameter(std::size_t index, std::span<float> values) override {
-    const auto place = place_of_parameter(*plan_, index);
-    ranks_->find(0, place.stage)->stage->read_parameter(place.index, values);
-    return Done{};
+    return read_whole(*plan_, index, values,
+                      [this](const ParameterPlace& place, std::uint32_t shard,
+                             std::span<float> part) -> Expected<Done> {
+                        ranks_->find(shard, place.stage)->stage->read_parameter(place.index, part);
+                        return Done{};
+                      });
   }
 
   Expected<double> measure_peak_flops() override {
@@ -66,6 +69,9 @@ private:
 
 }  // namespace
 
+namespace {
+
+/// The place of the `index`-th of `parameters_of(plan.config.model)`.
 ParameterPlace place_of_parameter(const Plan& plan, std::size_t index) {
   for (const auto& stage : plan.stages) {
     const auto parameters = parameters_of(plan.config.model, stage.spec);
@@ -75,6 +81,26 @@ ParameterPlace place_of_parameter(const Plan& plan, std::size_t index) {
   }
   TROUPE_ASSERT(!"there is such a parameter");
   return {};
+}
+
+}  // namespace
+
+Expected<Done> read_whole(const Plan& plan, std::size_t index, std::span<float> values,
+                          const PartReader& read_part) {
+  const auto place = place_of_parameter(plan, index);
+  const auto& stage = plan.stages[place.stage.value()].spec;
+  std::vector<float> part;
+  for (std::uint32_t shard = 0; shard < plan.config.parallel.tensor; ++shard) {
+    const auto spec = parameters_of(plan.config.model, stage, plan.shard(shard))[place.index];
+    if (!spec.slice) return read_part(place, 0, values);
+    part.resize(spec.element_count());
+    if (auto read = read_part(place, shard, part); !read) return read;
+    for (const auto& run : runs_of(spec)) {
+      const auto from = part.begin() + static_cast<std::ptrdiff_t>(run.in_part);
+      std::copy_n(from, run.count, values.begin() + static_cast<std::ptrdiff_t>(run.in_whole));
+    }
+  }
+  return Done{};
 }
 
 Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_{std::move(impl)} {}

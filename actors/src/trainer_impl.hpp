@@ -1,6 +1,7 @@
 // actors/src/trainer_impl.hpp -- what a trainer is made of, wherever its ranks are performed.
 #pragma once
 
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -56,7 +57,12 @@ struct ParameterPlace {
   StageIndex stage;
   std::size_t index = 0;
 };
-/// The place of the `index`-th of `parameters_of(plan.config.model)`.
-[[nodiscard]] ParameterPlace place_of_parameter(const Plan& plan, std::size_t index);
+/// Reads what shard `shard` of the first replica holds of a parameter, as many values.
+using PartReader = std::function<Expected<Done>(const ParameterPlace& place, std::uint32_t shard,
+                                                std::span<float> values)>;
+
+/// Puts the `index`-th of `parameters_of(plan.config.model)` together from what shards hold.
+[[nodiscard]] Expected<Done> read_whole(const Plan& plan, std::size_t index,
+                                        std::span<float> values, const PartReader& read_part);
 
 }  // namespace troupe::actors

@@ -60,11 +60,13 @@ public:
   static Expected<std::unique_ptr<Probe>> make(const Plan& plan, std::uint32_t layers_per_stage,
                                                bool split, Recompute recompute) {
     auto config = plan.config;
-    const auto streams = concurrent_streams(plan);
-    auto stages = std::min(streams, 2U);
-    while (streams % stages != 0) ++stages;  // All streams are to compute at once.
+    // All streams are to compute at once; the shards of a stage always do.
+    const auto tensor = plan.config.parallel.tensor;
+    const auto lines = std::max(1U, concurrent_streams(plan) / tensor);
+    auto stages = std::min(lines, 2U);
+    while (lines % stages != 0) ++stages;
     config.model.layers = layers_per_stage * stages;
-    config.parallel = {.data = streams / stages, .tensor = 1, .pipeline = stages};
+    config.parallel = {.data = lines / stages, .tensor = tensor, .pipeline = stages};
     config.schedule = {.name = "1f1b",
                        .microbatches = microbatches,
                        .microbatch_size = plan.config.schedule.microbatch_size,
@@ -129,7 +131,8 @@ private:
   void observe_hop(const StepReport& report, const actors::RankReport& first) {
     for (const auto& rank : report.ranks) {
       if (rank.coordinate.pipeline == RankIndex{0}
-          || rank.coordinate.replica != first.coordinate.replica)
+          || rank.coordinate.replica != first.coordinate.replica
+          || rank.coordinate.shard != first.coordinate.shard)
         continue;
       hop.add(rank.trace.front().begin_ns - first.trace.front().end_ns);
     }
@@ -298,6 +301,7 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds) {
   Profile profile{.model = plan.config.model.resolved(),
                   .microbatch_size = plan.config.schedule.microbatch_size,
                   .threads_per_stage = plan.config.run.threads_per_stage,
+                  .shard_count = plan.config.parallel.tensor,
                   .stream_count = concurrent_streams(plan),
                   .recompute = recompute};
   fit_passes(probes, profile);

@@ -153,12 +153,13 @@ private:
     if (!measured) return measured.error();
     light_flops_ = *measured;
     const auto core_count = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
+    const auto& [data, tensor, pipeline] = plan_.config.parallel;
     fmt::print(
-        "{} actors ({} replicas x {} pipeline ranks), {}, {} tokens per step; "
+        "{} actors ({} replicas x {}{} pipeline ranks), {}, {} tokens per step; "
         "light: {:.0f} GFLOP/s on {} core{}\n",
-        plan_.config.parallel.rank_count(), plan_.config.parallel.data,
-        plan_.config.parallel.pipeline, plan_.training.name, plan_.tokens_per_step(),
-        light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
+        plan_.config.parallel.rank_count(), data,
+        tensor == 1 ? "" : fmt::format("{} shards x ", tensor), pipeline, plan_.training.name,
+        plan_.tokens_per_step(), light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
     return Done{};
   }
 
@@ -182,7 +183,7 @@ private:
     }
     auto& steps = recorded_.steps;
     if (steps.size() == recorded_steps_max) steps.erase(steps.begin());
-    steps.push_back(std::move(*report));
+    steps.push_back(report->of_first_shards());
     return Done{};
   }
 

@@ -82,15 +82,38 @@ Expected<Done> check_model(const ModelSpec& model) {
                  + "; the next smaller number that does is " + text_of(nearest));
 }
 
-Expected<Done> check_grid(const Config& config) {
+/// Whether `count` shards can share out the model, each a whole part of it.
+bool divides(const ModelSpec& model, std::uint32_t count) {
+  return model.heads % count == 0 && model.kv_head_count() % count == 0
+         && model.feed_forward_width() % count == 0 && model.vocabulary >= count;
+}
+
+Expected<Done> check_shards(const Config& config) {
   const auto& [data, tensor, pipeline] = config.parallel;
-  if (tensor > 1) {
-    return invalid("parallel.tensor: " + text_of(tensor)
-                   + " shards per stage were asked for, but stages cannot be split into shards;"
-                     " the nearest grid that works is data = "
-                   + text_of(std::uint64_t{data} * tensor) + ", tensor = 1, pipeline = "
-                   + text_of(pipeline));
+  const auto& model = config.model;
+  if (!divides(model, tensor)) {
+    auto nearest = tensor;
+    while (!divides(model, nearest)) --nearest;
+    const bool keeps_ranks = tensor % nearest == 0;
+    return invalid("parallel.tensor: " + text_of(tensor) + " shards cannot share out model.heads = "
+                   + text_of(model.heads) + ", kv_heads = " + text_of(model.kv_head_count())
+                   + ", feed_forward = " + text_of(model.feed_forward_width())
+                   + " and a vocabulary of " + text_of(model.vocabulary)
+                   + "; the nearest grid that works is data = "
+                   + text_of(keeps_ranks ? std::uint64_t{data} * (tensor / nearest) : data)
+                   + ", tensor = " + text_of(nearest) + ", pipeline = " + text_of(pipeline));
   }
+  if (tensor > 1 && config.schedule.policy != Policy::in_order) {
+    return invalid(
+        "schedule.policy: the shards of a stage must run the same passes in the same "
+        "order, which only \"in-order\" promises; set it, or parallel.tensor = 1");
+  }
+  return Done{};
+}
+
+Expected<Done> check_grid(const Config& config) {
+  const auto pipeline = config.parallel.pipeline;
+  if (auto checked = check_shards(config); !checked) return checked;
   // A file brings its own stages: the plan checks the rest against them.
   if (is_schedule_file(config.schedule.name)) return Done{};
   const auto stages = pipeline * config.schedule.chunks;

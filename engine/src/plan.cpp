@@ -25,8 +25,9 @@ Expected<Partition> partition_for(const Config& config, std::uint32_t stage_coun
     return partition_of(config.model, stage_count, explicit_layers);
   }
   // Costs are FLOPs of a forward pass: backward passes cost the same multiple everywhere.
+  const Shard shard{.index = 0, .count = config.parallel.tensor};
   const auto forward = [&](const StageSpec& spec) {
-    return flops_of(config.model, spec, config.schedule.microbatch_size).forward;
+    return flops_of(config.model, spec, config.schedule.microbatch_size, shard).forward;
   };
   const auto layer = forward({.layer_begin = 0, .layer_end = 1});
   return balance(config.model, stage_count,
@@ -87,7 +88,7 @@ double Plan::flops_per_step() const noexcept {
     sum += stage.flops.forward + stage.flops.backward_input + stage.flops.backward_weight;
   }
   const auto microbatches_of_copy = config.schedule.microbatches / training.copy_count;
-  return sum * microbatches_of_copy * config.parallel.data;
+  return sum * microbatches_of_copy * config.parallel.line_count();
 }
 
 std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
@@ -144,6 +145,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
 
   Plan plan{.config = config, .training = std::move(training), .evaluation = {}, .stages = {}};
   plan.evaluation = make_forward_only(plan.training);
+  const Shard shard{.index = 0, .count = config.parallel.tensor};  // No other needs more.
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
     auto bounds = bounds_of(plan.training, plan.evaluation, stage);
@@ -155,9 +157,9 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
          .rank = plan.training.rank_of_stage[v],
          .spec = spec,
          .bounds = bounds,
-         .flops = flops_of(config.model, spec, rows),
+         .flops = flops_of(config.model, spec, rows, shard),
          .memory = memory_of(config.model, spec, bounds, plan.training.microbatch_count, rows,
-                             optimizer_words(config.train.optimizer))});
+                             optimizer_words(config.train.optimizer), shard)});
   }
   return plan;
 }

@@ -81,7 +81,7 @@ double longest_ns(const Plan& plan, const Profile& profile) {
 
 double elements_of(const Plan& plan, const StagePlan& stage) {
   double elements = 0.0;
-  for (const auto& parameter : parameters_of(plan.config.model, stage.spec)) {
+  for (const auto& parameter : parameters_of(plan.config.model, stage.spec, plan.shard(0))) {
     elements += static_cast<double>(parameter.element_count());
   }
   return elements;
@@ -114,6 +114,10 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
     if (recompute == Recompute::none || recompute == profile.recompute) continue;
     return misfit("train.recompute", name_of(recompute_names, profile.recompute),
                   name_of(recompute_names, recompute));
+  }
+  const auto shards = plan.config.parallel.tensor;
+  if (profile.shard_count != shards) {
+    return differs("parallel.tensor", profile.shard_count, shards);
   }
   const auto& schedule = plan.config.schedule;
   if (profile.microbatch_size != schedule.microbatch_size) {

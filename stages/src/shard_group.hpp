@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
 
 #include "troupe/stages/device.hpp"
 #include "troupe/stages/transformer_stage.hpp"
@@ -19,7 +18,7 @@ class ShardGroup {
 public:
   /// What it refers to outlives the object. Without a collective there are no other shards, and
   /// nothing may be called.
-  ShardGroup(Device& device, Stream& stream, const ShardPeers& peers);
+  ShardGroup(Stream& stream, const ShardPeers& peers) : stream_{stream}, peers_{peers} {}
 
   void all_reduce(BufferView values);
   void all_gather(BufferView bytes);
@@ -28,14 +27,12 @@ public:
   [[nodiscard]] Errc failure() const noexcept { return failure_.load(std::memory_order_acquire); }
 
 private:
-  /// `post` begins the operation on the peers' stream.
+  /// `post` begins the operation.
   template <class Post>
   void in_order(Post post);
 
   Stream& stream_;
   ShardPeers peers_;
-  std::unique_ptr<Event> reached_;  ///< The stream has come to the operation.
-  std::uint32_t enqueued_count_ = 0;
   std::atomic<std::uint32_t> finished_count_ = 0;
   std::atomic<Errc> failure_ = Errc::none;
 };

@@ -131,7 +131,7 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
       rows_{props.microbatch_size * props.model.sequence},
       buffers_{props.microbatch_count},
       memory_{props_, graph_, cutter, host_cutter, buffers_},
-      shards_{device, stream, props.peers},
+      shards_{stream, props.peers},
       calls_{stream, kernels_, props_, graph_, memory_, shards_},
       tied_weight_{props.spec.has_embedding ? 0 : graph_.parameters.size() - 1},
       slot_of_microbatch_(props.microbatch_count) {

@@ -100,7 +100,7 @@ public:
     RankParts parts;
     parts.make_device = [this] { return std::make_unique<SteppedDevice>(streams_); };
     parts.make_stage = [](const Plan& of, const StagePlan& stage, stages::Device& device,
-                          stages::Stream& stream) {
+                          stages::Stream& stream, const stages::ShardPeers& /*peers*/) {
       return stages::make_counting_stage(device, stream,
                                          {.stage = stage.stage,
                                           .stage_count = of.training.stages_per_copy(),

@@ -271,9 +271,38 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             "500");
   EXPECT_EQ(with([](Config& c) { c.schedule.microbatches = 0; }),
             "schedule.microbatches: expected an integer from 1 to 4096, found 0");
-  EXPECT_EQ(with([](Config& c) { c.parallel = {.data = 2, .tensor = 2, .pipeline = 3}; }),
-            "parallel.tensor: 2 shards per stage were asked for, but stages cannot be split into "
-            "shards; the nearest grid that works is data = 4, tensor = 1, pipeline = 3");
+  EXPECT_EQ(with([](Config& c) { c.parallel = {.data = 2, .tensor = 4, .pipeline = 3}; }),
+            "parallel.tensor: 4 shards cannot share out model.heads = 6, kv_heads = 6, "
+            "feed_forward = 1536 and a vocabulary of 256; the nearest grid that works is data = 2, "
+            "tensor = 3, pipeline = 3");
+  EXPECT_EQ(with([](Config& c) {
+              c.model.heads = 2;
+              c.parallel = {.data = 1, .tensor = 4, .pipeline = 3};
+            }),
+            "parallel.tensor: 4 shards cannot share out model.heads = 2, kv_heads = 2, "
+            "feed_forward = 1536 and a vocabulary of 256; the nearest grid that works is data = 2, "
+            "tensor = 2, pipeline = 3");
+  EXPECT_EQ(with([](Config& c) {
+              c.parallel.tensor = 2;
+              c.schedule.policy = Policy::backward_first;
+            }),
+            "schedule.policy: the shards of a stage must run the same passes in the same order, "
+            "which only \"in-order\" promises; set it, or parallel.tensor = 1");
+  EXPECT_EQ(with([](Config& c) { c.model.kv_heads = 3; }),
+            "model.kv_heads: 3, but in model.family = \"gpt2\" every head has its own keys and "
+            "values; leave it 0, or take model.family = \"llama\"");
+  EXPECT_EQ(with([](Config& c) {
+              c.model.family = Family::llama;
+              c.model.kv_heads = 4;
+            }),
+            "model.kv_heads: 4 does not divide model.heads = 6; the next smaller number that does "
+            "is 3");
+  EXPECT_EQ(with([](Config& c) {
+              c.model.family = Family::llama;
+              c.model.hidden = 390;
+            }),
+            "model.hidden: 390 over model.heads = 6 gives heads of size 65, but rotary positions "
+            "turn pairs of elements; the nearest values that work are 384 and 396");
   EXPECT_EQ(with([](Config& c) {
               c.parallel.pipeline = 4;
               c.schedule.chunks = 2;

@@ -42,23 +42,48 @@ TEST(Lanes, StayWithinACopyOfTheModel) {
   EXPECT_EQ(lanes[3], (StageLane{StageLane::Kind::tied, 0, StageIndex{2}, StageIndex{3}}));
 
   EXPECT_EQ(plan.holder_count(), 4U);
-  const auto holder = holder_of(plan, 0, 3);  // The second copy in the second replica.
-  EXPECT_EQ(holder.replica, 1U);
+  const auto holder = holder_of(plan, {0, 0}, 3);  // The second copy in the second replica.
+  EXPECT_EQ(holder.line, 1U);
   EXPECT_EQ(holder.stage, StageIndex{2});
   EXPECT_EQ(holder.rank, rank_at(config.parallel, {1, 0, RankIndex{1}}));
 }
 
+TEST(Lanes, JoinEachShardToItsLike) {
+  auto config = plan_of(2, 2, 1, true).config;
+  config.model.heads = 2;
+  config.parallel.tensor = 2;
+  const auto plan = make_plan(config).value();
+  const auto lanes = lanes_of(plan);
+  ASSERT_EQ(lanes.size(), 4U * 2);
+  EXPECT_EQ(lanes[6], (StageLane{StageLane::Kind::neighbours, 3, StageIndex{0}, StageIndex{1}}));
+  EXPECT_EQ(plan.holder_count(), 2U);
+  const auto holder = holder_of(plan, {.position = 1, .shard = 1}, 1);
+  EXPECT_EQ(holder.rank, rank_at(config.parallel, {1, 1, RankIndex{1}}));
+  EXPECT_EQ(holder.line, 3U);
+}
+
 TEST(Lanes, HaveNumbersOfTheirOwn) {
-  const auto plan = plan_of(3, 2, 1, true);
+  auto config = plan_of(3, 2, 1, true).config;
+  config.model.heads = 2;
+  config.parallel.tensor = 2;
+  const auto plan = make_plan(config).value();
   std::set<std::uint64_t> numbers;
   std::size_t count = lanes_of(plan).size();
   for (std::uint64_t number = 0; number < count; ++number) numbers.insert(number);
   for (std::uint32_t position = 0; position < 2; ++position) {
-    for (std::uint32_t a = 0; a < 3; ++a) {
-      for (std::uint32_t b = a + 1; b < 3; ++b, ++count) {
-        numbers.insert(holder_lane(plan, position, a, b));
-        EXPECT_EQ(holder_lane(plan, position, a, b), holder_lane(plan, position, b, a));
+    for (std::uint32_t shard = 0; shard < 2; ++shard) {
+      for (std::uint32_t a = 0; a < 3; ++a) {
+        for (std::uint32_t b = a + 1; b < 3; ++b, ++count) {
+          const HeldPart part{position, shard};
+          numbers.insert(holder_lane(plan, part, a, b));
+          EXPECT_EQ(holder_lane(plan, part, a, b), holder_lane(plan, part, b, a));
+        }
       }
+    }
+  }
+  for (std::uint32_t replica = 0; replica < 3; ++replica) {
+    for (std::uint32_t pipeline = 0; pipeline < 2; ++pipeline, ++count) {
+      numbers.insert(shard_lane(plan, replica, RankIndex{pipeline}, 1, 0));
     }
   }
   for (std::uint32_t node = 0; node < 6; ++node, ++count) numbers.insert(weight_lane(plan, node));

@@ -37,6 +37,7 @@ private:
   bool refuse(const std::optional<std::string>& misfit);
   void decide_clipping();
   [[nodiscard]] double mean_loss() const;
+  [[nodiscard]] std::optional<std::string> misfit_of_parts(const StepReported& message) const;
   [[nodiscard]] double global_norm() const;
   void finish(Expected<StepReport> outcome);
   /// Ends the step, and every later one, with `sentence`.
@@ -49,6 +50,8 @@ private:
   std::vector<LoaderHandle> loaders_;
   std::vector<StageHandle> stages_;  ///< By rank of the grid.
   /// By rank of the grid; empty until it has reported, in this step.
+  /// By stage of a copy and owned parameter: shards hold parts of it.
+  std::vector<std::vector<bool>> is_part_;
   std::vector<std::optional<StepReported>> reported_;
   std::vector<bool> has_finished_;  ///< By rank of the grid.
   std::size_t reported_count_ = 0;

@@ -14,14 +14,16 @@
 #include "troupe/engine/plan.hpp"
 #include "troupe/stages/device.hpp"
 #include "troupe/stages/stage.hpp"
+#include "troupe/stages/transformer_stage.hpp"
 #include "troupe/transport/collective.hpp"
 #include "troupe/transport/in_process.hpp"
 
 namespace troupe::actors {
 
-/// Builds one virtual stage of one replica; everything it enqueues goes to `stream`.
+/// Builds one virtual stage, of one shard of one replica; everything it enqueues goes to `stream`.
 using StageFactory = std::function<Expected<std::unique_ptr<stages::Stage>>(
-    const Plan& plan, const StagePlan& stage, stages::Device& device, stages::Stream& stream)>;
+    const Plan& plan, const StagePlan& stage, stages::Device& device, stages::Stream& stream,
+    const stages::ShardPeers& peers)>;
 
 /// What ranks are made of. Every default is the real thing.
 struct RankParts {
@@ -56,6 +58,10 @@ struct LocalRank {
   std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
   /// Additions of all-reduces; null if nobody holds the same parameters.
   std::unique_ptr<stages::Stream> reduce_stream;
+  /// With the other shards of the rank's stages, and where its additions run; null if there are
+  /// none.
+  std::unique_ptr<transport::Collective> shards;
+  std::unique_ptr<stages::Stream> shard_stream;
 };
 
 /// What one step reads, by replica; a replica that has no rank here has an empty batch.
@@ -81,8 +87,8 @@ public:
   LocalRanks& operator=(const LocalRanks&) = delete;
 
   [[nodiscard]] std::span<LocalRank> ranks() noexcept { return ranks_; }
-  /// Null if the stage is held elsewhere.
-  [[nodiscard]] HeldStage* find(std::uint32_t replica, StageIndex stage);
+  /// Null if that stage of the line, see `GridExtent::line_count`, is held elsewhere.
+  [[nodiscard]] HeldStage* find(std::uint32_t line, StageIndex stage);
   [[nodiscard]] stages::Device& device() noexcept { return *device_; }
   /// One step's batches and the next one's, for the loader to fill. They are here because streams
   /// read them until they are empty, when the loader has gone.
@@ -97,15 +103,27 @@ private:
   LocalRanks(std::shared_ptr<const Plan> plan, RankParts parts);
 
   void make_batches();
+  void make_streams(LocalRank& rank);
   [[nodiscard]] Expected<Done> build(LocalRank& rank);
   [[nodiscard]] Expected<Done> wire(std::uint64_t number, const StageLane& lane);
-  /// Makes the groups of those who hold the parameters at `position` of the model and are here.
-  [[nodiscard]] Expected<Done> join_holders(std::uint32_t position);
+  /// Makes the group of those who hold the parameters of `part`.
+  [[nodiscard]] Expected<Done> join_holders(const HeldPart& part);
+  /// Makes the group of the shards of a pipeline rank of a replica.
+  [[nodiscard]] Expected<Done> join_shards(std::uint32_t replica, RankIndex pipeline);
+
+  /// The ranks of a group's members, and the number of the lane between two of them.
+  struct GroupPlan {
+    std::vector<std::uint32_t> ranks;
+    std::function<std::uint64_t(std::uint32_t a, std::uint32_t b)> lane;
+  };
+  /// The members of a group that are here, by member; null for those elsewhere.
+  [[nodiscard]] Expected<std::vector<std::unique_ptr<transport::Collective>>> join(
+      const GroupPlan& group);
   /// The links of member `member`, by member, to those of its group that are elsewhere.
   [[nodiscard]] Expected<std::vector<std::unique_ptr<transport::Link>>> links_elsewhere(
-      std::uint32_t position, std::uint32_t member);
+      const GroupPlan& group, std::uint32_t member);
   [[nodiscard]] LocalRank* find(std::uint32_t rank);
-  [[nodiscard]] std::uint32_t rank_holding(std::uint32_t replica, StageIndex stage) const;
+  [[nodiscard]] std::uint32_t rank_holding(std::uint32_t line, StageIndex stage) const;
 
   std::shared_ptr<const Plan> plan_;
   RankParts parts_;

@@ -85,12 +85,13 @@ typename Inspector::result_type inspect(Inspector& f, PeakTold& x) {
 /// Send this parameter of your first replica over the lane for weights.
 struct ParameterAsked {
   std::uint32_t stage = 0;
+  std::uint32_t shard = 0;
   std::uint64_t index = 0;   ///< Among the stage's parameters.
   std::uint64_t number = 0;  ///< The transfer's tag.
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, ParameterAsked& x) {
-  return f(x.stage, x.index, x.number);
+  return f(x.stage, x.shard, x.index, x.number);
 }
 
 /// The run is over, in order or with a failure that `sentence` tells.

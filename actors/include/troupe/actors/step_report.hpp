@@ -44,6 +44,9 @@ struct StepReport {
   /// Share of the pipeline's rank-time, from the first pass's begin to the last one's end, in which
   /// no pass ran; the mean over the replicas.
   [[nodiscard]] double bubble_fraction() const;
+
+  /// The report with the first shard of each rank alone: all run the same passes.
+  [[nodiscard]] StepReport of_first_shards() const;
 };
 
 }  // namespace troupe::actors

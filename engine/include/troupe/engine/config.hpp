@@ -117,8 +117,8 @@ struct Config {
 [[nodiscard]] std::string to_toml(const Config& config);
 
 /// Checks what the types cannot say: every number in its range (`parse_config` checks the same
-/// ranges), hidden a multiple of heads, a layer for each virtual stage, known names, tensor = 1 as
-/// long as shards are not there.
+/// ranges), hidden a multiple of heads, a layer for each virtual stage, an equal part of each layer
+/// for each shard, known names.
 ///
 /// The ranges are generous and finite, so that sizes computed from an accepted configuration fit
 /// 64 bits: at most 2^28 tokens per step over all replicas, 2^32 tokens per validation, 1,024

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "troupe/engine/check.hpp"
 #include "troupe/engine/index.hpp"
@@ -17,6 +18,8 @@ struct GridExtent {
   [[nodiscard]] constexpr std::uint32_t rank_count() const noexcept {
     return data * tensor * pipeline;
   }
+  /// Pipelines side by side: one of each shard of each replica.
+  [[nodiscard]] constexpr std::uint32_t line_count() const noexcept { return data * tensor; }
   friend constexpr bool operator==(const GridExtent&, const GridExtent&) = default;
 };
 
@@ -29,12 +32,28 @@ struct Coordinate {
   friend constexpr bool operator==(const Coordinate&, const Coordinate&) = default;
 };
 
+/// "pipeline rank 1 of replica 0", where there are shards "shard 1 of pipeline rank 1 of replica
+/// 0".
+[[nodiscard]] inline std::string describe(const GridExtent& extent, const Coordinate& at) {
+  const auto rank = "pipeline rank " + std::to_string(at.pipeline.value()) + " of replica "
+                    + std::to_string(at.replica);
+  return extent.tensor == 1 ? rank : "shard " + std::to_string(at.shard) + " of " + rank;
+}
+
 /// The number of the rank at `coordinate`. Shards are neighbours, then replicas, then pipeline
 /// ranks: the axes that exchange most lie closest together.
 [[nodiscard]] constexpr std::uint32_t rank_at(const GridExtent& extent, const Coordinate& c) {
   TROUPE_ASSERT(c.replica < extent.data && c.shard < extent.tensor);
   TROUPE_ASSERT(c.pipeline.value() < extent.pipeline);
   return (c.pipeline.value() * extent.data + c.replica) * extent.tensor + c.shard;
+}
+
+/// The number of the rank of pipeline rank `pipeline` in line `line`: of shards that are
+/// neighbours, then of replicas.
+[[nodiscard]] constexpr std::uint32_t rank_in_line(const GridExtent& extent, std::uint32_t line,
+                                                   RankIndex pipeline) {
+  TROUPE_ASSERT(line < extent.line_count() && pipeline.value() < extent.pipeline);
+  return pipeline.value() * extent.line_count() + line;
 }
 
 /// The inverse of `rank_at`.

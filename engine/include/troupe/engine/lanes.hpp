@@ -8,14 +8,14 @@
 
 namespace troupe {
 
-/// A lane between two virtual stages of one replica.
+/// A lane between two virtual stages of one line: of the same shard of the same replica.
 struct StageLane {
   enum class Kind : std::uint8_t {
     neighbours,  ///< Activations up, gradients down.
     tied,        ///< The halves of a tied embedding's gradient, between the first and last stage.
   };
   Kind kind = Kind::neighbours;
-  std::uint32_t replica = 0;
+  std::uint32_t line = 0;
   StageIndex lower;
   StageIndex upper;
 
@@ -27,19 +27,30 @@ struct StageLane {
 
 /// One of the stages that hold the same parameters and sum up their gradients.
 struct StageHolder {
-  std::uint32_t replica = 0;
+  std::uint32_t line = 0;
   StageIndex stage;
   std::uint32_t rank = 0;  ///< Of the grid.
 };
 
-/// Member `member` of the group that holds the parameters at `position` of the model, in stages of
-/// one copy: replica by replica, and in each copy by copy. There are `holder_count` of them.
-[[nodiscard]] StageHolder holder_of(const Plan& plan, std::uint32_t position, std::uint32_t member);
+/// Which parameters a group holds.
+struct HeldPart {
+  std::uint32_t position = 0;  ///< In the model, in stages of one copy.
+  std::uint32_t shard = 0;
+};
 
-/// The number of the lane between members `a` and `b` of the group at `position`, over which they
-/// sum up gradients; beyond those of `lanes_of`.
-[[nodiscard]] std::uint64_t holder_lane(const Plan& plan, std::uint32_t position, std::uint32_t a,
+/// Member `member` of the group that holds `part`: replica by replica, and in each copy by copy.
+/// There are `holder_count` of them.
+[[nodiscard]] StageHolder holder_of(const Plan& plan, const HeldPart& part, std::uint32_t member);
+
+/// The number of the lane between members `a` and `b` of the group that holds `part`, over which
+/// they sum up gradients; beyond those of `lanes_of`.
+[[nodiscard]] std::uint64_t holder_lane(const Plan& plan, const HeldPart& part, std::uint32_t a,
                                         std::uint32_t b);
+
+/// The number of the lane between shards `a` and `b` of a pipeline rank of a replica; beyond those
+/// of holders.
+[[nodiscard]] std::uint64_t shard_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
+                                       std::uint32_t a, std::uint32_t b);
 
 /// The number of the lane over which process `node` hands out weights; beyond all others.
 [[nodiscard]] std::uint64_t weight_lane(const Plan& plan, std::uint32_t node);

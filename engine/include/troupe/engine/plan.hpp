@@ -20,8 +20,8 @@ struct StagePlan {
   RankIndex rank;
   StageSpec spec;
   StageBounds bounds;
-  PassFlops flops;                 ///< Of one microbatch.
-  std::vector<MemoryItem> memory;  ///< What the stage allocates, line by line.
+  PassFlops flops;                 ///< Of one microbatch, of the first shard.
+  std::vector<MemoryItem> memory;  ///< What the first shard of the stage allocates, line by line.
 };
 
 /// A run, decided: who holds what, in which order it is worked on, what it needs.
@@ -41,7 +41,11 @@ struct Plan {
   [[nodiscard]] std::uint32_t tokens_per_step() const noexcept;
   /// Floating-point operations of one training step over all replicas.
   [[nodiscard]] double flops_per_step() const noexcept;
-  /// Bytes that the stages of `rank` (one replica's) allocate.
+  /// The part of each stage that the `index`-th shard holds.
+  [[nodiscard]] Shard shard(std::uint32_t index) const noexcept {
+    return {.index = index, .count = config.parallel.tensor};
+  }
+  /// Bytes that the stages of `rank` (of one shard of one replica) allocate.
   [[nodiscard]] std::uint64_t bytes_of(RankIndex rank) const noexcept;
 };
 

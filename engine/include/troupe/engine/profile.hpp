@@ -17,6 +17,7 @@ struct Profile {
   ModelSpec model;  ///< Resolved. How many layers it has does not matter.
   std::uint32_t microbatch_size = 1;
   std::uint32_t threads_per_stage = 1;
+  std::uint32_t shard_count = 1;  ///< Of each stage; times are those of one, with its waiting.
   std::uint32_t stream_count = 1;
 
   PassCosts embedding{};  ///< What the first stage takes besides its layers, for one microbatch.
@@ -36,7 +37,7 @@ struct Profile {
   friend bool operator==(const Profile&, const Profile&) = default;
 };
 
-/// Parameter elements of a stage.
+/// Parameter elements of the first shard of a stage.
 [[nodiscard]] double elements_of(const Plan& plan, const StagePlan& stage);
 
 /// Checks that `profile` was measured for what `plan` is made of.
