@@ -85,8 +85,7 @@ private:
   void enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame);
 
   void forward(MicrobatchIndex microbatch);
-  void backward(MicrobatchIndex microbatch, std::span<const KernelCall> calls, bool for_input,
-                bool for_weight);
+  void backward(MicrobatchIndex microbatch, bool for_input, bool for_weight);
   void hold_gradients(Slot& slot, MicrobatchIndex microbatch);
   void begin_weights(MicrobatchIndex microbatch);
   void end_weights(MicrobatchIndex microbatch);
@@ -287,15 +286,15 @@ void ArenaStage::enqueue(const Action& action, DeviceDone done) {
       forward(action.microbatch);
       break;
     case Pass::backward:
-      backward(action.microbatch, graph_.backward, true, true);
+      backward(action.microbatch, true, true);
       break;
     case Pass::backward_input:
       TROUPE_ASSERT(props_.bounds.splits_backward);
-      backward(action.microbatch, graph_.backward_input, true, false);
+      backward(action.microbatch, true, false);
       break;
     case Pass::backward_weight:
       TROUPE_ASSERT(props_.bounds.splits_backward);
-      backward(action.microbatch, graph_.backward_weight, false, true);
+      backward(action.microbatch, false, true);
       break;
   }
   end_work(std::move(done));
@@ -357,13 +356,16 @@ void ArenaStage::forward(MicrobatchIndex microbatch) {
 
 // -- backward -------------------------------------------------------------------------------------
 
-void ArenaStage::backward(MicrobatchIndex microbatch, std::span<const KernelCall> calls,
-                          bool for_input, bool for_weight) {
+/// On a stage that splits its backward passes a whole one is both halves.
+void ArenaStage::backward(MicrobatchIndex microbatch, bool for_input, bool for_weight) {
   TROUPE_ASSERT(step_.kind == StepKind::training);
   auto& slot = slot_of(microbatch);
   if (for_input) hold_gradients(slot, microbatch);
   if (for_weight) begin_weights(microbatch);
-  enqueue_calls(calls, frame_of(slot, microbatch));
+  const auto frame = frame_of(slot, microbatch);
+  if (for_input && for_weight) enqueue_calls(graph_.backward, frame);
+  if (for_input) enqueue_calls(graph_.backward_input, frame);
+  if (for_weight) enqueue_calls(graph_.backward_weight, frame);
   if (for_weight) end_weights(microbatch);
 }
 

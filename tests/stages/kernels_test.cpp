@@ -693,7 +693,8 @@ TEST(ProductsOnTwoStreams, AgreeBitForBit) {
 TEST(KernelsOnTwoStreams, AgreeBitForBitWhateverTheirThreads) {
   if (is_openmp_invisible) GTEST_SKIP() << "OpenMP under TSan";
   const auto device = make_cpu_device(*available_isas().back());
-  const AttentionShape shape{.batch = 2, .sequence = 50, .heads = 3, .head_size = 20};
+  const AttentionShape shape{
+      .batch = 2, .sequence = 50, .heads = 3, .kv_heads = 3, .head_size = 20};
   constexpr std::size_t rows = 100;
   constexpr std::size_t hidden = 60;
   const auto qkv = thousandths(rows * 3 * hidden, 1);
