@@ -206,7 +206,7 @@ void StageActorState::give_free(StageIndex stage, Edge edge, MicrobatchIndex mic
 }
 
 void StageActorState::record(const PassFinished& event, const stages::DeviceSpan& span) {
-  keeper_->add_computing(span.end_ns - span.begin_ns);
+  keeper_->add_pass(span.end_ns - span.begin_ns, span.waiting_ns);
   trace_.push_back({TraceEntry::Kind::pass, event.action, span.begin_ns, span.end_ns});
 }
 void StageActorState::record(const BucketReduced& event, const stages::DeviceSpan& span) {

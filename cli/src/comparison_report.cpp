@@ -79,6 +79,8 @@ std::string in_words(const Delay& delay, const ActorNames& names) {
         return {"in the optimizer on", ""};
       case TimeCause::next_step:
         return {"waiting for the step on", ""};
+      case TimeCause::shards:
+        return {"waiting for other shards on", ""};
     }
     return {};
   }();

@@ -36,8 +36,8 @@ TimeCause cause_of(WaitCause cause) {
 
 std::string_view to_string(TimeCause cause) noexcept {
   constexpr std::array<std::string_view, time_cause_count> names{
-      "computing", "dispatch",  "activation", "gradient",  "send",
-      "reduction", "measuring", "director",   "optimizer", "next_step"};
+      "computing", "dispatch", "activation", "gradient",  "send",  "reduction",
+      "measuring", "director", "optimizer",  "next_step", "shards"};
   return names[static_cast<std::size_t>(cause)];
 }
 
@@ -52,7 +52,9 @@ TimeAccount TimeKeeper::close() {
   account_ = {.ns = {}, .begin_ns = account.end_ns, .end_ns = account.end_ns};
   const auto open_ns = account[TimeCause::computing];
   account[TimeCause::computing] = std::min(std::exchange(computing_ns_, 0), open_ns);
-  account[TimeCause::dispatch] = open_ns - account[TimeCause::computing];
+  const auto rest_ns = open_ns - account[TimeCause::computing];
+  account[TimeCause::shards] = std::min(std::exchange(waiting_ns_, 0), rest_ns);
+  account[TimeCause::dispatch] = rest_ns - account[TimeCause::shards];
   return account;
 }
 

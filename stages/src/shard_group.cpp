@@ -12,6 +12,7 @@ void ShardGroup::in_order(Post post) {
   // Begun no earlier: what a collective enqueues to finish one operation must not come behind the
   // beginning of the next, which waits for that.
   stream_.enqueue([this, post] {
+    const auto begin_ns = steady_now_ns();
     const auto before = finished_count_.load(std::memory_order_relaxed);
     post([this](Errc code) {
       auto none = Errc::none;
@@ -20,6 +21,7 @@ void ShardGroup::in_order(Post post) {
       finished_count_.notify_one();
     });
     finished_count_.wait(before, std::memory_order_acquire);
+    waiting_ns_ += steady_now_ns() - begin_ns;
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
 #include "troupe/stages/device.hpp"
 #include "troupe/stages/transformer_stage.hpp"
@@ -26,6 +27,9 @@ public:
   /// What the first operation that failed reported; what comes after it is meaningless.
   [[nodiscard]] Errc failure() const noexcept { return failure_.load(std::memory_order_acquire); }
 
+  /// The time that the stream has waited since the last call. Belongs to the stream.
+  [[nodiscard]] std::int64_t take_waiting_ns() noexcept { return std::exchange(waiting_ns_, 0); }
+
 private:
   /// `post` begins the operation.
   template <class Post>
@@ -35,6 +39,7 @@ private:
   ShardPeers peers_;
   std::atomic<std::uint32_t> finished_count_ = 0;
   std::atomic<Errc> failure_ = Errc::none;
+  std::int64_t waiting_ns_ = 0;  ///< Belongs to the stream.
 };
 
 }  // namespace troupe::stages

@@ -275,7 +275,9 @@ void ArenaStage::begin_work() {
 
 void ArenaStage::end_work(DeviceDone done) {
   stream_.enqueue([this, done = std::move(done)]() mutable {
-    done(shards_.failure(), {.begin_ns = work_begin_ns_, .end_ns = steady_now_ns()});
+    done(shards_.failure(), {.begin_ns = work_begin_ns_,
+                             .end_ns = steady_now_ns(),
+                             .waiting_ns = shards_.take_waiting_ns()});
   });
 }
 

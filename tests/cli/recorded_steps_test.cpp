@@ -48,7 +48,7 @@ std::string refusal_with(const std::string& before, const std::string& after) {
 TEST(RecordedSteps, AreALineForTheScheduleAndOneForEachStep) {
   const std::string account = R"({"begin_ns":0,"computing":3,"dispatch":0,"activation":0,)"
                               R"("gradient":0,"send":0,"reduction":0,"measuring":0,)"
-                              R"("director":0,"optimizer":4,"next_step":0})";
+                              R"("director":0,"optimizer":4,"next_step":0,"shards":0})";
   const std::string trace = R"([["0F0",0,1],["0B0",1,3],["0 optimize",3,7]])";
   const auto step = [&](const std::string& number) {
     return R"({"step":)" + number + R"(,"duration_ns":7,"ranks":[{"replica":0,"rank":0,"account":)"

@@ -167,12 +167,21 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
 }
 
 Profile any_profile() {
-  return {.model = {.heads = 2, .hidden = 8, .sequence = 4, .vocabulary = 256},
+  return {.model = {.family = Family::llama,
+                    .heads = 2,
+                    .hidden = 8,
+                    .sequence = 4,
+                    .vocabulary = 256,
+                    .kv_heads = 1,
+                    .feed_forward = 24},
           .microbatch_size = 3,
           .threads_per_stage = 2,
+          .shard_count = 3,
           .stream_count = 4,
           .embedding = {1, 2, 3, 4},
           .layer = {5, 6, 7, 8},
+          .recompute = Recompute::selective,
+          .recomputing_layer = {5, 9, 9, 8},
           .head = {9, 10, 11, 12},
           .optimizer_ns_per_element = 0.25,
           .measuring_ns_per_element = 0.125,

@@ -23,8 +23,9 @@ enum class TimeCause : std::uint8_t {
   director,    ///< Waiting for the slowest rank's gradient norm.
   optimizer,   ///< Updating weights.
   next_step,   ///< Waiting for the next step to begin.
+  shards,      ///< Within passes, waiting for the other shards of the stage.
 };
-inline constexpr std::size_t time_cause_count = 10;
+inline constexpr std::size_t time_cause_count = 11;
 
 /// Returns the enumerator's spelling.
 [[nodiscard]] std::string_view to_string(TimeCause cause) noexcept;
@@ -58,8 +59,11 @@ public:
   /// Books the time since the last call; `waited_for` is what the machine had been waiting for.
   void advance(WaitCause waited_for, std::int64_t now_ns);
 
-  /// Books one pass of the device.
-  void add_computing(std::int64_t duration_ns) { computing_ns_ += duration_ns; }
+  /// Books one pass of the device, of which it spent `waiting_ns` waiting for other shards.
+  void add_pass(std::int64_t duration_ns, std::int64_t waiting_ns) {
+    computing_ns_ += duration_ns - waiting_ns;
+    waiting_ns_ += waiting_ns;
+  }
 
   /// Returns the account of everything from the end of the one before, or from the beginning, to
   /// the last call of `advance`, and begins a new one there. Passes that took longer by the
@@ -67,8 +71,9 @@ public:
   [[nodiscard]] TimeAccount close();
 
 private:
-  TimeAccount account_;  ///< `computing` includes `dispatch` until it is closed.
+  TimeAccount account_;  ///< `computing` includes `dispatch` and `shards` until it is closed.
   std::int64_t computing_ns_ = 0;
+  std::int64_t waiting_ns_ = 0;
 };
 
 }  // namespace troupe

@@ -18,6 +18,7 @@ namespace troupe::stages {
 struct DeviceSpan {
   std::int64_t begin_ns = 0;
   std::int64_t end_ns = 0;
+  std::int64_t waiting_ns = 0;  ///< Of these, for other shards.
 };
 
 /// Called once when the device has finished. It must only post a message. The code is
