@@ -8,23 +8,111 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "text_generator.hpp"
+
 namespace troupe::cli {
 
 namespace {
 
 constexpr const char* family_key = "troupe.family";
 constexpr const char* heads_key = "troupe.heads";
+constexpr const char* sequence_key = "troupe.sequence";
+constexpr const char* rotary_base_key = "troupe.rotary_base";
+constexpr const char* norm_epsilon_key = "troupe.norm_epsilon";
 constexpr const char* tokenizer_key = "troupe.tokenizer";
+constexpr std::uint64_t size_max = 1U << 24U;
 
 Error invalid(const std::string& path, const std::string& what) {
   return {Errc::invalid_file, path + ": " + what};
+}
+
+/// A number that `write_weights` has left beside the tensors; leaves `value` as it is if it has
+/// not.
+template <class Number>
+void read_metadata(const storage::SafetensorsFile& file, const char* key, Number& value) {
+  const auto found = file.metadata().find(key);
+  if (found == file.metadata().end()) return;
+  const auto& text = found->second;
+  std::from_chars(text.data(), text.data() + text.size(), value);
+}
+
+/// The matrix of that name, if it is one of a size that a model may have.
+const storage::TensorView* find_matrix(const storage::SafetensorsFile& file,
+                                       const std::string& name) {
+  const auto* tensor = file.find(name);
+  if (tensor == nullptr || tensor->shape.size() != 2) return nullptr;
+  const bool is_sane = std::ranges::all_of(
+      tensor->shape, [](std::uint64_t extent) { return extent > 0 && extent <= size_max; });
+  return is_sane ? tensor : nullptr;
+}
+
+std::uint32_t extent_of(const storage::TensorView& tensor, std::size_t axis) {
+  return static_cast<std::uint32_t>(tensor.shape[axis]);
+}
+
+/// How many layers there are, by what the name of each begins and ends with.
+std::uint32_t count_layers(const storage::SafetensorsFile& file, const char* before,
+                           const char* after) {
+  std::uint32_t layers = 0;
+  while (file.find(fmt::format("{}{}{}", before, layers, after)) != nullptr) ++layers;
+  return layers;
+}
+
+Expected<std::uint32_t> heads_of(const storage::SafetensorsFile& file, const std::string& path,
+                                 std::uint32_t hidden, std::uint32_t heads) {
+  if (heads == 0) read_metadata(file, heads_key, heads);
+  if (heads > 0 && hidden % heads == 0) return heads;
+  return invalid(path, fmt::format("does not say how many attention heads its {} wide layers have; "
+                                   "give --heads, a divisor of {}",
+                                   hidden, hidden));
+}
+
+Expected<ModelSpec> llama_of(const storage::SafetensorsFile& file, const std::string& path,
+                             std::uint32_t heads) {
+  const auto* tokens = find_matrix(file, "model.embed_tokens.weight");
+  const auto* keys = find_matrix(file, "model.layers.0.self_attn.k_proj.weight");
+  const auto* gates = find_matrix(file, "model.layers.0.mlp.gate_proj.weight");
+  if (tokens == nullptr || keys == nullptr || gates == nullptr) {
+    return invalid(
+        path,
+        "holds no Llama: it needs matrices model.embed_tokens.weight, "
+        "model.layers.0.self_attn.k_proj.weight and model.layers.0.mlp.gate_proj.weight");
+  }
+  ModelSpec model{.family = Family::llama,
+                  .layers = count_layers(file, "model.layers.", ".input_layernorm.weight"),
+                  .hidden = extent_of(*tokens, 1),
+                  .sequence = 512,  // Rotary positions have no table that says it.
+                  .vocabulary = extent_of(*tokens, 0),
+                  .tie_embeddings = file.find("lm_head.weight") == nullptr,
+                  .feed_forward = extent_of(*gates, 0)};
+  const auto found = heads_of(file, path, model.hidden, heads);
+  if (!found) return found.error();
+  model.heads = *found;
+  model.kv_heads = std::max(1U, extent_of(*keys, 0) / model.head_size());
+  read_metadata(file, sequence_key, model.sequence);
+  read_metadata(file, rotary_base_key, model.rotary_base);
+  read_metadata(file, norm_epsilon_key, model.norm_epsilon);
+  return model;
+}
+
+/// Whether a model of these numbers can be built.
+Expected<ModelSpec> check(const ModelSpec& model, const std::string& path) {
+  if (model.layers == 0) return invalid(path, "holds no layer: the norms of the first are missing");
+  Config config;
+  config.model = model;
+  config.model.vocabulary = std::max(model.vocabulary, byte_count);
+  if (const auto valid = validate(config); !valid) {
+    return invalid(path, "holds no model that can run: " + valid.error().context);
+  }
+  return model;
 }
 
 }  // namespace
 
 Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer) {
   std::vector<storage::TensorView> tensors;
-  const auto parameters = parameters_of(trainer.plan().config.model);
+  const auto& model = trainer.plan().config.model;
+  const auto parameters = parameters_of(model);
   for (const auto& parameter : parameters) {
     tensors.push_back({.name = parameter.name,
                        .dtype = storage::DType::f32,
@@ -37,51 +125,46 @@ Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer) 
     if (auto done = trainer.read_parameter(index, values); !done) return done.error();
     return std::as_bytes(std::span{values});
   };
-  return storage::write_safetensors(path, tensors,
-                                    {{family_key, "gpt2"},
-                                     {heads_key, std::to_string(trainer.plan().config.model.heads)},
-                                     {tokenizer_key, "bytes"},
-                                     {"format", "pt"}},
-                                    read);
+  return storage::write_safetensors(
+      path, tensors,
+      {{family_key, std::string{family_names[static_cast<std::size_t>(model.family)]}},
+       {heads_key, std::to_string(model.heads)},
+       {sequence_key, std::to_string(model.sequence)},
+       {rotary_base_key, fmt::format("{}", model.rotary_base)},
+       {norm_epsilon_key, fmt::format("{}", model.norm_epsilon)},
+       {tokenizer_key, "bytes"},
+       {"format", "pt"}},
+      read);
 }
 
 Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::string& path,
                              std::uint32_t heads) {
-  const auto* tokens = file.find("wte.weight");
-  const auto* positions = file.find("wpe.weight");
-  if (tokens == nullptr || positions == nullptr || tokens->shape.size() != 2
-      || positions->shape.size() != 2 || tokens->shape[1] != positions->shape[1]) {
+  if (file.find("model.embed_tokens.weight") != nullptr) {
+    auto model = llama_of(file, path, heads);
+    if (!model) return model;
+    return check(*model, path);
+  }
+  const auto* tokens = find_matrix(file, "wte.weight");
+  const auto* positions = find_matrix(file, "wpe.weight");
+  if (tokens == nullptr || positions == nullptr || tokens->shape[1] != positions->shape[1]) {
     return invalid(path,
                    "holds no GPT-2: it needs wte.weight [vocabulary, hidden] and wpe.weight "
                    "[sequence, hidden]");
   }
-  constexpr std::uint64_t size_max = 1U << 24U;
-  if (tokens->shape[0] > size_max || tokens->shape[1] > size_max
-      || positions->shape[0] > size_max) {
-    return invalid(path, "its embeddings are larger than any GPT-2");
+  const auto found = heads_of(file, path, extent_of(*tokens, 1), heads);
+  if (!found) return found.error();
+  ModelSpec model{.family = Family::gpt2,
+                  .layers = count_layers(file, "h.", ".ln_1.weight"),
+                  .heads = *found,
+                  .hidden = extent_of(*tokens, 1),
+                  .sequence = extent_of(*positions, 0),
+                  .vocabulary = extent_of(*tokens, 0),
+                  .tie_embeddings = file.find("lm_head.weight") == nullptr};
+  if (const auto* wide = find_matrix(file, "h.0.mlp.c_fc.weight"); wide != nullptr) {
+    model.feed_forward = extent_of(*wide, 1);
   }
-  if (const auto found = file.metadata().find(heads_key);
-      heads == 0 && found != file.metadata().end()) {
-    const auto& text = found->second;
-    std::from_chars(text.data(), text.data() + text.size(), heads);
-  }
-  const auto hidden = static_cast<std::uint32_t>(tokens->shape[1]);
-  if (heads == 0 || hidden % heads != 0) {
-    return invalid(path,
-                   fmt::format("does not say how many attention heads its {} wide layers have; "
-                               "give --heads, a divisor of {}",
-                               hidden, hidden));
-  }
-  std::uint32_t layers = 0;
-  while (file.find(fmt::format("h.{}.ln_1.weight", layers)) != nullptr) ++layers;
-  if (layers == 0) return invalid(path, "holds no layer: h.0.ln_1.weight is missing");
-  return ModelSpec{.family = Family::gpt2,
-                   .layers = layers,
-                   .heads = heads,
-                   .hidden = hidden,
-                   .sequence = static_cast<std::uint32_t>(positions->shape[0]),
-                   .vocabulary = static_cast<std::uint32_t>(tokens->shape[0]),
-                   .tie_embeddings = file.find("lm_head.weight") == nullptr};
+  read_metadata(file, norm_epsilon_key, model.norm_epsilon);
+  return check(model, path);
 }
 
 Expected<Done> load_weights(const storage::SafetensorsFile& file, const std::string& path,

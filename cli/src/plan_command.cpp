@@ -31,9 +31,10 @@ void print_grid(const Plan& plan) {
     parameter_count += parameter.element_count();
   }
   fmt::print(
-      "model     GPT-2, {} layers, {} heads, {} wide, {} tokens, vocabulary {}: {} parameters\n",
-      config.model.layers, config.model.heads, config.model.hidden, config.model.sequence,
-      config.model.vocabulary, parameter_count);
+      "model     {}, {} layers, {} heads, {} wide, {} tokens, vocabulary {}: {} parameters\n",
+      config.model.family == Family::llama ? "Llama" : "GPT-2", config.model.layers,
+      config.model.heads, config.model.hidden, config.model.sequence, config.model.vocabulary,
+      parameter_count);
   fmt::print("grid      {} replicas x {} shards x {} pipeline ranks = {} actors\n", grid.data,
              grid.tensor, grid.pipeline, grid.rank_count());
   fmt::print("schedule  {}, {} stages, {} microbatches of {} sequences; {} tokens per step\n\n",
@@ -43,7 +44,8 @@ void print_grid(const Plan& plan) {
 
 void print_memory(const Plan& plan) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
-    fmt::print("rank {}: {} in each replica\n", r, format_bytes(plan.bytes_of(RankIndex{r})));
+    fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(RankIndex{r})),
+               plan.config.parallel.tensor == 1 ? "" : "shard of each ");
     for (const auto& stage : plan.stages) {
       if (stage.rank != RankIndex{r}) continue;
       fmt::print("  stage {}: {}\n", stage.stage.value(), contents_of(stage.spec));

@@ -93,6 +93,7 @@ constexpr Case cases[] = {
     {"zero_bubble_v", "zb-v", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"two_directions", "dualpipe", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"replicas", "1f1b", {.data = 4, .tensor = 1, .pipeline = 1}, 1, false},
+    {"shards", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

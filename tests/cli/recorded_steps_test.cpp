@@ -96,7 +96,7 @@ TEST(RecordedSteps, RefuseWhatIsNoJson) {
   EXPECT_EQ(refusal_of("{\"schedule\":\n"),
             "run/steps.jsonl:1: found no JSON from byte 13 on" + expected);
   EXPECT_EQ(refusal_with("[[\"0F0\"", "[[\"0F0\xc0"),
-            "run/steps.jsonl:3: found no JSON from byte 230 on" + expected);
+            "run/steps.jsonl:3: found no JSON from byte 241 on" + expected);
   EXPECT_EQ(refusal_of(""), "run/steps.jsonl:1: found the end of the file, expected a schedule");
 }
 
