@@ -32,7 +32,7 @@ sequence = 256
 tie_embeddings = true
 [parallel]
 data = 1
-tensor = 1
+tensor = {tensor}
 pipeline = {pipeline}
 [schedule]
 name = "1f1b"
@@ -77,12 +77,12 @@ def corpus():
     return path
 
 
-def write_config(folder, **settings):
+def write_config(folder, tensor=1, **settings):
     """Returns the paths of a configuration and of the metrics that its run will write."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "run.toml"
-    config.write_text(CONFIG.format(text=corpus(), output=folder / "out", **settings))
+    config.write_text(CONFIG.format(text=corpus(), output=folder / "out", tensor=tensor, **settings))
     return config, folder / "out/metrics.jsonl"
 
 
