@@ -232,7 +232,7 @@ void embedding_forward(benchmark::State& state) {
   auto& b = bench();
   measure(state, 0, row_bytes(state, 3.0 * hidden), [&](auto& kernels, Stream& stream) {
     kernels.embedding_forward(stream, b.tokens(), b.tensor(0), b.tensor(1), b.tensor(2),
-                              rows_of(state), sequence, hidden);
+                              rows_of(state), sequence, hidden, {0, vocabulary});
   });
 }
 
@@ -240,7 +240,8 @@ void embedding_backward(benchmark::State& state) {
   auto& b = bench();
   measure(state, 0, row_bytes(state, 5.0 * hidden), [&](auto& kernels, Stream& stream) {
     kernels.embedding_backward(stream, b.tokens(), b.tensor(0), b.tensor(1), b.tensor(2),
-                               rows_of(state), sequence, hidden, vocabulary, Accumulate::overwrite);
+                               rows_of(state), sequence, hidden, {0, vocabulary},
+                               Accumulate::overwrite);
   });
 }
 
