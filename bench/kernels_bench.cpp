@@ -266,10 +266,9 @@ void adamw(benchmark::State& state) {
   auto& b = bench();
   // Squares of gradients are not negative.
   std::fill_n(b.tensor(3), parameter_count, 1.0F);
-  const AdamWStep step{.learning_rate = 1e-9F, .weight_decay = 0.1F};
+  const AdamStep step{.learning_rate = 1e-9F, .weight_decay = 0.1F};
   measure(state, 0, 7.0 * sizeof(float) * parameter_count, [&](auto& kernels, Stream& stream) {
-    kernels.adamw(stream, b.tensor(0), b.tensor(1), b.tensor(2), b.tensor(3), parameter_count,
-                  step);
+    kernels.adam(stream, b.tensor(0), b.tensor(1), b.tensor(2), b.tensor(3), parameter_count, step);
   });
 }
 BENCHMARK(adamw)->Unit(benchmark::kMillisecond)->UseRealTime();

@@ -28,6 +28,9 @@ TRAIN = {"steps": 20, "seed": 7, "warmup_steps": 5, "microbatches": 2, "microbat
          "data_seed": 100}
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.003, "min_learning_rate": 0.0003, "clip_norm": 1.0,
          "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}
+ADAM = {**ADAMW, "optimizer": "adam", "weight_decay": 0.01}
+ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 0.02, "min_learning_rate": 0.002, "clip_norm": 1.0,
+             "weight_decay": 0.1}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
        "weight_decay": 0.01, "momentum": 0.9}
 CASES = {
@@ -36,6 +39,8 @@ CASES = {
     "tied_sgd": (GPT2, True, SGD),
     "llama_adamw": (LLAMA, False, ADAMW),
     "tied_llama_sgd": (LLAMA, True, SGD),
+    "untied_adam": (GPT2, False, ADAM),
+    "llama_adafactor": (LLAMA, False, ADAFACTOR),
 }
 
 
@@ -231,14 +236,42 @@ def learning_rate_at(train, step):
     return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * share))
 
 
+class Adafactor(torch.optim.Optimizer):
+    """Shazeer and Stern 2018, algorithms 4 and 5 without momentum, steps relative to the weights."""
+
+    def __init__(self, groups):
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
+        self.time = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.time += 1
+        keep = 1.0 - self.time ** -0.8
+        for group in self.param_groups:
+            for w in group["params"]:
+                square = (w.grad ** 2 + 1e-30).reshape(-1, w.shape[-1])  # A vector is one row.
+                state = self.state[w]
+                rows, columns = square.sum(1), square.sum(0)
+                state["rows"] = keep * state.get("rows", 0.0) + (1.0 - keep) * rows
+                state["columns"] = keep * state.get("columns", 0.0) + (1.0 - keep) * columns
+                variance = torch.outer(state["rows"], state["columns"]) / state["rows"].sum()
+                u = w.grad / variance.sqrt().reshape(w.shape)
+                rate = group["lr"] * max(1e-3, w.pow(2).mean().sqrt())
+                w.mul_(1.0 - group["lr"] * group["weight_decay"])
+                w.sub_(rate * u / max(1.0, u.pow(2).mean().sqrt()))
+
+
 def make_optimizer(parameters, train):
     groups = [{"params": [p for p in parameters.values() if p.dim() == 2],
                "weight_decay": train["weight_decay"]},
               {"params": [p for p in parameters.values() if p.dim() == 1], "weight_decay": 0.0}]
     if train["optimizer"] == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=train["momentum"])
-    return torch.optim.AdamW(groups, lr=0.0, betas=(train["beta1"], train["beta2"]),
-                             eps=train["epsilon"])
+    if train["optimizer"] == "adafactor":
+        return Adafactor(groups)
+    make = torch.optim.Adam if train["optimizer"] == "adam" else torch.optim.AdamW
+    return make(groups, lr=0.0, betas=(train["beta1"], train["beta2"]),
+                eps=train["epsilon"])
 
 
 def to_safetensors(tensors):

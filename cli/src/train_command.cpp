@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <csignal>
 #include <numeric>
 #include <optional>
@@ -178,8 +179,8 @@ private:
     if (auto logged = log(*report, validation_loss); !logged) return logged;
     progress.show(facts_of(*report));
     if (validation_loss) {
-      progress.print(
-          fmt::format("step {}: validation loss {:.4f}", report->step, *validation_loss));
+      progress.print(fmt::format("step {}: validation loss {:.4f}, perplexity {:.2f}", report->step,
+                                 *validation_loss, std::exp(*validation_loss)));
     }
     auto& steps = recorded_.steps;
     if (steps.size() == recorded_steps_max) steps.erase(steps.begin());
@@ -251,7 +252,10 @@ private:
     for (std::size_t cause = 0; cause < time_cause_count; ++cause) {
       metrics.push_back({time_share_names()[cause], shares[cause]});
     }
-    if (validation_loss) metrics.push_back({"validation_loss", *validation_loss});
+    if (validation_loss) {
+      metrics.push_back({"validation_loss", *validation_loss});
+      metrics.push_back({"validation_perplexity", std::exp(*validation_loss)});
+    }
     return log_->append(metrics);
   }
 

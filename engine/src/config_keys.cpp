@@ -16,7 +16,7 @@ namespace {
 using Whole32 = Whole<std::uint32_t>;
 using Whole64 = Whole<std::uint64_t>;
 
-constexpr std::array<std::string_view, 2> optimizer_names{"adamw", "sgd"};
+constexpr std::array<std::string_view, 4> optimizer_names{"adamw", "sgd", "adam", "adafactor"};
 constexpr std::array<std::string_view, 4> learning_rate_schedule_names{"cosine", "linear",
                                                                        "constant", "inverse_sqrt"};
 

@@ -1,5 +1,6 @@
 #include "troupe/engine/model_layout.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "model_families.hpp"
@@ -20,13 +21,11 @@ public:
         microbatch_count_{microbatch_count},
         rows_{std::uint64_t{microbatch_size} * model.sequence} {}
 
-  std::vector<TensorSpec> take(std::uint32_t optimizer_words) && {
+  std::vector<TensorSpec> take(OptimizerKind optimizer) && {
     append_parameters("parameters", "");
     if (bounds_.trains) {
       append_parameters("gradients", "");
-      for (std::uint32_t word = 0; word < optimizer_words; ++word) {
-        append_parameters("optimizer state", std::to_string(word) + " ");
-      }
+      append_optimizer_state(optimizer);
       append_tied();
     }
     append_slots();
@@ -34,7 +33,7 @@ public:
     if (model_.family == Family::llama) {
       append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
     }
-    append_workspace();
+    append_workspace(optimizer);
     append_tokens();
     append_results();
     return std::move(list_);
@@ -55,6 +54,16 @@ private:
         list_.back().size_bytes += spec.element_count() * sizeof(float);
       } else {
         append(holder, prefix + spec.name, spec.element_count());
+      }
+    }
+  }
+
+  void append_optimizer_state(OptimizerKind optimizer) {
+    const auto array_count = optimizer_state_of(optimizer, graph_.parameters.front()).size();
+    for (std::size_t array = 0; array < array_count; ++array) {
+      for (const auto& spec : graph_.parameters) {
+        append("optimizer state", std::to_string(array) + " " + spec.name,
+               optimizer_state_of(optimizer, spec)[array]);
       }
     }
   }
@@ -90,12 +99,26 @@ private:
     append_pool("gradient out", bounds_.gradients_out);
   }
 
-  void append_workspace() {
+  /// Of one parameter at a time: sums over its rows and columns, and two norms.
+  void append_optimizer_sums() {
+    std::uint64_t most_bytes = 0;
+    for (const auto& spec : graph_.parameters) {
+      std::uint64_t bytes = tensor_alignment_bytes;
+      for (const auto floats : optimizer_state_of(OptimizerKind::adafactor, spec)) {
+        bytes += padded(floats * sizeof(float));
+      }
+      most_bytes = std::max(most_bytes, bytes);
+    }
+    list_.push_back({"workspace", "optimizer sums", most_bytes});
+  }
+
+  void append_workspace(OptimizerKind optimizer) {
     if (graph_.workspace_bytes > 0) {
       list_.push_back({"workspace", "values", graph_.workspace_bytes});
     }
     if (!bounds_.trains) return;
     list_.push_back({"workspace", "gradient squares", graph_.parameters.size() * sizeof(double)});
+    if (optimizer == OptimizerKind::adafactor) append_optimizer_sums();
   }
 
   void append_tokens() {
@@ -145,22 +168,35 @@ StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const StageB
                    .shard = shard});
 }
 
+std::vector<std::uint64_t> optimizer_state_of(OptimizerKind optimizer, const ParameterSpec& spec) {
+  const auto count = spec.element_count();
+  switch (optimizer) {
+    case OptimizerKind::adamw:
+    case OptimizerKind::adam:
+      return {count, count};
+    case OptimizerKind::sgd:
+      return {count};
+    case OptimizerKind::adafactor:
+      return {count / spec.shape.back(), spec.shape.back()};
+  }
+  return {};
+}
+
 std::vector<TensorSpec> tensors_of(const StageGraph& graph, const ModelSpec& model,
                                    const StageSpec& stage, const StageBounds& bounds,
                                    std::uint32_t microbatch_count, std::uint32_t microbatch_size,
-                                   std::uint32_t optimizer_words) {
-  return ArenaList{graph, model, stage, bounds, microbatch_count, microbatch_size}.take(
-      optimizer_words);
+                                   OptimizerKind optimizer) {
+  return ArenaList{graph, model, stage, bounds, microbatch_count, microbatch_size}.take(optimizer);
 }
 
 std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
                                   const StageBounds& bounds, std::uint32_t microbatch_count,
-                                  std::uint32_t microbatch_size, std::uint32_t optimizer_words,
+                                  std::uint32_t microbatch_size, OptimizerKind optimizer,
                                   const Shard& shard) {
   std::vector<MemoryItem> items;
   const auto graph = graph_of(model, stage, bounds, microbatch_size, shard);
-  for (const auto& tensor : tensors_of(graph, model, stage, bounds, microbatch_count,
-                                       microbatch_size, optimizer_words)) {
+  for (const auto& tensor :
+       tensors_of(graph, model, stage, bounds, microbatch_count, microbatch_size, optimizer)) {
     if (items.empty() || items.back().name != tensor.holder) items.push_back({tensor.holder, 0});
     items.back().bytes += padded(tensor.size_bytes);
   }

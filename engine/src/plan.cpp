@@ -159,7 +159,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
          .bounds = bounds,
          .flops = flops_of(config.model, spec, rows, shard),
          .memory = memory_of(config.model, spec, bounds, plan.training.microbatch_count, rows,
-                             optimizer_words(config.train.optimizer), shard)});
+                             config.train.optimizer, shard)});
   }
   return plan;
 }

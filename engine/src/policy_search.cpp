@@ -125,14 +125,14 @@ bool PolicySearch::improve(Scored& best, Value ListPolicy::*member,
 }
 
 bool PolicySearch::improve_choices(Scored& best) {
-  using Policy = ListPolicy;
-  bool improved = improve(best, &Policy::turn, {Turn::alternate, Turn::backward, Turn::forward});
-  improved = improve(best, &Policy::fill_percent, {0U, 25U, 50U, 75U, 100U}) || improved;
-  improved = improve(best, &Policy::yield_percent, {0U, 10U, 25U, 50U, 100U}) || improved;
+  bool improved =
+      improve(best, &ListPolicy::turn, {Turn::alternate, Turn::backward, Turn::forward});
+  improved = improve(best, &ListPolicy::fill_percent, {0U, 25U, 50U, 75U, 100U}) || improved;
+  improved = improve(best, &ListPolicy::yield_percent, {0U, 10U, 25U, 50U, 100U}) || improved;
   if (!has_chunks()) return improved;
   const auto depths = {Depth::late_first, Depth::early_first, Depth::oldest};
-  improved = improve(best, &Policy::forward_depth, depths) || improved;
-  return improve(best, &Policy::backward_depth, depths) || improved;
+  improved = improve(best, &ListPolicy::forward_depth, depths) || improved;
+  return improve(best, &ListPolicy::backward_depth, depths) || improved;
 }
 
 ListPolicy PolicySearch::with_slot_moved(ListPolicy policy, std::uint32_t from,

@@ -75,7 +75,11 @@ class Lowering {
 public:
   Lowering(ForwardPass pass, const ModelSpec& model, const StageSpec& stage,
            const GraphOptions& options)
-      : pass_{std::move(pass)}, model_{model}, stage_{stage}, options_{options} {
+      : pass_{std::move(pass)},
+        model_{model},
+        stage_{stage},
+        options_{options},
+        buckets_{buckets_of_blocks()} {
     graph_.values = pass_.values;
     put_on_edge(pass_.input, ValuePlace::activation_in);
     put_on_edge(pass_.output, ValuePlace::activation_out);
@@ -261,34 +265,39 @@ private:
     return model_.tie_embeddings && (stage_.has_embedding || stage_.has_head);
   }
 
-  /// Whether the head's own parameters are too few to travel alone: a norm. They go with the layer
-  /// below.
-  [[nodiscard]] bool head_joins_layer() const { return model_.tie_embeddings; }
+  /// The bucket of each block, if it has one of its own. The head's norm is too small to travel
+  /// alone and goes with the layer below; the tied weight waits for its other half.
+  [[nodiscard]] std::vector<std::optional<Bucket>> buckets_of_blocks() const {
+    using Kind = ForwardPass::Block::Kind;
+    std::vector<std::optional<Bucket>> buckets(pass_.blocks.size());
+    const bool ends_with_tied = is_tied_here() && !stage_.has_embedding;
+    auto end = static_cast<std::uint32_t>(pass_.parameters.size()) - (ends_with_tied ? 1U : 0U);
+    for (auto b = pass_.blocks.size(); b-- > 0;) {
+      const auto& block = pass_.blocks[b];
+      if (block.kind == Kind::head && model_.tie_embeddings) continue;
+      const bool begins_with_tied = is_tied_here() && block.kind == Kind::embedding;
+      const auto begin = block.parameters_begin + (begins_with_tied ? 1U : 0U);
+      if (begin < end) buckets[b] = Bucket{.begin = begin, .end = end};
+      end = block.parameters_begin;
+    }
+    return buckets;
+  }
 
-  /// The block that begins with `operation` is differentiated: marks the call that ends it.
+  /// If a block begins with `operation`, it is differentiated: marks the call that ends its bucket.
   void complete_bucket(std::uint32_t operation) {
-    for (const auto& block : pass_.blocks) {
-      if (block.operations_begin != operation) continue;
-      if (block.kind == ForwardPass::Block::Kind::head && head_joins_layer()) return;
+    for (std::size_t b = 0; b < pass_.blocks.size(); ++b) {
+      if (pass_.blocks[b].operations_begin != operation || !buckets_[b]) continue;
       calls_of(Direction::backward_weight).back().completes_bucket = true;
     }
   }
 
   void append_buckets() {
-    const auto parameter_count = static_cast<std::uint32_t>(pass_.parameters.size());
-    // The tied weight is the first parameter, or the last.
-    const bool ends_with_tied = is_tied_here() && !stage_.has_embedding;
-    auto end = parameter_count - (ends_with_tied ? 1U : 0U);
-    for (auto block = pass_.blocks.rbegin(); block != pass_.blocks.rend(); ++block) {
-      if (block->kind == ForwardPass::Block::Kind::head && head_joins_layer()) continue;
-      const bool begins_with_tied =
-          is_tied_here() && block->kind == ForwardPass::Block::Kind::embedding;
-      const auto begin = block->parameters_begin + (begins_with_tied ? 1U : 0U);
-      graph_.buckets.push_back({.begin = begin, .end = end});
-      end = block->parameters_begin;
+    for (auto b = buckets_.size(); b-- > 0;) {
+      if (buckets_[b]) graph_.buckets.push_back(*buckets_[b]);
     }
     if (!is_tied_here()) return;
-    const auto tied = stage_.has_embedding ? 0U : parameter_count - 1;
+    const auto tied =
+        stage_.has_embedding ? 0U : static_cast<std::uint32_t>(pass_.parameters.size() - 1);
     graph_.buckets.push_back({.begin = tied, .end = tied + 1});
   }
 
@@ -298,9 +307,10 @@ private:
   const ModelSpec& model_;
   const StageSpec& stage_;
   const GraphOptions& options_;
+  const std::vector<std::optional<Bucket>> buckets_;  ///< By block.
   StageGraph graph_;
-  std::vector<ValueIndex>
-      gradients_;  ///< By value of the forward pass: what is known of it so far.
+  /// By value of the forward pass: what is known of its gradient so far.
+  std::vector<ValueIndex> gradients_;
 };
 
 }  // namespace

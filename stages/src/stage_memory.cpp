@@ -64,6 +64,7 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (cutter.at("constants")) turns = cutter.floats("turns");
   if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
   if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
+  if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");
   if (props.spec.has_embedding) tokens = cutter.integers("tokens");
   if (props.spec.has_head) targets = cutter.integers("targets");
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
@@ -72,12 +73,11 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
 
 /// Joined parameters are one tensor of the list.
 std::vector<std::span<float>> StageMemory::cut_each(std::span<const ParameterSpec> specs,
-                                                    const std::string& prefix,
                                                     ArenaCutter& cutter) {
   std::vector<std::span<float>> pieces;
   std::span<float> rest;
   for (const auto& spec : specs) {
-    if (!spec.joined) rest = cutter.floats(prefix + spec.name);
+    if (!spec.joined) rest = cutter.floats(spec.name);
     const auto count = static_cast<std::size_t>(spec.element_count());
     pieces.push_back(rest.first(count));
     rest = rest.subspan(count);
@@ -87,16 +87,17 @@ std::vector<std::span<float>> StageMemory::cut_each(std::span<const ParameterSpe
 
 void StageMemory::cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
                                  ArenaCutter& cutter) {
-  const auto values = cut_each(specs, "", cutter);
+  const auto values = cut_each(specs, cutter);
   for (std::size_t i = 0; i < specs.size(); ++i) {
     parameters.push_back({.spec = &specs[i], .values = values[i], .gradients = {}});
   }
   if (!props.bounds.trains) return;
-  const auto gradients = cut_each(specs, "", cutter);
+  const auto gradients = cut_each(specs, cutter);
   for (std::size_t i = 0; i < specs.size(); ++i) parameters[i].gradients = gradients[i];
   while (cutter.at("optimizer state")) {
     const auto prefix = std::to_string(optimizer_state.size()) + ' ';
-    optimizer_state.push_back(cut_each(specs, prefix, cutter));
+    auto& arrays = optimizer_state.emplace_back();
+    for (const auto& spec : specs) arrays.push_back(cutter.floats(prefix + spec.name));
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -57,12 +56,13 @@ struct StageMemory {
               ArenaCutter& host_cutter, StageBuffers& buffers);
 
   std::vector<ParameterView> parameters;
-  std::vector<std::vector<std::span<float>>> optimizer_state;  ///< [words][parameters]
+  std::vector<std::vector<std::span<float>>> optimizer_state;  ///< [arrays][parameters]
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
   BufferView workspace;
   std::span<float> turns;              ///< [sequence, head_size], where positions are rotary.
   std::span<double> gradient_squares;  ///< [parameters]
+  std::span<float> optimizer_sums;     ///< Of one parameter at a time; for Adafactor.
   std::span<std::int32_t> tokens;      ///< [microbatches, rows], where the embedding is.
   std::span<std::int32_t> targets;     ///< [microbatches, rows], where the head is.
 
@@ -74,7 +74,7 @@ struct StageMemory {
 
 private:
   static std::vector<std::span<float>> cut_each(std::span<const ParameterSpec> specs,
-                                                const std::string& prefix, ArenaCutter& cutter);
+                                                ArenaCutter& cutter);
   void cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
                       ArenaCutter& cutter);
 };

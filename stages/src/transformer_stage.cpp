@@ -90,6 +90,8 @@ private:
   void begin_weights(MicrobatchIndex microbatch);
   void end_weights(MicrobatchIndex microbatch);
   void bucket_done();
+  void optimize(std::size_t index, const OptimizerStep& step);
+  void step_adafactor(std::size_t index, const AdafactorStep& step);
   void settle_tied();
 
   const StageProps props_;
@@ -452,36 +454,92 @@ void ArenaStage::measure_gradients(DeviceDone done) {
 // -- optimizer ------------------------------------------------------------------------------------
 
 void ArenaStage::optimize(const OptimizerStep& step, DeviceDone done) {
+  begin_work();
+  for (std::size_t i = 0; i < memory_.parameters.size(); ++i) optimize(i, step);
+  end_work(std::move(done));
+}
+
+void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
   const auto& train = props_.train;
+  const auto& parameter = memory_.parameters[index];
+  const auto decay = static_cast<float>(parameter.spec->decays ? train.weight_decay : 0.0);
   const auto bias = [&](double beta) {
     return static_cast<float>(1.0 - std::pow(beta, step.step));
   };
-  begin_work();
-  for (std::size_t i = 0; i < memory_.parameters.size(); ++i) {
-    const auto& parameter = memory_.parameters[i];
-    const auto decay = static_cast<float>(parameter.spec->decays ? train.weight_decay : 0.0);
-    if (train.optimizer == OptimizerKind::adamw) {
-      kernels_.adamw(stream_, parameter.values.data(), gradient(i),
-                     memory_.optimizer_state[0][i].data(), memory_.optimizer_state[1][i].data(),
-                     parameter.values.size(),
-                     {.learning_rate = step.learning_rate,
-                      .beta1 = static_cast<float>(train.beta1),
-                      .beta2 = static_cast<float>(train.beta2),
-                      .epsilon = static_cast<float>(train.epsilon),
-                      .weight_decay = decay,
-                      .bias1 = bias(train.beta1),
-                      .bias2 = bias(train.beta2),
-                      .gradient_scale = step.gradient_scale});
-    } else {
-      kernels_.sgd(stream_, parameter.values.data(), gradient(i),
-                   memory_.optimizer_state[0][i].data(), parameter.values.size(),
-                   {.learning_rate = step.learning_rate,
-                    .momentum = static_cast<float>(train.momentum),
-                    .weight_decay = decay,
-                    .gradient_scale = step.gradient_scale});
-    }
+  const auto state = [&](std::size_t array) {
+    return memory_.optimizer_state[array][index].data();
+  };
+  switch (train.optimizer) {
+    case OptimizerKind::adamw:
+    case OptimizerKind::adam:
+      return kernels_.adam(stream_, parameter.values.data(), gradient(index), state(0), state(1),
+                           parameter.values.size(),
+                           {.learning_rate = step.learning_rate,
+                            .beta1 = static_cast<float>(train.beta1),
+                            .beta2 = static_cast<float>(train.beta2),
+                            .epsilon = static_cast<float>(train.epsilon),
+                            .weight_decay = decay,
+                            .bias1 = bias(train.beta1),
+                            .bias2 = bias(train.beta2),
+                            .gradient_scale = step.gradient_scale,
+                            .is_decoupled = train.optimizer == OptimizerKind::adamw});
+    case OptimizerKind::sgd:
+      return kernels_.sgd(stream_, parameter.values.data(), gradient(index), state(0),
+                          parameter.values.size(),
+                          {.learning_rate = step.learning_rate,
+                           .momentum = static_cast<float>(train.momentum),
+                           .weight_decay = decay,
+                           .gradient_scale = step.gradient_scale});
+    case OptimizerKind::adafactor:
+      return step_adafactor(index, {.learning_rate = step.learning_rate,
+                                    .keep = static_cast<float>(1.0 - std::pow(step.step, -0.8)),
+                                    .weight_decay = decay,
+                                    .gradient_scale = step.gradient_scale});
   }
-  end_work(std::move(done));
+}
+
+/// What shards have of the sums along the axis that divides them, and of the norms, is added up.
+void ArenaStage::step_adafactor(std::size_t index, const AdafactorStep& step) {
+  const auto& parameter = memory_.parameters[index];
+  const auto& spec = *parameter.spec;
+  auto* const w = parameter.values.data();
+  auto* const g = gradient(index);
+  const auto rows = memory_.optimizer_state[0][index];
+  const auto columns = memory_.optimizer_state[1][index];
+  const MatrixShape shape{.rows = static_cast<std::uint32_t>(rows.size()),
+                          .columns = static_cast<std::uint32_t>(columns.size())};
+  const auto after = [](std::span<float> array) {
+    return padded(array.size_bytes()) / sizeof(float);
+  };
+  auto* const row_sums = memory_.optimizer_sums.data();
+  auto* const column_sums = row_sums + after(rows);
+  auto* const norms = column_sums + after(columns);
+  const bool divides_rows = spec.slice && spec.shape.size() == 2 && spec.slice->axis == 0;
+  const auto sum_over_shards = [&](float* values, std::size_t count) {
+    if (spec.slice) {
+      shards_.all_reduce({reinterpret_cast<std::byte*>(values), count * sizeof(float), space_});
+    }
+  };
+
+  kernels_.adafactor_sums(stream_, g, row_sums, column_sums, shape, step.gradient_scale);
+  if (divides_rows) {
+    sum_over_shards(column_sums, columns.size());
+  } else {
+    sum_over_shards(row_sums, rows.size());
+  }
+  kernels_.blend(stream_, rows.data(), row_sums, step.keep, rows.size());
+  kernels_.blend(stream_, columns.data(), column_sums, step.keep, columns.size());
+  const auto whole = divides_rows ? columns : rows;
+  std::uint64_t element_count = 1;
+  for (const auto extent : spec.whole_shape()) element_count *= extent;
+  const AdafactorMoments moments{.rows = rows.data(),
+                                 .columns = columns.data(),
+                                 .whole = whole.data(),
+                                 .whole_count = static_cast<std::uint32_t>(whole.size()),
+                                 .element_count = element_count};
+  kernels_.adafactor_norms(stream_, w, g, moments, norms, shape, step);
+  sum_over_shards(norms, 2);
+  kernels_.adafactor_update(stream_, w, g, moments, norms, shape, step);
 }
 
 /// The memory that `list` lies in.
@@ -498,7 +556,7 @@ Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& devic
   auto graph =
       graph_of(props.model, props.spec, props.bounds, props.microbatch_size, props.shard());
   const auto list = tensors_of(graph, props.model, props.spec, props.bounds, props.microbatch_count,
-                               props.microbatch_size, optimizer_words(props.train.optimizer));
+                               props.microbatch_size, props.train.optimizer);
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
   const std::span for_device{list.begin(), host_begin};
   const std::span for_host{host_begin, list.end()};

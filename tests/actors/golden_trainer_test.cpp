@@ -57,7 +57,8 @@ class GoldenTrainer : public testing::TestWithParam<std::tuple<const char*, std:
 
 INSTANTIATE_TEST_SUITE_P(Trainings, GoldenTrainer,
                          testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd",
-                                                          "llama_adamw", "tied_llama_sgd"),
+                                                          "llama_adamw", "tied_llama_sgd",
+                                                          "untied_adam", "llama_adafactor"),
                                           testing::Values(1U, 2U)),
                          [](const auto& test) {
                            return std::string{std::get<0>(test.param)} + "_ranks_"

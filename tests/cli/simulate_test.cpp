@@ -145,8 +145,15 @@ TEST_F(Command, SimulateRefusesWhatItCannotKnow) {
 TEST_F(Command, ProfileWritesWhatSimulateReads) {
   const auto outcome = shell("troupe profile run.toml --seconds 0.1 --out p.json");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  const auto layer = json_of(read("p.json")).at("layer");
-  for (const auto* pass : {"F", "B", "I", "W"}) EXPECT_GT(layer.at(pass), 0) << pass;
+  // A busy machine may leave nothing for one part of a model that small, but not for all.
+  const auto profile = json_of(read("p.json"));
+  for (const auto* pass : {"F", "B", "I", "W"}) {
+    std::int64_t sum_ns = 0;
+    for (const auto* part : {"embedding", "layer", "head"}) {
+      sum_ns += profile.at(part).at(pass).get<std::int64_t>();
+    }
+    EXPECT_GT(sum_ns, 0) << pass;
+  }
   const auto simulated =
       shell("troupe simulate run.toml --profile p.json --schedule gpipe,1f1b --json");
   ASSERT_EQ(simulated.exit_code, 0) << simulated.output;

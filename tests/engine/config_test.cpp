@@ -199,9 +199,9 @@ TEST(Config, NumbersOutOfRangeAreNamedWithTheRange) {
 }
 
 TEST(Config, UnknownNamesAreAnsweredWithTheNearest) {
-  EXPECT_EQ(refusal("[train]\noptimizer = \"adam\""),
-            "run.toml:2: train.optimizer: unknown name \"adam\"; the nearest known one is "
-            "\"adamw\"");
+  EXPECT_EQ(refusal("[train]\noptimizer = \"sdg\""),
+            "run.toml:2: train.optimizer: unknown name \"sdg\"; the nearest known one is "
+            "\"sgd\"");
   EXPECT_EQ(refusal("[model]\nfamily = \"gpt3\""),
             "run.toml:2: model.family: unknown name \"gpt3\"; the nearest known one is \"gpt2\"");
 }

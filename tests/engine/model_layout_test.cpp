@@ -123,7 +123,7 @@ TEST(Memory, OfATinyStageIsWhatCountingByHandGives) {
   // squares of 8 bytes -> 128.
   constexpr std::uint64_t workspace = 3 * 128 + 320 + 128;
   // Three microbatches of 6 targets of 4 bytes: 72 -> 128. 3 losses and 15 squares, of 8 bytes.
-  EXPECT_EQ(memory_of(tiny(true), last, bounds, 3, 2, 2),
+  EXPECT_EQ(memory_of(tiny(true), last, bounds, 3, 2, OptimizerKind::adamw),
             (std::vector<MemoryItem>{{"parameters", parameters},
                                      {"gradients", parameters},
                                      {"optimizer state", 2 * parameters},
@@ -140,9 +140,9 @@ TEST(Memory, OfAnEvaluatingStageHasOneSetOfActivationsForAllLayers) {
   deep.layers = 20;
   const StageBounds bounds{.trains = false};
   auto stage = whole;
-  const auto of_two = memory_of(deep, stage, bounds, 1, 2, 2);
+  const auto of_two = memory_of(deep, stage, bounds, 1, 2, OptimizerKind::adamw);
   stage.layer_end = 20;
-  const auto of_twenty = memory_of(deep, stage, bounds, 1, 2, 2);
+  const auto of_twenty = memory_of(deep, stage, bounds, 1, 2, OptimizerKind::adamw);
   ASSERT_EQ(of_two.size(), 4U);
   EXPECT_EQ(of_two[1].name, "workspace");
   EXPECT_EQ(of_two[1], of_twenty[1]);
@@ -158,8 +158,8 @@ TEST(Memory, NamesEachTensorOnce) {
                            .splits_backward = true};
   for (const auto& stage : {whole, first, last}) {
     std::set<std::pair<std::string, std::string>> names;
-    for (const auto& tensor :
-         tensors_of(graph_of(tiny(true), stage, bounds, 2), tiny(true), stage, bounds, 1, 2, 2)) {
+    for (const auto& tensor : tensors_of(graph_of(tiny(true), stage, bounds, 2), tiny(true), stage,
+                                         bounds, 1, 2, OptimizerKind::adamw)) {
       EXPECT_TRUE(names.emplace(tensor.holder, tensor.name).second)
           << tensor.holder << ": " << tensor.name;
       EXPECT_GT(tensor.size_bytes, 0U);

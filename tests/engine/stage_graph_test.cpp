@@ -301,6 +301,19 @@ TEST(StageGraph, FillsBucketsWithTheGradientsOfWholeLayers) {
   }
 }
 
+/// A tied Llama's embedding has no parameter besides the tied one.
+TEST(StageGraph, HasNoEmptyBucket) {
+  auto model = wide;
+  model.family = Family::llama;
+  const StageSpec spec{.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true};
+  for (const bool splits : {false, true}) {
+    const auto graph = graph_of(model, spec, {.splits_backward = splits});
+    EXPECT_EQ(graph.buckets, (std::vector<Bucket>{{10, 20}, {1, 10}, {0, 1}}));
+    const auto& calls = splits ? graph.backward_weight : graph.backward;
+    EXPECT_EQ(std::ranges::count_if(calls, &KernelCall::completes_bucket), 2);
+  }
+}
+
 TEST(Flops, OfTheMeasuredModelAreWhatThePublishedFormulaGives) {
   // 6 layers, 384 wide, 256 tokens, 256 words: 6 N + 12 L T C = 71.4 MFLOP per token.
   const ModelSpec model;

@@ -51,13 +51,12 @@ std::vector<NamedDevice> devices() {
 
 class Golden : public testing::TestWithParam<std::tuple<NamedDevice, const char*>> {};
 
-INSTANTIATE_TEST_SUITE_P(Trainings, Golden,
-                         testing::Combine(testing::ValuesIn(devices()),
-                                          testing::Values("tied_adamw", "untied_adamw", "tied_sgd",
-                                                          "llama_adamw", "tied_llama_sgd")),
-                         [](const auto& test) {
-                           return std::get<0>(test.param).name + '_' + std::get<1>(test.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Trainings, Golden,
+    testing::Combine(testing::ValuesIn(devices()),
+                     testing::Values("tied_adamw", "untied_adamw", "tied_sgd", "llama_adamw",
+                                     "tied_llama_sgd", "untied_adam", "llama_adafactor")),
+    [](const auto& test) { return std::get<0>(test.param).name + '_' + std::get<1>(test.param); });
 
 std::vector<std::vector<float>> values_of(Device& device, StageChain& chain) {
   std::vector<std::vector<float>> values;

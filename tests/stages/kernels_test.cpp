@@ -611,22 +611,81 @@ TEST_P(VectorKernels, CopyAddAndSquare) {
   }
 }
 
+TEST_P(VectorKernels, StepAdafactor) {
+  for (const auto& shape : {MatrixShape{1, 1}, MatrixShape{1, 37}, MatrixShape{37, 1},
+                            MatrixShape{20, 33}, MatrixShape{300, 130}}) {
+    const std::size_t count = std::size_t{shape.rows} * shape.columns;
+    const auto g = random(count);
+    const auto positive = [&](std::size_t size) {
+      auto values = random(size);
+      for (float& value : values) value = 0.1F + std::abs(value);
+      return values;
+    };
+    expect_same(
+        3e-6,
+        [&](auto& kernels, Stream& stream, Floats& rows, Floats& columns) {
+          kernels.adafactor_sums(stream, g.data(), rows.data(), columns.data(), shape, 0.5F);
+        },
+        Floats(shape.rows, 3.0F), Floats(shape.columns, 3.0F));
+    auto of_rows = positive(shape.rows);
+    auto of_columns = positive(shape.columns);
+    const AdafactorMoments moments{.rows = of_rows.data(),
+                                   .columns = of_columns.data(),
+                                   .whole = of_rows.data(),
+                                   .whole_count = shape.rows,
+                                   .element_count = count};
+    const AdafactorStep step{
+        .learning_rate = 0.1F, .keep = 0.7F, .weight_decay = 0.3F, .gradient_scale = 0.5F};
+    const auto values = random(shape.columns);
+    expect_same(
+        1e-6,
+        [&](auto& kernels, Stream& stream, Floats& average) {
+          kernels.blend(stream, average.data(), values.data(), step.keep, average.size());
+        },
+        random(shape.columns));
+    const auto weights = random(count);
+    expect_same(
+        3e-6,
+        [&](auto& kernels, Stream& stream, Floats& norms) {
+          kernels.adafactor_norms(stream, weights.data(), g.data(), moments, norms.data(), shape,
+                                  step);
+        },
+        Floats(2));
+    for (const float of_u : {0.5F, 4.0F}) {
+      for (const float of_w : {1e-8F, 2.0F}) {
+        const auto size = static_cast<float>(count);
+        const Floats norms{of_u * size, of_w * size};
+        expect_same(
+            3e-6,
+            [&](auto& kernels, Stream& stream, Floats& w) {
+              kernels.adafactor_update(stream, w.data(), g.data(), moments, norms.data(), shape,
+                                       step);
+            },
+            weights);
+      }
+    }
+  }
+}
+
 TEST_P(VectorKernels, StepTheOptimizers) {
   for (const std::size_t count : {std::size_t{1}, std::size_t{31}, std::size_t{40000}}) {
     const auto g = random(count);
     auto squares = random(count);
     for (float& value : squares) value = std::abs(value);
-    expect_same(
-        2e-6,
-        [&](auto& kernels, Stream& stream, Floats& w, Floats& m, Floats& v) {
-          kernels.adamw(stream, w.data(), g.data(), m.data(), v.data(), count,
-                        {.learning_rate = 0.1F,
-                         .weight_decay = 0.3F,
-                         .bias1 = 0.271F,
-                         .bias2 = 0.003F,
-                         .gradient_scale = 0.5F});
-        },
-        random(count), random(count), squares);
+    for (const bool is_decoupled : {true, false}) {
+      expect_same(
+          2e-6,
+          [&](auto& kernels, Stream& stream, Floats& w, Floats& m, Floats& v) {
+            kernels.adam(stream, w.data(), g.data(), m.data(), v.data(), count,
+                         {.learning_rate = 0.1F,
+                          .weight_decay = 0.3F,
+                          .bias1 = 0.271F,
+                          .bias2 = 0.003F,
+                          .gradient_scale = 0.5F,
+                          .is_decoupled = is_decoupled});
+          },
+          random(count), random(count), squares);
+    }
     expect_same(
         1e-6,
         [&](auto& kernels, Stream& stream, Floats& w, Floats& velocity) {

@@ -523,17 +523,95 @@ void ReferenceKernels::sum_of_squares(Stream& stream, const float* x, double* su
   run(stream, [=] { *sum = dot(x, x, count); });
 }
 
-void ReferenceKernels::adamw(Stream& stream, float* w, const float* g, float* m, float* v,
-                             std::size_t count, const AdamWStep& step) {
+void ReferenceKernels::adam(Stream& stream, float* w, const float* g, float* m, float* v,
+                            std::size_t count, const AdamStep& step) {
   run(stream, [=] {
     for (std::size_t i = 0; i < count; ++i) {
-      const double gradient = double{g[i]} * step.gradient_scale;
-      const double decayed = w[i] * (1.0 - double{step.learning_rate} * step.weight_decay);
+      const double decay = step.weight_decay;
+      const double gradient =
+          double{g[i]} * step.gradient_scale + (step.is_decoupled ? 0.0 : decay * w[i]);
+      const double decayed =
+          w[i] * (step.is_decoupled ? 1.0 - double{step.learning_rate} * decay : 1.0);
       m[i] = static_cast<float>(step.beta1 * double{m[i]} + (1.0 - step.beta1) * gradient);
       v[i] =
           static_cast<float>(step.beta2 * double{v[i]} + (1.0 - step.beta2) * gradient * gradient);
       const double root = std::sqrt(double{v[i]} / step.bias2) + step.epsilon;
       w[i] = static_cast<float>(decayed - step.learning_rate / step.bias1 * m[i] / root);
+    }
+  });
+}
+
+void ReferenceKernels::adafactor_sums(Stream& stream, const float* g, float* row_sums,
+                                      float* column_sums, const MatrixShape& shape,
+                                      float gradient_scale) {
+  run(stream, [=] {
+    std::vector<double> rows(shape.rows);
+    std::vector<double> columns(shape.columns);
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      for (std::size_t c = 0; c < shape.columns; ++c) {
+        const double square =
+            std::pow(double{g[r * shape.columns + c]} * gradient_scale, 2) + 1e-30;
+        rows[r] += square;
+        columns[c] += square;
+      }
+    }
+    for (std::size_t r = 0; r < shape.rows; ++r) row_sums[r] = static_cast<float>(rows[r]);
+    for (std::size_t c = 0; c < shape.columns; ++c) column_sums[c] = static_cast<float>(columns[c]);
+  });
+}
+
+void ReferenceKernels::blend(Stream& stream, float* average, const float* value, float keep,
+                             std::size_t count) {
+  run(stream, [=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      average[i] = static_cast<float>(double{keep} * average[i] + (1.0 - double{keep}) * value[i]);
+    }
+  });
+}
+
+namespace {
+
+/// u, the direction of an element.
+double direction_of(const float* g, const AdafactorMoments& moments, const MatrixShape& shape,
+                    const AdafactorStep& step, std::size_t row, std::size_t column) {
+  double total = 0.0;
+  for (std::size_t i = 0; i < moments.whole_count; ++i) total += moments.whole[i];
+  return double{g[row * shape.columns + column]} * step.gradient_scale
+         / std::sqrt(double{moments.rows[row]} * moments.columns[column] / total);
+}
+
+}  // namespace
+
+void ReferenceKernels::adafactor_norms(Stream& stream, const float* w, const float* g,
+                                       const AdafactorMoments& moments, float* norms,
+                                       const MatrixShape& shape, const AdafactorStep& step) {
+  run(stream, [=] {
+    double of_u = 0.0;
+    double of_w = 0.0;
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      for (std::size_t c = 0; c < shape.columns; ++c) {
+        of_u += std::pow(direction_of(g, moments, shape, step, r, c), 2);
+        of_w += std::pow(double{w[r * shape.columns + c]}, 2);
+      }
+    }
+    norms[0] = static_cast<float>(of_u);
+    norms[1] = static_cast<float>(of_w);
+  });
+}
+
+void ReferenceKernels::adafactor_update(Stream& stream, float* w, const float* g,
+                                        const AdafactorMoments& moments, const float* norms,
+                                        const MatrixShape& shape, const AdafactorStep& step) {
+  run(stream, [=] {
+    const auto count = static_cast<double>(moments.element_count);
+    const double rate = step.learning_rate * std::max(1e-3, std::sqrt(norms[1] / count))
+                        / std::max(1.0, std::sqrt(norms[0] / count));
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      for (std::size_t c = 0; c < shape.columns; ++c) {
+        float& weight = w[r * shape.columns + c];
+        const double decayed = weight * (1.0 - double{step.learning_rate} * step.weight_decay);
+        weight = static_cast<float>(decayed - rate * direction_of(g, moments, shape, step, r, c));
+      }
     }
   });
 }

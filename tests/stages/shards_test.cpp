@@ -137,6 +137,17 @@ TEST(Shards, TrainAsOneDoesWhateverTheirNumber) {
   }
 }
 
+/// Its averages and norms are of whole matrices. A Llama, because it blows the biases of GPT-2's
+/// keys, whose gradients are mere rounding, up to whole steps.
+TEST(Shards, StepAdafactorAsOneDoes) {
+  auto props = props_of(Family::llama, true, {1, 2});
+  props.train.optimizer = OptimizerKind::adafactor;
+  props.train.learning_rate = 0.02;
+  const auto expected = train(props, 1);
+  EXPECT_LT(expected.losses.back(), expected.losses.front());
+  expect_near(train(props, 3), expected, props.model);
+}
+
 TEST(Shards, GiveTheSameBitsHoweverTheModelIsCutTheBackwardPassOrderedAndWhatItRecomputes) {
   for (const auto family : {Family::gpt2, Family::llama}) {
     const auto expected = train(props_of(family, true, {3}), 3);

@@ -421,11 +421,94 @@ void CpuKernels::sum_of_squares(Stream& to, const float* x, double* sum, std::si
   });
 }
 
-void CpuKernels::adamw(Stream& stream, float* w, const float* g, float* m, float* v,
-                       std::size_t count, const AdamWStep& step) {
+void CpuKernels::adam(Stream& stream, float* w, const float* g, float* m, float* v,
+                      std::size_t count, const AdamStep& step) {
   enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
     const std::size_t at = part.begin;
-    isa.adamw(w + at, g + at, m + at, v + at, part.end - at, step);
+    isa.adam(w + at, g + at, m + at, v + at, part.end - at, step);
+  });
+}
+
+void CpuKernels::adafactor_sums(Stream& stream, const float* g, float* row_sums, float* column_sums,
+                                const MatrixShape& shape, float gradient_scale) {
+  const std::size_t columns = shape.columns;
+  enqueue_in_parts(stream, shape.rows, line_floats, [=, &isa = isa_](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      row_sums[r] = isa.adafactor_row_sum(g + r * columns, columns, gradient_scale);
+    }
+  });
+  // Parts are columns, so that the additions to a sum keep their order.
+  enqueue_in_parts(stream, columns, line_floats, [=, &isa = isa_](const Part& part) {
+    const std::size_t count = part.end - part.begin;
+    std::fill_n(column_sums + part.begin, count, 0.0F);
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      isa.adafactor_add_row(g + r * columns + part.begin, column_sums + part.begin, count,
+                            gradient_scale);
+    }
+  });
+}
+
+void CpuKernels::blend(Stream& stream, float* average, const float* value, float keep,
+                       std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    isa.blend(average + part.begin, value + part.begin, keep, part.end - part.begin);
+  });
+}
+
+namespace {
+
+/// 1 / sum(r).
+float inverse_total(const AdafactorMoments& moments) {
+  double total = 0.0;
+  for (std::size_t i = 0; i < moments.whole_count; ++i) total += double{moments.whole[i]};
+  return static_cast<float>(1.0 / total);
+}
+
+}  // namespace
+
+void CpuKernels::adafactor_norms(Stream& to, const float* w, const float* g,
+                                 const AdafactorMoments& moments, float* norms,
+                                 const MatrixShape& shape, const AdafactorStep& step) {
+  to.enqueue([=, &stream = cpu(to), &isa = isa_] {
+    const float inverse = inverse_total(moments);
+    // Two sums for each row, so that the order of the additions does not depend on the threads.
+    auto* of_rows = reinterpret_cast<double*>(stream.scratch(0, std::size_t{4} * shape.rows));
+    in_parts(stream.thread_count(), shape.rows, 1, [=, &isa](const Part& part) {
+      for (std::size_t r = part.begin; r < part.end; ++r) {
+        const std::size_t at = r * shape.columns;
+        isa.adafactor_row_norms(w + at, g + at, moments.columns, moments.rows[r] * inverse,
+                                shape.columns, step.gradient_scale, of_rows + 2 * r);
+      }
+    });
+    double of_u = 0.0;
+    double of_w = 0.0;
+    for (std::size_t r = 0; r < shape.rows; ++r) {
+      of_u += of_rows[2 * r];
+      of_w += of_rows[2 * r + 1];
+    }
+    norms[0] = static_cast<float>(of_u);
+    norms[1] = static_cast<float>(of_w);
+  });
+}
+
+void CpuKernels::adafactor_update(Stream& to, float* w, const float* g,
+                                  const AdafactorMoments& moments, const float* norms,
+                                  const MatrixShape& shape, const AdafactorStep& step) {
+  to.enqueue([=, &stream = cpu(to), &isa = isa_] {
+    const float inverse = inverse_total(moments);
+    const auto root_of_mean = [&](float sum) {
+      return std::sqrt(sum / static_cast<float>(moments.element_count));
+    };
+    const float rate = step.learning_rate * std::max(1e-3F, root_of_mean(norms[1]))
+                       / std::max(1.0F, root_of_mean(norms[0]));
+    const float keep_weight = 1.0F - step.learning_rate * step.weight_decay;
+    in_parts(stream.thread_count(), shape.rows, 1, [=, &isa](const Part& part) {
+      for (std::size_t r = part.begin; r < part.end; ++r) {
+        const std::size_t at = r * shape.columns;
+        isa.adafactor_update_row(w + at, g + at, moments.columns, moments.rows[r] * inverse,
+                                 shape.columns, step.gradient_scale, rate, keep_weight);
+      }
+    });
   });
 }
 

@@ -80,8 +80,15 @@ public:
   void copy(Stream&, const float* x, float* y, std::size_t count) override;
   void add(Stream&, const float* a, const float* b, float* y, std::size_t count) override;
   void sum_of_squares(Stream&, const float* x, double* sum, std::size_t count) override;
-  void adamw(Stream&, float* w, const float* g, float* m, float* v, std::size_t count,
-             const AdamWStep&) override;
+  void adam(Stream&, float* w, const float* g, float* m, float* v, std::size_t count,
+            const AdamStep&) override;
+  void adafactor_sums(Stream&, const float* g, float* row_sums, float* column_sums,
+                      const MatrixShape&, float gradient_scale) override;
+  void blend(Stream&, float* average, const float* value, float keep, std::size_t count) override;
+  void adafactor_norms(Stream&, const float* w, const float* g, const AdafactorMoments&,
+                       float* norms, const MatrixShape&, const AdafactorStep&) override;
+  void adafactor_update(Stream&, float* w, const float* g, const AdafactorMoments&,
+                        const float* norms, const MatrixShape&, const AdafactorStep&) override;
   void sgd(Stream&, float* w, const float* g, float* velocity, std::size_t count,
            const SgdStep&) override;
 

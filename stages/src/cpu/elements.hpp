@@ -115,13 +115,15 @@ inline Vector square_root(Vector x) {
   return x;
 }
 
-inline void adamw(float* w, const float* g, float* m, float* v, std::size_t count,
-                  const AdamWStep& step) {
-  const float keep_weight = 1.0F - step.learning_rate * step.weight_decay;
+inline void adam(float* w, const float* g, float* m, float* v, std::size_t count,
+                 const AdamStep& step) {
+  const float keep_weight =
+      step.is_decoupled ? 1.0F - step.learning_rate * step.weight_decay : 1.0F;
   const float rate = step.learning_rate / step.bias1;
   const float root = 1.0F / __builtin_sqrtf(step.bias2);
   for_each_vector(count, [&](std::size_t i, auto lanes) {
-    const Vector gradient = load(g + i, lanes) * step.gradient_scale;
+    Vector gradient = load(g + i, lanes) * step.gradient_scale;
+    if (!step.is_decoupled) gradient += load(w + i, lanes) * step.weight_decay;
     const Vector mean = load(m + i, lanes) * step.beta1 + gradient * (1.0F - step.beta1);
     const Vector square =
         load(v + i, lanes) * step.beta2 + gradient * gradient * (1.0F - step.beta2);
@@ -129,6 +131,66 @@ inline void adamw(float* w, const float* g, float* m, float* v, std::size_t coun
     store(m + i, mean, lanes);
     store(v + i, square, lanes);
     store(w + i, load(w + i, lanes) * keep_weight - change, lanes);
+  });
+}
+
+inline constexpr float adafactor_floor = 1e-30F;
+
+/// Of g^2 + floor, g scaled first.
+inline float adafactor_row_sum(const float* g, std::size_t count, float gradient_scale) {
+  Vector sum{};
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Vector gradient = load(g + i, lanes) * gradient_scale;
+    sum += keep(gradient * gradient + adafactor_floor, lanes);
+  });
+  return sum_of_lanes(sum);
+}
+
+/// Adds a row's g^2 + floor to the sums of the columns.
+inline void adafactor_add_row(const float* g, float* sums, std::size_t count,
+                              float gradient_scale) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Vector gradient = load(g + i, lanes) * gradient_scale;
+    store(sums + i, load(sums + i, lanes) + gradient * gradient + adafactor_floor, lanes);
+  });
+}
+
+/// g / sqrt(share * c), where share is the row's part of the sum of all rows.
+template <class Lanes>
+inline Vector adafactor_direction(const float* g, const float* columns, float share, float scale,
+                                  Lanes lanes) {
+  return load(g, lanes) * scale / square_root(load(columns, lanes) * share);
+}
+
+/// Sums of u^2 and of w^2 of a row.
+inline void adafactor_row_norms(const float* w, const float* g, const float* columns, float share,
+                                std::size_t count, float gradient_scale, double* norms) {
+  Vector of_u{};
+  Vector of_w{};
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Vector u =
+        keep(adafactor_direction(g + i, columns + i, share, gradient_scale, lanes), lanes);
+    const Vector weight = load(w + i, lanes);
+    of_u += u * u;
+    of_w += weight * weight;
+  });
+  norms[0] = double{sum_of_lanes(of_u)};
+  norms[1] = double{sum_of_lanes(of_w)};
+}
+
+inline void adafactor_update_row(float* w, const float* g, const float* columns, float share,
+                                 std::size_t count, float gradient_scale, float rate,
+                                 float keep_weight) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Vector u = adafactor_direction(g + i, columns + i, share, gradient_scale, lanes);
+    store(w + i, load(w + i, lanes) * keep_weight - u * rate, lanes);
+  });
+}
+
+inline void blend(float* average, const float* value, float kept, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    store(average + i, load(average + i, lanes) * kept + load(value + i, lanes) * (1.0F - kept),
+          lanes);
   });
 }
 

@@ -96,7 +96,16 @@ struct Isa {
 
   void (*add)(const float* a, const float* b, float* y, std::size_t count);
   double (*sum_of_squares)(const float* x, std::size_t count);
-  void (*adamw)(float* w, const float* g, float* m, float* v, std::size_t count, const AdamWStep&);
+  void (*adam)(float* w, const float* g, float* m, float* v, std::size_t count, const AdamStep&);
+  // One row each.
+  float (*adafactor_row_sum)(const float* g, std::size_t count, float gradient_scale);
+  void (*adafactor_add_row)(const float* g, float* sums, std::size_t count, float gradient_scale);
+  void (*adafactor_row_norms)(const float* w, const float* g, const float* columns, float share,
+                              std::size_t count, float gradient_scale, double* norms);
+  void (*adafactor_update_row)(float* w, const float* g, const float* columns, float share,
+                               std::size_t count, float gradient_scale, float rate,
+                               float keep_weight);
+  void (*blend)(float* average, const float* value, float keep, std::size_t count);
   void (*sgd)(float* w, const float* g, float* velocity, std::size_t count, const SgdStep&);
 };
 

@@ -29,7 +29,12 @@ constexpr Isa make_isa(const char* name) {
           .scaled_exponentials = &scaled_exponentials,
           .add = &add,
           .sum_of_squares = &sum_of_squares,
-          .adamw = &adamw,
+          .adam = &adam,
+          .adafactor_row_sum = &adafactor_row_sum,
+          .adafactor_add_row = &adafactor_add_row,
+          .adafactor_row_norms = &adafactor_row_norms,
+          .adafactor_update_row = &adafactor_update_row,
+          .blend = &blend,
           .sgd = &sgd};
 }
 

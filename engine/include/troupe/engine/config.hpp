@@ -35,12 +35,12 @@ struct ScheduleConfig {
   friend bool operator==(const ScheduleConfig&, const ScheduleConfig&) = default;
 };
 
-enum class OptimizerKind : std::uint8_t { adamw, sgd };
-
-/// Floats that the optimizer keeps per parameter element.
-[[nodiscard]] constexpr std::uint32_t optimizer_words(OptimizerKind kind) noexcept {
-  return kind == OptimizerKind::adamw ? 2 : 1;
-}
+enum class OptimizerKind : std::uint8_t {
+  adamw,
+  sgd,
+  adam,
+  adafactor,  ///< Keeps sums over rows and columns alone; scales its steps to the weights.
+};
 
 /// What the learning rate does after its warm-up, see `learning_rate_at`.
 enum class LearningRateSchedule : std::uint8_t { cosine, linear, constant, inverse_sqrt };
@@ -54,7 +54,7 @@ struct TrainConfig {
   double min_learning_rate = 0.0;   ///< Where it ends.
   std::uint32_t warmup_steps = 20;  ///< Linear from zero.
   double clip_norm = 1.0;           ///< Global norm bound; 0: no clipping.
-  double weight_decay = 0.0;        ///< Decoupled for AdamW; only on matrices.
+  double weight_decay = 0.0;        ///< Decoupled for AdamW and Adafactor; only on matrices.
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "troupe/engine/config.hpp"
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/engine/partition.hpp"
 #include "troupe/engine/stage_graph.hpp"
@@ -44,6 +45,12 @@ struct TensorSpec {
   bool for_host = false;         ///< In page-locked host memory, where the device writes it.
 };
 
+/// Floats of each array that the optimizer keeps of a parameter: two as large as the parameter for
+/// AdamW and Adam, one for SGD, and for Adafactor one for its rows and one for its columns. A
+/// vector is one row.
+[[nodiscard]] std::vector<std::uint64_t> optimizer_state_of(OptimizerKind optimizer,
+                                                            const ParameterSpec& spec);
+
 /// Every tensor a stage allocates, in the order in which they lie in its arena; those for the host,
 /// in an arena of their own, are the last. `graph` is that of the stage and of `bounds`;
 /// `microbatch_count` is the most of a step.
@@ -51,7 +58,7 @@ struct TensorSpec {
                                                  const StageSpec& stage, const StageBounds& bounds,
                                                  std::uint32_t microbatch_count,
                                                  std::uint32_t microbatch_size,
-                                                 std::uint32_t optimizer_words);
+                                                 OptimizerKind optimizer);
 
 /// The graph of a stage that needs these buffers.
 [[nodiscard]] StageGraph graph_of(const ModelSpec& model, const StageSpec& stage,
@@ -68,14 +75,13 @@ struct MemoryItem {
 
 /// Everything a shard of a stage allocates, one named line per holder: parameters, gradients,
 /// optimizer state
-/// (`optimizer_words` floats per parameter element: 2 for AdamW, 1 for SGD), tied gradients, slots,
+/// (`optimizer_state_of`), tied gradients, slots,
 /// edge buffers, constants, workspace, the tokens of a step, and results for the host. Each line
 /// includes the padding of every tensor in it; a line of no bytes is left out.
 [[nodiscard]] std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
                                                 const StageBounds& bounds,
                                                 std::uint32_t microbatch_count,
                                                 std::uint32_t microbatch_size,
-                                                std::uint32_t optimizer_words,
-                                                const Shard& shard = {});
+                                                OptimizerKind optimizer, const Shard& shard = {});
 
 }  // namespace troupe

@@ -50,9 +50,9 @@ struct AttentionShape {
   }
 };
 
-/// Hyperparameters of one AdamW step (Loshchilov and Hutter 2019, algorithm 2), as PyTorch orders
-/// it: w *= 1 - lr * decay; m, v updated; w -= lr / bias1 * m / (sqrt(v / bias2) + epsilon).
-struct AdamWStep {
+/// Hyperparameters of one step of AdamW (Loshchilov and Hutter 2019, algorithm 2), as PyTorch
+/// orders it: w *= 1 - lr * decay; m, v updated; w -= lr / bias1 * m / (sqrt(v / bias2) + epsilon).
+struct AdamStep {
   float learning_rate = 0.0F;
   float beta1 = 0.9F;
   float beta2 = 0.999F;
@@ -61,6 +61,7 @@ struct AdamWStep {
   float bias1 = 1.0F;           ///< 1 - beta1^step
   float bias2 = 1.0F;           ///< 1 - beta2^step
   float gradient_scale = 1.0F;  ///< The gradient is multiplied by this first.
+  bool is_decoupled = true;     ///< Else Adam (Kingma and Ba 2015): w * decay is added to g.
 };
 
 /// Hyperparameters of one SGD step with momentum (as PyTorch: v = momentum * v + g; w -= lr * v,
@@ -70,6 +71,32 @@ struct SgdStep {
   float momentum = 0.0F;
   float weight_decay = 0.0F;
   float gradient_scale = 1.0F;
+};
+
+/// A matrix of parameters, or as one row a vector.
+struct MatrixShape {
+  std::uint32_t rows = 0;
+  std::uint32_t columns = 0;
+};
+
+/// Hyperparameters of one step of Adafactor (Shazeer and Stern 2018, algorithms 4 and 5, without
+/// momentum), the weight decay decoupled. With sums r over the rows and c over the columns of
+/// g^2 + 1e-30, each a moving average: u = g / sqrt(r c / sum(r)), and
+/// w -= learning_rate max(1e-3, rms(w)) u / max(1, rms(u)).
+struct AdafactorStep {
+  float learning_rate = 0.0F;
+  float keep = 0.0F;  ///< Of the averages: 1 - step^-0.8.
+  float weight_decay = 0.0F;
+  float gradient_scale = 1.0F;
+};
+
+/// The averages of one matrix, and what all their shards know.
+struct AdafactorMoments {
+  float* rows = nullptr;            ///< [rows]
+  float* columns = nullptr;         ///< [columns]
+  const float* whole = nullptr;     ///< That of the two which is of the whole matrix,
+  std::uint32_t whole_count = 0;    ///< and its size: it adds up to sum(r).
+  std::uint64_t element_count = 0;  ///< Of the whole matrix.
 };
 
 class Kernels {
@@ -210,8 +237,22 @@ public:
   virtual void add(Stream&, const float* a, const float* b, float* y, std::size_t count) = 0;
   /// *sum = sum of x_i^2, in double.
   virtual void sum_of_squares(Stream&, const float* x, double* sum, std::size_t count) = 0;
-  virtual void adamw(Stream&, float* w, const float* g, float* m, float* v, std::size_t count,
-                     const AdamWStep&) = 0;
+  virtual void adam(Stream&, float* w, const float* g, float* m, float* v, std::size_t count,
+                    const AdamStep&) = 0;
+  // Adafactor, in steps between which shards add up what they have: of the sums that over which the
+  // matrix is divided, then the norms.
+
+  /// Sums over rows and over columns of g^2 + 1e-30, g scaled first.
+  virtual void adafactor_sums(Stream&, const float* g, float* row_sums, float* column_sums,
+                              const MatrixShape&, float gradient_scale) = 0;
+  /// average = keep * average + (1 - keep) * value.
+  virtual void blend(Stream&, float* average, const float* value, float keep,
+                     std::size_t count) = 0;
+  /// norms[0] = sum of u^2, norms[1] = sum of w^2.
+  virtual void adafactor_norms(Stream&, const float* w, const float* g, const AdafactorMoments&,
+                               float* norms, const MatrixShape&, const AdafactorStep&) = 0;
+  virtual void adafactor_update(Stream&, float* w, const float* g, const AdafactorMoments&,
+                                const float* norms, const MatrixShape&, const AdafactorStep&) = 0;
   virtual void sgd(Stream&, float* w, const float* g, float* velocity, std::size_t count,
                    const SgdStep&) = 0;
 
