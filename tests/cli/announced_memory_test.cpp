@@ -43,17 +43,25 @@ TEST(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercent) {
     std::ofstream text{folder / "text"};
     for (int i = 0; i < 2000; ++i) text << "In the beginning was the word. ";
   }
-  const std::string grids[] = {"pipeline = 1", "pipeline = 2\ndata = 2"};
-  for (const auto& grid : grids) {
-    SCOPED_TRACE(grid);
+  struct Case {
+    const char* grid;
+    const char* train;
+  };
+  constexpr Case cases[] = {{"pipeline = 1", ""},
+                            {"pipeline = 2\ndata = 2", ""},
+                            {"pipeline = 1", "recompute = \"selective\""},
+                            {"pipeline = 1", "recompute = \"full\""},
+                            {"tensor = 2\npipeline = 2", "optimizer = \"adafactor\""}};
+  for (const auto& [grid, train] : cases) {
+    SCOPED_TRACE(std::string{grid} + "; " + train);
     const auto path = (folder / "run.toml").string();
     std::ofstream{path} << "[model]\nlayers = 4\nheads = 4\nhidden = 256\nsequence = 128\n"
                         << "[parallel]\n"
                         << grid << "\n[schedule]\nname = \"gpipe\"\n"
                         << "microbatches = 4\nmicrobatch_size = 4\n"
-                        << "[train]\nsteps = 2\nvalidation_batches = 1\n[data]\ntext = \""
-                        << (folder / "text").string() << "\"\n[run]\noutput = \""
-                        << (folder / "out").string() << "\"\n";
+                        << "[train]\nsteps = 2\nvalidation_batches = 1\n"
+                        << train << "\n[data]\ntext = \"" << (folder / "text").string()
+                        << "\"\n[run]\noutput = \"" << (folder / "out").string() << "\"\n";
     const auto plan = load_plan({path, {}});
     ASSERT_TRUE(plan.has_value()) << plan.error().context;
     const auto announced = static_cast<double>(process_bytes(*plan));
