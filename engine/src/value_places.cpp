@@ -113,8 +113,8 @@ void place_values(StageGraph& graph) {
       const auto for_each_placed_here = [&](auto visit) {
         auto operands = operands_of(call);
         std::ranges::sort(operands);
-        const auto end = std::ranges::unique(operands).begin();
-        for (auto at = operands.begin(); at != end; ++at) {
+        const auto* const end = std::unique(operands.begin(), operands.end());
+        for (const auto* at = operands.begin(); at != end; ++at) {
           if (*at == no_value) continue;
           auto& value = graph.values[*at];
           if (is_on_edge(value)) continue;
