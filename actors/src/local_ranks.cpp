@@ -76,6 +76,9 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
   for (std::uint32_t replica = 0; extent.tensor > 1 && replica < extent.data; ++replica) {
     for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
       if (auto joined = made->join_shards(replica, RankIndex{p}); !joined) return joined.error();
+      if (plan->config.schedule.policy == Policy::in_order) continue;
+      auto connected = made->connect_choices(replica, RankIndex{p});
+      if (!connected) return connected.error();
     }
   }
   for (auto& rank : made->ranks_) {
@@ -193,6 +196,36 @@ Expected<Done> LocalRanks::join_shards(std::uint32_t replica, RankIndex pipeline
   return Done{};
 }
 
+Expected<Done> LocalRanks::connect_choices(std::uint32_t replica, RankIndex pipeline) {
+  const auto& extent = plan_->config.parallel;
+  // Of each microbatch at most F, I and W.
+  const auto choice_max = std::size_t{3} * plan_->training.microbatch_count
+                          * plan_->training.stages_of(pipeline).size();
+  const auto leader_rank = rank_at(extent, {replica, 0, pipeline});
+  auto* leader = find(leader_rank);
+  for (std::uint32_t shard = 1; shard < extent.tensor; ++shard) {
+    const auto follower_rank = rank_at(extent, {replica, shard, pipeline});
+    auto* follower = find(follower_rank);
+    if (leader == nullptr && follower == nullptr) continue;
+    transport::LinkPair ends;
+    if (leader != nullptr && follower != nullptr) {
+      ends = transport::make_in_process_link(transport::HandOver::copy);
+    } else {
+      auto link = parts_.connect(choice_lane(*plan_, replica, pipeline, shard),
+                                 leader != nullptr ? follower_rank : leader_rank);
+      if (!link) return link.error();
+      (leader != nullptr ? ends.first : ends.second) = std::move(*link);
+    }
+    const auto give = [&](LocalRank* rank, std::unique_ptr<transport::Link> end) {
+      if (rank == nullptr) return;
+      rank->choices.push_back(std::make_unique<ChoiceLane>(std::move(end), choice_max));
+    };
+    give(leader, std::move(ends.first));
+    give(follower, std::move(ends.second));
+  }
+  return Done{};
+}
+
 Expected<std::vector<std::unique_ptr<transport::Collective>>> LocalRanks::join(
     const GroupPlan& group) {
   const auto member_count = static_cast<std::uint32_t>(group.ranks.size());
@@ -233,6 +266,7 @@ Expected<std::vector<std::unique_ptr<transport::Link>>> LocalRanks::links_elsewh
 void LocalRanks::close_lanes() {
   for (auto& rank : ranks_) {
     if (rank.shards) rank.shards->close();
+    for (auto& lane : rank.choices) lane->close();
     for (auto& held : rank.stages) {
       if (held.holders) held.holders->close();
       for (auto* lane : {&held.previous, &held.next, &held.tied}) {

@@ -34,6 +34,9 @@ std::string of_microbatch(MicrobatchIndex microbatch) {
 std::string describe(const PassFinished& e) {
   return "the pass " + to_string(e.action);
 }
+std::string describe(const PassChosen&) {
+  return "agreeing on the next pass with the other shards";
+}
 std::string describe(const ActivationArrived& e) {
   return "receiving the activation" + of_microbatch(e.microbatch) + " for stage "
          + std::to_string(e.stage.value());
@@ -102,7 +105,7 @@ void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, 
   constexpr std::uint32_t enqueued_max = 2;
   const bool is_replicated = plan_->holder_count() > 1;
   training_.emplace(plan_->training, rank, described, is_replicated, enqueued_max,
-                    plan_->config.schedule.policy);
+                    plan_->config.schedule.policy, follows() ? Chooser::leader : Chooser::self);
   evaluation_.emplace(plan_->evaluation, rank, described, is_replicated, enqueued_max);
   local_of_stage_.resize(plan_->training.stage_count());
   for (std::uint32_t i = 0; i < stages.size(); ++i) {
@@ -127,6 +130,7 @@ void StageActorState::on(const StepStarted& message) {
   step_ = message.step;
   machine_ = message.kind == StepKind::training ? &*training_ : &*evaluation_;
   trace_.reserve(trace_size_max());
+  choices_told_ = 0;
   const auto stages = plan_->training.stages_of(local_->coordinate.pipeline);
   for (std::size_t i = 0; i < stages.size(); ++i) {
     local_->stages[i].stage->begin_step({message.step, message.kind, message.batch,
@@ -140,6 +144,10 @@ void StageActorState::on(const Completed& message) {
   if (has_failed_) return;
   if (message.code != Errc::none) {
     return fail(message.code, std::visit([](const auto& e) { return describe(e); }, message.event));
+  }
+  const auto* chosen = std::get_if<PassChosen>(&message.event);
+  if (chosen != nullptr && !machine_->has(chosen->action)) {
+    return fail(Errc::internal, describe(*chosen));
   }
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
   std::visit(
@@ -260,6 +268,23 @@ void StageActorState::carry_out(const ExpectGradient& command) {
 
 void StageActorState::carry_out(const RunPass& command) {
   held(command.action.stage).stage->enqueue(command.action, then(PassFinished{command.action}));
+  if (leads()) tell_choice(command.action);
+}
+
+void StageActorState::tell_choice(const Action& choice) {
+  for (auto& follower : local_->choices) {
+    follower->send(step_, choices_told_, choice, [to = self_](Errc code) {
+      if (code != Errc::none) caf::anon_send(to, Completed{PassChosen{}, code});
+    });
+  }
+  ++choices_told_;
+}
+
+void StageActorState::carry_out(const ExpectChoice& command) {
+  local_->choices.front()->receive(
+      step_, command.index, [to = self_, index = command.index](Errc code, const Action& choice) {
+        caf::anon_send(to, Completed{PassChosen{index, choice}, code});
+      });
 }
 
 void StageActorState::carry_out(const SendActivation& command) {
@@ -360,6 +385,15 @@ std::size_t StageActorState::trace_size_max() const {
 
 std::uint32_t StageActorState::rank() const {
   return local_->rank;
+}
+
+bool StageActorState::follows() const {
+  return !local_->choices.empty() && local_->coordinate.shard > 0;
+}
+
+/// Evaluation needs no choices: its order is fixed.
+bool StageActorState::leads() const {
+  return !local_->choices.empty() && local_->coordinate.shard == 0 && machine_ == &*training_;
 }
 
 StageHandle::behavior_type stage_actor(StageHandle::stateful_pointer<StageActorState> self,

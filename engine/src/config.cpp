@@ -103,11 +103,6 @@ Expected<Done> check_shards(const Config& config) {
                    + text_of(keeps_ranks ? std::uint64_t{data} * (tensor / nearest) : data)
                    + ", tensor = " + text_of(nearest) + ", pipeline = " + text_of(pipeline));
   }
-  if (tensor > 1 && config.schedule.policy != Policy::in_order) {
-    return invalid(
-        "schedule.policy: the shards of a stage must run the same passes in the same "
-        "order, which only \"in-order\" promises; set it, or parallel.tensor = 1");
-  }
   return Done{};
 }
 

@@ -46,6 +46,12 @@ std::uint64_t first_shard_lane(const Plan& plan) {
          + plan.training.stages_per_copy() * plan.config.parallel.tensor * holders * holders;
 }
 
+std::uint64_t first_lane_of_shards(const Plan& plan, std::uint32_t replica, RankIndex pipeline) {
+  const std::uint64_t shards = plan.config.parallel.tensor;
+  const auto group = std::uint64_t{replica} * plan.config.parallel.pipeline + pipeline.value();
+  return first_shard_lane(plan) + group * shards * shards;
+}
+
 }  // namespace
 
 std::uint64_t holder_lane(const Plan& plan, const HeldPart& part, std::uint32_t a,
@@ -57,9 +63,16 @@ std::uint64_t holder_lane(const Plan& plan, const HeldPart& part, std::uint32_t 
 
 std::uint64_t shard_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
                          std::uint32_t a, std::uint32_t b) {
+  return first_lane_of_shards(plan, replica, pipeline)
+         + pair_number(plan.config.parallel.tensor, a, b);
+}
+
+/// In the table of pairs the half below the diagonal is free.
+std::uint64_t choice_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
+                          std::uint32_t follower) {
   const std::uint64_t shards = plan.config.parallel.tensor;
-  const auto group = std::uint64_t{replica} * plan.config.parallel.pipeline + pipeline.value();
-  return first_shard_lane(plan) + group * shards * shards + pair_number(shards, a, b);
+  TROUPE_ASSERT(follower > 0 && follower < shards);
+  return first_lane_of_shards(plan, replica, pipeline) + follower * shards;
 }
 
 std::uint64_t weight_lane(const Plan& plan, std::uint32_t node) {

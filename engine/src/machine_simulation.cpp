@@ -138,7 +138,9 @@ private:
   void carry_out(std::size_t row, const ReportStep& command);
   void carry_out(std::size_t row, const RunOptimizer& command);
   void carry_out(std::size_t row, const FinishStep& command);
-  // Tied gradients are not simulated: no stage says that it exchanges any.
+  // One shard of each stage is simulated, which follows nobody. Tied gradients are not simulated:
+  // no stage says that it exchanges any.
+  void carry_out(std::size_t, const ExpectChoice&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const ExpectTied&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const SendTied&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const AddTied&) { TROUPE_ASSERT(false); }

@@ -37,14 +37,16 @@ std::vector<MicrobatchIndex> forward_order(const Schedule& schedule, std::uint32
 
 StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
                            std::span<const MachineStage> stages, bool is_replicated,
-                           std::uint32_t enqueued_max, Policy policy)
+                           std::uint32_t enqueued_max, Policy policy, Chooser chooser)
     : kind_{schedule.kind},
       policy_{policy},
+      chooser_{chooser},
       program_{schedule.ranks.at(rank.value())},
       local_of_stage_(schedule.stage_count()),
       is_replicated_{is_replicated},
       enqueued_max_{enqueued_max} {
   TROUPE_ASSERT(enqueued_max >= 1);
+  TROUPE_ASSERT(chooser == Chooser::self || policy != Policy::in_order);
   const auto held = schedule.stages_of(rank);
   TROUPE_ASSERT(held.size() == stages.size());
   for (std::uint32_t local = 0; local < held.size(); ++local) {
@@ -67,6 +69,7 @@ StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
     if (policy != Policy::in_order) std::ranges::sort(state.arrival_order);
   }
   if (policy != Policy::in_order) program_.assign(pass_count(), {});
+  if (chooser == Chooser::leader) choice_here_.resize(program_.size());
 }
 
 /// With a policy, a stage runs its backward passes all whole or all in halves.
@@ -90,7 +93,8 @@ WaitCause StageMachine::waits_for() const {
   switch (phase_) {
     case Phase::passes:
       if (next_ > finished_count_ || next_ == program_.size()) return WaitCause::none;
-      return obstacle(*next_action());
+      if (const auto action = next_action()) return obstacle(*action);
+      return WaitCause::leader;
     case Phase::reducing:
       return kind_ == StepKind::training && buckets_reduced_ < bucket_count_ ? WaitCause::reduction
                                                                              : WaitCause::send;
@@ -115,6 +119,10 @@ void StageMachine::handle(const Started&, Commands& out) {
   finished_count_ = 0;
   buckets_issued_ = 0;
   buckets_reduced_ = 0;
+  choices_expected_ = 0;
+  std::fill(choice_here_.begin(), choice_here_.end(), false);
+  // One is on its way while another waits to be enqueued.
+  for (std::uint32_t i = 0; i <= enqueued_max_; ++i) expect_choice(out);
   for (auto& stage : stages_) {
     begin_step(stage);
     expect_activations(stage, out);
@@ -197,7 +205,7 @@ void StageMachine::enqueue_ready_passes(Commands& out) {
   if (phase_ != Phase::passes) return;
   while (next_ < program_.size() && next_ - finished_count_ < enqueued_max_) {
     const auto action = next_action();
-    if (obstacle(*action) != WaitCause::none) return;
+    if (!action || obstacle(*action) != WaitCause::none) return;
     enqueue(*action, out);
   }
 }
@@ -222,7 +230,10 @@ void StageMachine::enqueue(const Action& action, Commands& out) {
 }
 
 std::optional<Action> StageMachine::next_action() const {
-  if (next_ == program_.size()) return std::nullopt;
+  if (next_ == program_.size() || (chooser_ == Chooser::leader && !choice_here_[next_])) {
+    return std::nullopt;
+  }
+  if (chooser_ == Chooser::leader) return program_[next_];
   return policy_ == Policy::in_order ? program_[next_] : preferred();
 }
 
@@ -243,6 +254,27 @@ WaitCause StageMachine::obstacle(const Action& action) const {
 }
 
 // -- policies -------------------------------------------------------------------------------------
+
+void StageMachine::handle(const PassChosen& event, Commands& out) {
+  TROUPE_ASSERT(chooser_ == Chooser::leader && event.index < choices_expected_);
+  TROUPE_ASSERT(has(event.action) && !choice_here_[event.index]);
+  choice_here_[event.index] = true;
+  program_[event.index] = event.action;
+  expect_choice(out);
+}
+
+void StageMachine::expect_choice(Commands& out) {
+  if (chooser_ == Chooser::self || choices_expected_ == program_.size()) return;
+  out.emplace_back(ExpectChoice{choices_expected_++});
+}
+
+bool StageMachine::has(const Action& action) const {
+  return std::ranges::any_of(stages_, [&](const StageState& stage) {
+    const auto& [begin, end] = stage.microbatches;
+    const auto m = action.microbatch.value();
+    return stage.stage == action.stage && begin <= m && m < end;
+  });
+}
 
 namespace {
 

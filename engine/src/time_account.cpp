@@ -18,6 +18,8 @@ TimeCause cause_of(WaitCause cause) {
       return TimeCause::gradient;
     case WaitCause::send:
       return TimeCause::send;
+    case WaitCause::leader:
+      return TimeCause::shards;
     case WaitCause::reduction:
       return TimeCause::reduction;
     case WaitCause::measuring:
@@ -53,8 +55,9 @@ TimeAccount TimeKeeper::close() {
   const auto open_ns = account[TimeCause::computing];
   account[TimeCause::computing] = std::min(std::exchange(computing_ns_, 0), open_ns);
   const auto rest_ns = open_ns - account[TimeCause::computing];
-  account[TimeCause::shards] = std::min(std::exchange(waiting_ns_, 0), rest_ns);
-  account[TimeCause::dispatch] = rest_ns - account[TimeCause::shards];
+  const auto waited_ns = std::min(std::exchange(waiting_ns_, 0), rest_ns);
+  account[TimeCause::shards] += waited_ns;
+  account[TimeCause::dispatch] = rest_ns - waited_ns;
   return account;
 }
 

@@ -54,6 +54,7 @@ struct Case {
   GridExtent parallel;
   std::uint32_t chunks;
   bool tied;
+  Policy policy = Policy::in_order;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -66,6 +67,7 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.parallel = grid.parallel;
   config.schedule.name = grid.schedule;
   config.schedule.chunks = grid.chunks;
+  config.schedule.policy = grid.policy;
   config.schedule.microbatches /= grid.parallel.data;
   config.train.steps = 5;
   auto alone = Trainer::make(make_plan(config).value(), source_of(config));
@@ -94,6 +96,7 @@ constexpr Case cases[] = {
     {"two_directions", "dualpipe", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"replicas", "1f1b", {.data = 4, .tensor = 1, .pipeline = 1}, 1, false},
     {"shards", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true},
+    {"leaders", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true, Policy::backward_first},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

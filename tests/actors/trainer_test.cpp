@@ -249,6 +249,27 @@ TEST(SameBits, ShardsStayCloseToTheSerialRunAndEqualThemselvesInAnyPipeline) {
   }
 }
 
+/// Each shard by itself would choose by what has come to it.
+TEST(SameBits, ShardsFollowThePolicyOfTheirLeader) {
+  auto config = tiny_config(true);
+  config.parallel.tensor = 2;
+  const auto in_order = train(config);
+  config.parallel = {.data = 1, .tensor = 2, .pipeline = 3};
+  for (const auto policy : {Policy::backward_first, Policy::forward_first}) {
+    for (const auto* schedule : {"1f1b", "interleaved-1f1b"}) {
+      for (const bool split : {false, true}) {
+        SCOPED_TRACE(testing::Message() << policy_names[static_cast<std::size_t>(policy)] << " "
+                                        << schedule << " split=" << split);
+        config.schedule.policy = policy;
+        config.schedule.name = schedule;
+        config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+        config.schedule.split_backward = split;
+        EXPECT_TRUE(train(config) == in_order);
+      }
+    }
+  }
+}
+
 TEST(SameBits, RecomputationEqualsTheSerialRunOnWhateverStages) {
   for (const auto recompute : {Recompute::selective, Recompute::full}) {
     auto config = tiny_config(true);

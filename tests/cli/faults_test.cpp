@@ -43,6 +43,7 @@ struct Scenario {
     launched = is_death && (when() == Moment::joining || below(2) == 0);
     constexpr std::array delays_max_ms{500U, 30U, 400U, 60U};
     delay = milliseconds{below(delays_max_ms[moment])};
+    sharded = below(2) == 0;
   }
 
   [[nodiscard]] Moment when() const { return static_cast<Moment>(moment); }
@@ -66,6 +67,7 @@ struct Scenario {
   bool shared_memory = true;
   bool launched = false;  ///< By the director, instead of by hand.
   milliseconds delay{};
+  bool sharded = false;  ///< Two shards that follow a policy, instead of two replicas.
 };
 
 class Faults : public Run {
@@ -107,11 +109,16 @@ std::optional<milliseconds> wait_for_end(PeerProcess& process, Clock::time_point
 
 void Faults::perform(std::uint64_t seed) {
   Scenario scenario{seed};
-  const auto what = std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment];
+  const auto what = std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment]
+                    + (scenario.sharded ? ", shards" : ", replicas");
   SCOPED_TRACE("seed " + std::to_string(seed) + ": " + what);
   const std::uint32_t step_count = scenario.when() == Moment::end ? 5 : 100000;
   std::vector<std::string> more{"train.steps=" + std::to_string(step_count),
                                 "train.validation_interval=100000"};
+  if (scenario.sharded) {
+    more.insert(more.end(),
+                {"parallel.data=1", "parallel.tensor=2", "schedule.policy=backward-first"});
+  }
   if (scenario.launched) {
     more.insert(more.end(), {"--processes", std::to_string(scenario.node_count)});
   }

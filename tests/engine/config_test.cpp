@@ -282,12 +282,6 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             "parallel.tensor: 4 shards cannot share out model.heads = 2, kv_heads = 2, "
             "feed_forward = 1536 and a vocabulary of 256; the nearest grid that works is data = 2, "
             "tensor = 2, pipeline = 3");
-  EXPECT_EQ(with([](Config& c) {
-              c.parallel.tensor = 2;
-              c.schedule.policy = Policy::backward_first;
-            }),
-            "schedule.policy: the shards of a stage must run the same passes in the same order, "
-            "which only \"in-order\" promises; set it, or parallel.tensor = 1");
   EXPECT_EQ(with([](Config& c) { c.model.kv_heads = 3; }),
             "model.kv_heads: 3, but in model.family = \"gpt2\" every head has its own keys and "
             "values; leave it 0, or take model.family = \"llama\"");

@@ -82,8 +82,9 @@ TEST(Lanes, HaveNumbersOfTheirOwn) {
     }
   }
   for (std::uint32_t replica = 0; replica < 3; ++replica) {
-    for (std::uint32_t pipeline = 0; pipeline < 2; ++pipeline, ++count) {
+    for (std::uint32_t pipeline = 0; pipeline < 2; ++pipeline, count += 2) {
       numbers.insert(shard_lane(plan, replica, RankIndex{pipeline}, 1, 0));
+      numbers.insert(choice_lane(plan, replica, RankIndex{pipeline}, 1));
     }
   }
   for (std::uint32_t node = 0; node < 6; ++node, ++count) numbers.insert(weight_lane(plan, node));

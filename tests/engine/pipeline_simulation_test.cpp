@@ -33,13 +33,16 @@ struct World {
   bool is_replicated = false;
   std::uint32_t enqueued_max = 2;
   Policy policy = Policy::in_order;
+  /// By rank: what the leader of the shards has chosen, for a pipeline of those who follow.
+  std::vector<std::vector<Action>> choices{};
 };
 
 class SimulatedPipeline {
 public:
   static constexpr std::uint32_t plain_bucket_count = 2;
 
-  SimulatedPipeline(const World& world, std::uint64_t seed) : random_{seed}, policy_{world.policy} {
+  SimulatedPipeline(const World& world, std::uint64_t seed)
+      : random_{seed}, policy_{world.policy}, choices_{world.choices} {
     const auto& training = world.training;
     const auto evaluation = make_forward_only(training);
     schedule_ = world.kind == StepKind::training ? training : evaluation;
@@ -54,7 +57,8 @@ public:
         stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied});
       }
       machines_.emplace_back(schedule_, RankIndex{r}, stages, world.is_replicated,
-                             world.enqueued_max, world.policy);
+                             world.enqueued_max, world.policy,
+                             choices_.empty() ? Chooser::self : Chooser::leader);
       enqueued_.emplace_back();
     }
   }
@@ -92,6 +96,9 @@ public:
       for (const auto count : counts) EXPECT_EQ(count, 0) << "stage " << stage.value();
     }
   }
+
+  /// By rank: the passes of the last step, in the order in which they ran.
+  const std::vector<std::vector<Action>>& done() const { return done_; }
 
   /// By stage: its buckets, in the order in which they were to be summed up.
   const std::map<StageIndex, std::vector<std::uint32_t>>& reductions() const { return reductions_; }
@@ -224,6 +231,9 @@ private:
     return StageIndex{is_first(stage) ? stage.value() + distance : stage.value() - distance};
   }
 
+  void carry_out(std::uint32_t r, const ExpectChoice& c) {
+    in_transit_.push_back({r, PassChosen{c.index, choices_[r][c.index]}});
+  }
   void carry_out(std::uint32_t, const ExpectActivation& c) {
     use(c.stage, activation_in, +1, bounds_.at(c.stage).activations_in);
     post(expected_, sent_, {Port::activation, c.stage, c.microbatch});
@@ -305,6 +315,7 @@ private:
 
   Random random_;
   Policy policy_;
+  std::vector<std::vector<Action>> choices_;
   Schedule schedule_;  ///< Of the kind of step that runs.
   std::vector<StageMachine> machines_;
   std::map<StageIndex, StageBounds> bounds_;
@@ -391,6 +402,27 @@ TEST(PipelineSimulation, PoliciesCompleteUnderEveryInterleaving) {
       }
     });
   }
+}
+
+TEST(PipelineSimulation, ShardsFollowTheirLeaderUnderEveryInterleaving) {
+  for_every_small_schedule([&](const Schedule& schedule) {
+    for (std::uint64_t seed = 0; seed < 2; ++seed) {
+      SCOPED_TRACE(testing::Message() << "seed=" << seed);
+      World world{.training = schedule,
+                  .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3),
+                  .policy = seed % 2 == 0 ? Policy::backward_first : Policy::forward_first};
+      SimulatedPipeline leaders{world, seed};
+      leaders.run_step();
+      world.choices = leaders.done();
+      SimulatedPipeline followers{world, seed + 100};
+      for (int step = 0; step < 2; ++step) {
+        followers.run_step();
+        followers.expect_complete();
+        EXPECT_EQ(followers.done(), leaders.done());
+      }
+      if (testing::Test::HasFailure()) return;
+    }
+  });
 }
 
 TEST(StageMachine, APolicyRunsWhatIsReadyWithinTheSlots) {
@@ -535,6 +567,23 @@ TEST(StageMachineDeathTest, AFactReportedTwiceAborts) {
   machine.on(Started{}, commands);
   machine.on(ActivationArrived{StageIndex{1}, MicrobatchIndex{1}}, commands);
   EXPECT_DEATH(machine.on(ActivationArrived{StageIndex{1}, MicrobatchIndex{1}}, commands), "here");
+}
+
+TEST(StageMachine, WhoFollowsWaitsForTheLeader) {
+  const auto schedule = make_1f1b(2, 2);
+  const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{0}), 1,
+                           false};
+  StageMachine machine{schedule, RankIndex{0},          std::vector{stage}, false,
+                       1,        Policy::forward_first, Chooser::leader};
+  StageMachine::Commands commands;
+  machine.on(Started{}, commands);
+  EXPECT_EQ(machine.waits_for(), WaitCause::leader);
+  EXPECT_FALSE(machine.next_action());
+  EXPECT_TRUE(machine.has({StageIndex{0}, Pass::forward, MicrobatchIndex{1}}));
+  EXPECT_FALSE(machine.has({StageIndex{0}, Pass::forward, MicrobatchIndex{2}}));
+  EXPECT_FALSE(machine.has({StageIndex{1}, Pass::forward, MicrobatchIndex{0}}));
+  machine.on(PassChosen{0, {StageIndex{0}, Pass::forward, MicrobatchIndex{0}}}, commands);
+  EXPECT_EQ(machine.waits_for(), WaitCause::none);
 }
 
 TEST(StageMachine, SaysWhatItWaitsFor) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "troupe/actors/choice_lane.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/lanes.hpp"
 #include "troupe/engine/plan.hpp"
@@ -62,6 +63,9 @@ struct LocalRank {
   /// none.
   std::unique_ptr<transport::Collective> shards;
   std::unique_ptr<stages::Stream> shard_stream;
+  /// Under a policy: from shard 0, which chooses, to every other, in their order; at the others the
+  /// one to shard 0.
+  std::vector<std::unique_ptr<ChoiceLane>> choices;
 };
 
 /// What one step reads, by replica; a replica that has no rank here has an empty batch.
@@ -110,6 +114,8 @@ private:
   [[nodiscard]] Expected<Done> join_holders(const HeldPart& part);
   /// Makes the group of the shards of a pipeline rank of a replica.
   [[nodiscard]] Expected<Done> join_shards(std::uint32_t replica, RankIndex pipeline);
+  /// Makes the lanes over which shard 0 tells them what it chooses.
+  [[nodiscard]] Expected<Done> connect_choices(std::uint32_t replica, RankIndex pipeline);
 
   /// The ranks of a group's members, and the number of the lane between two of them.
   struct GroupPlan {

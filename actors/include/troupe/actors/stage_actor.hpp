@@ -62,6 +62,8 @@ private:
   void carry_out(const ExpectActivation& command);
   void carry_out(const ExpectGradient& command);
   void carry_out(const RunPass& command);
+  void tell_choice(const Action& choice);
+  void carry_out(const ExpectChoice& command);
   void carry_out(const SendActivation& command);
   void carry_out(const SendGradient& command);
   void carry_out(const ReduceBucket& command);
@@ -78,6 +80,9 @@ private:
   /// Entries of the current step's trace: passes, reductions of buckets, updates of stages.
   [[nodiscard]] std::size_t trace_size_max() const;
   [[nodiscard]] std::uint32_t rank() const;
+  /// Whether another shard, or this one for the others, chooses the passes of the current step.
+  [[nodiscard]] bool follows() const;
+  [[nodiscard]] bool leads() const;
 
   StageHandle self_;
   DirectorHandle director_;
@@ -93,6 +98,7 @@ private:
   StageMachine::Commands commands_;
   stages::OptimizerStep update_;
   std::uint32_t step_ = 0;
+  std::uint32_t choices_told_ = 0;  ///< In the current step.
   bool has_failed_ = false;  ///< Told once; whatever completes later belongs to no step any more.
 };
 

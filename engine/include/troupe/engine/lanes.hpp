@@ -52,6 +52,11 @@ struct HeldPart {
 [[nodiscard]] std::uint64_t shard_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
                                        std::uint32_t a, std::uint32_t b);
 
+/// The number of the lane over which shard 0 of a pipeline rank of a replica tells shard `follower`
+/// its choices; beyond those of holders, and none of those of `shard_lane`.
+[[nodiscard]] std::uint64_t choice_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
+                                        std::uint32_t follower);
+
 /// The number of the lane over which process `node` hands out weights; beyond all others.
 [[nodiscard]] std::uint64_t weight_lane(const Plan& plan, std::uint32_t node);
 

@@ -8,7 +8,8 @@
 // A step of training goes through these phases on every rank:
 //
 //   passes      the rank's program, each pass when its input is here and its output buffer is free,
-//               or whatever its policy prefers of the passes of which that is true
+//               or whatever its policy prefers of the passes of which that is true; of shards the
+//               leader prefers, and the others follow
 //   reducing    the gradient buckets still on their way around the replicas, the tied gradients too
 //   measuring   the sum of squares of every gradient
 //   waiting     until the director knows the global norm
@@ -55,6 +56,12 @@ struct GradientSent {
 struct PassFinished {
   Action action;
 };
+/// The leader of the shards has enqueued this pass as number `index` of the step, and so does this
+/// one. Choices may arrive in any order.
+struct PassChosen {
+  std::uint32_t index = 0;
+  Action action;
+};
 /// The last backward pass of the step has completed a bucket of gradients.
 struct BucketFilled {
   StageIndex stage;
@@ -84,8 +91,8 @@ struct OptimizerFinished {
 
 using StageEvent =
     std::variant<Started, ActivationArrived, GradientArrived, ActivationSent, GradientSent,
-                 PassFinished, BucketFilled, BucketReduced, TiedArrived, TiedSent, TiedAdded,
-                 GradientsMeasured, ClippingDecided, OptimizerFinished>;
+                 PassFinished, PassChosen, BucketFilled, BucketReduced, TiedArrived, TiedSent,
+                 TiedAdded, GradientsMeasured, ClippingDecided, OptimizerFinished>;
 
 // -- commands: what the driver must do ------------------------------------------------------------
 
@@ -102,6 +109,10 @@ struct ExpectGradient {
 /// Enqueue a pass. Passes run in the order of these commands; several may be enqueued at once.
 struct RunPass {
   Action action;
+};
+/// Post the receive of the leader's choice number `index` of the step.
+struct ExpectChoice {
+  std::uint32_t index = 0;
 };
 /// Send the output activation of `stage` to the next stage.
 struct SendActivation {
@@ -143,9 +154,9 @@ struct RunOptimizer {
 /// The step is over on this rank; tell the director.
 struct FinishStep {};
 
-using StageCommand = std::variant<ExpectActivation, ExpectGradient, RunPass, SendActivation,
-                                  SendGradient, ReduceBucket, ExpectTied, SendTied, AddTied,
-                                  MeasureGradients, ReportStep, RunOptimizer, FinishStep>;
+using StageCommand = std::variant<ExpectActivation, ExpectGradient, RunPass, ExpectChoice,
+                                  SendActivation, SendGradient, ReduceBucket, ExpectTied, SendTied,
+                                  AddTied, MeasureGradients, ReportStep, RunOptimizer, FinishStep>;
 
 /// What a rank that is not computing waits for.
 enum class WaitCause : std::uint8_t {
@@ -153,6 +164,7 @@ enum class WaitCause : std::uint8_t {
   activation,  ///< An activation from the previous stage.
   gradient,    ///< A gradient from the next stage.
   send,        ///< An earlier output to leave its buffer.
+  leader,      ///< The leader of the shards to choose a pass.
   reduction,   ///< Gradients on their way around the replicas, or between tied embeddings.
   measuring,   ///< Its own gradient norms.
   director,    ///< The other ranks' gradient norms, through the director.
@@ -168,6 +180,12 @@ struct MachineStage {
       false;  ///< Its last bucket is a tied gradient with the other half elsewhere.
 };
 
+/// Who applies the policy.
+enum class Chooser : std::uint8_t {
+  self,
+  leader,  ///< Another machine, of another shard of the same stages: see `PassChosen`.
+};
+
 /// Walks one rank through its program, step after step. Allocates only when it is made.
 class StageMachine {
 public:
@@ -180,7 +198,8 @@ public:
   /// @param enqueued_max how many passes may be enqueued on the device at once, so that it need not
   ///        wait for the driver between two of them.
   StageMachine(const Schedule& schedule, RankIndex rank, std::span<const MachineStage> stages,
-               bool is_replicated, std::uint32_t enqueued_max, Policy policy = Policy::in_order);
+               bool is_replicated, std::uint32_t enqueued_max, Policy policy = Policy::in_order,
+               Chooser chooser = Chooser::self);
 
   /// Consumes `event` and appends the commands it makes possible to `out`, in the order to issue
   /// them. `Started` begins a step; the one before must be over. Reporting a fact twice aborts.
@@ -188,9 +207,11 @@ public:
 
   /// What keeps the next pass, or the end of the step, from happening.
   [[nodiscard]] WaitCause waits_for() const;
-  /// The pass to enqueue next, while passes are left: if `waits_for` is about an input or output,
-  /// it is this one's.
+  /// The pass to enqueue next, if one is left and known: if `waits_for` is about an input or
+  /// output, it is this one's.
   [[nodiscard]] std::optional<Action> next_action() const;
+  /// Whether a leader can have chosen the pass: the rank holds its stage, which has the microbatch.
+  [[nodiscard]] bool has(const Action& action) const;
   [[nodiscard]] bool step_finished() const noexcept { return phase_ == Phase::finished; }
 
 private:
@@ -227,6 +248,7 @@ private:
   void handle(const ActivationSent& event, Commands& out);
   void handle(const GradientSent& event, Commands& out);
   void handle(const PassFinished& event, Commands& out);
+  void handle(const PassChosen& event, Commands& out);
   void handle(const BucketFilled& event, Commands& out);
   void handle(const BucketReduced& event, Commands& out);
   void handle(const TiedArrived& event, Commands& out);
@@ -247,6 +269,7 @@ private:
   void enqueue(const Action& action, Commands& out);
   void begin_step(StageState& stage) const;
   void expect_activations(StageState& stage, Commands& out) const;
+  void expect_choice(Commands& out);
   void add_tied_when_ready(const StageState& stage, Commands& out) const;
   void reduce(StageIndex stage, std::uint32_t bucket, Commands& out);
   void enqueue_ready_passes(Commands& out);
@@ -255,7 +278,8 @@ private:
 
   StepKind kind_;
   Policy policy_;
-  std::vector<Action> program_;  ///< All passes; with a policy, what it has chosen, up to `next_`.
+  Chooser chooser_;
+  std::vector<Action> program_;  ///< All passes; with a policy, what has been chosen so far.
   std::vector<StageState> stages_;
   std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `stages_`.
   bool is_replicated_;
@@ -265,6 +289,8 @@ private:
   Phase phase_ = Phase::finished;
   std::size_t next_ = 0;            ///< The next action to enqueue.
   std::size_t finished_count_ = 0;  ///< Actions finished.
+  std::uint32_t choices_expected_ = 0;
+  std::vector<bool> choice_here_;  ///< By index.
   std::uint32_t buckets_issued_ = 0;
   std::uint32_t buckets_reduced_ = 0;
   std::uint32_t stages_reported_ = 0;  ///< Answers to the current phase's command.

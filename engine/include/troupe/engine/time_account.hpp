@@ -23,7 +23,7 @@ enum class TimeCause : std::uint8_t {
   director,    ///< Waiting for the slowest rank's gradient norm.
   optimizer,   ///< Updating weights.
   next_step,   ///< Waiting for the next step to begin.
-  shards,      ///< Within passes, waiting for the other shards of the stage.
+  shards,      ///< Waiting for the other shards of the stage, within passes or for their choice.
 };
 inline constexpr std::size_t time_cause_count = 11;
 
@@ -71,7 +71,7 @@ public:
   [[nodiscard]] TimeAccount close();
 
 private:
-  TimeAccount account_;  ///< `computing` includes `dispatch` and `shards` until it is closed.
+  TimeAccount account_;  ///< `computing` includes all time of passes until it is closed.
   std::int64_t computing_ns_ = 0;
   std::int64_t waiting_ns_ = 0;
 };

@@ -24,6 +24,7 @@ enum class Port : std::uint8_t {
   gradient = 2,       ///< Towards the previous virtual stage, which the tag names.
   tied_gradient = 3,  ///< Between the first and the last virtual stage; the tag names the receiver.
   collective = 4,     ///< Between two members of a group; see `make_collective_tag`.
+  choice = 5,         ///< To the shards that follow; see `make_choice_tag`.
 };
 
 inline constexpr std::uint32_t microbatch_bits = 20;
@@ -49,6 +50,12 @@ static_assert(microbatch_bits + stage_bits + step_bits + 4 == 64, "the fields fi
                                                 std::uint32_t segment) {
   return make_tag(Port::collective, static_cast<std::uint32_t>(operation), StageIndex{part},
                   MicrobatchIndex{segment});
+}
+
+/// Names the transfer of the leader's choice number `index` of a step.
+[[nodiscard]] constexpr Tag make_choice_tag(std::uint32_t step, std::uint32_t index) {
+  return make_tag(Port::choice, step, StageIndex{index >> microbatch_bits},
+                  MicrobatchIndex{index & ((1U << microbatch_bits) - 1U)});
 }
 
 }  // namespace troupe::transport
