@@ -299,6 +299,7 @@ private:
     const auto tied =
         stage_.has_embedding ? 0U : static_cast<std::uint32_t>(pass_.parameters.size() - 1);
     graph_.buckets.push_back({.begin = tied, .end = tied + 1});
+    graph_.has_tied_bucket = true;
   }
 
   ForwardPass pass_;
