@@ -55,7 +55,8 @@ public:
       : model_{model},
         stage_{stage},
         shard_{shard},
-        rows_{std::uint64_t{microbatch_size} * model.sequence} {}
+        rows_{std::uint64_t{microbatch_size} * model.sequence},
+        divides_rows_{shard.count > 1 && shard.divides_rows} {}
 
   ForwardPass take() && {
     const bool is_llama = model_.family == Family::llama;
@@ -166,14 +167,15 @@ private:
   ValueIndex rms_norm(const std::string& name, ValueIndex x) {
     const auto width = width_of(x);
     const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
-    const auto y = value(name, width);
+    const auto y = own_value(name, width);
     pass_.operations.push_back({.kind = OperationKind::rms_norm,
                                 .weight = gain,
                                 .in = width,
                                 .out = width,
+                                .on_own_rows = divides_rows_,
                                 .x = x,
                                 .y = y,
-                                .saved = {value(name + " rstd", 1), no_value}});
+                                .saved = {own_value(name + " rstd", 1), no_value}});
     return y;
   }
 
@@ -211,7 +213,7 @@ private:
                                 .is_term = true,
                                 .word_begin = static_cast<std::uint32_t>(words.begin),
                                 .y = y});
-    return sum_shards(y);
+    return sum_shards(y, no_value);
   }
 
   void head(ValueIndex norm) {
@@ -238,8 +240,31 @@ private:
   }
 
   // Between shards.
-  ValueIndex share(ValueIndex x) { return in_place(OperationKind::share, x); }
-  ValueIndex sum_shards(ValueIndex x) { return in_place(OperationKind::sum_shards, x); }
+
+  /// What a product whose columns the shards divide reads.
+  ValueIndex share(ValueIndex x) {
+    if (!divides_rows_) return in_place(OperationKind::share, x);
+    const auto width = width_of(x);
+    const auto y = value("all rows of " + pass_.values[x].name, width);
+    pass_.operations.push_back(
+        {.kind = OperationKind::gather_rows, .in = width, .out = width, .x = x, .y = y});
+    return y;
+  }
+
+  /// The sum of what every shard has in x, and `residual`, which without `divides_rows_` is in the
+  /// first term.
+  ValueIndex sum_shards(ValueIndex x, ValueIndex residual) {
+    if (!divides_rows_) return in_place(OperationKind::sum_shards, x);
+    const auto width = width_of(x);
+    const auto y = own_value("own rows of " + pass_.values[x].name, width);
+    pass_.operations.push_back({.kind = OperationKind::sum_to_rows,
+                                .in = width,
+                                .out = width,
+                                .x = x,
+                                .residual = residual,
+                                .y = y});
+    return y;
+  }
 
   ValueIndex in_place(OperationKind kind, ValueIndex x) {
     if (shard_.count > 1) pass_.operations.push_back({.kind = kind, .x = x, .y = x});
@@ -250,15 +275,17 @@ private:
     const auto width = width_of(x);
     const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
     const auto bias = parameter(vector(name + ".bias", width, Initial::zeros));
-    const auto y = value(name, width);
-    pass_.operations.push_back({.kind = OperationKind::layer_norm,
-                                .weight = gain,
-                                .bias = bias,
-                                .in = width,
-                                .out = width,
-                                .x = x,
-                                .y = y,
-                                .saved = {value(name + " rstd", 1), value(name + " mean", 1)}});
+    const auto y = own_value(name, width);
+    pass_.operations.push_back(
+        {.kind = OperationKind::layer_norm,
+         .weight = gain,
+         .bias = bias,
+         .in = width,
+         .out = width,
+         .on_own_rows = divides_rows_,
+         .x = x,
+         .y = y,
+         .saved = {own_value(name + " rstd", 1), own_value(name + " mean", 1)}});
     return y;
   }
 
@@ -280,9 +307,9 @@ private:
                                 .out = out,
                                 .is_term = parameters.is_term,
                                 .x = x,
-                                .residual = residual,
+                                .residual = divides_rows_ ? no_value : residual,
                                 .y = y});
-    return parameters.is_term ? sum_shards(y) : y;
+    return parameters.is_term ? sum_shards(y, residual) : y;
   }
 
   ValueIndex attention(const std::string& name, ValueIndex qkv) {
@@ -312,7 +339,7 @@ private:
       begin_block(ForwardPass::Block::Kind::embedding);
       return embedding();
     }
-    pass_.input = value("input", model_.hidden);
+    pass_.input = own_value("input", model_.hidden);
     return pass_.input;
   }
 
@@ -353,23 +380,30 @@ private:
 
   /// [rows, width] floats.
   ValueIndex value(std::string name, std::uint32_t width) {
-    return bytes(std::move(name), rows_ * width * sizeof(float));
+    return bytes(std::move(name), rows_ * width * sizeof(float), width);
   }
 
-  ValueIndex bytes(std::string name, std::uint64_t size_bytes) {
+  /// The same, where shards divide rows of the own rows alone.
+  ValueIndex own_value(std::string name, std::uint32_t width) {
+    const auto rows = divides_rows_ ? rows_ / shard_.count : rows_;
+    return bytes(std::move(name), rows * width * sizeof(float), width);
+  }
+
+  ValueIndex bytes(std::string name, std::uint64_t size_bytes, std::uint32_t width = 0) {
     pass_.values.push_back({.name = std::move(name), .size_bytes = size_bytes});
+    widths_.push_back(width);
     return static_cast<ValueIndex>(pass_.values.size() - 1);
   }
 
-  [[nodiscard]] std::uint32_t width_of(ValueIndex value) const {
-    return static_cast<std::uint32_t>(pass_.values[value].size_bytes / sizeof(float) / rows_);
-  }
+  [[nodiscard]] std::uint32_t width_of(ValueIndex value) const { return widths_[value]; }
 
   const ModelSpec& model_;
   const StageSpec& stage_;
   const Shard shard_;
   std::uint64_t rows_;
+  bool divides_rows_;
   ForwardPass pass_;
+  std::vector<std::uint32_t> widths_;  ///< By value; 0 for what is no matrix of rows.
 };
 
 }  // namespace

@@ -76,9 +76,10 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
                                         attention_.sequence, of.out, words_of(of));
     case OperationKind::layer_norm:
       return kernels_.layer_norm_forward(stream_, x, value(of.weight), value(of.bias), y,
-                                         at(call.saved[1], frame), saved, rows_, of.out, epsilon_);
+                                         at(call.saved[1], frame), saved, rows_of(of), of.out,
+                                         epsilon_);
     case OperationKind::rms_norm:
-      return kernels_.rms_norm_forward(stream_, x, value(of.weight), y, saved, rows_, of.out,
+      return kernels_.rms_norm_forward(stream_, x, value(of.weight), y, saved, rows_of(of), of.out,
                                        epsilon_);
     case OperationKind::linear:
       return kernels_.linear_forward(stream_, x, value(of.weight), bias, at(call.residual, frame),
@@ -100,6 +101,16 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
     case OperationKind::word_statistics:
       return kernels_.word_statistics(stream_, x, frame.targets,
                                       y + shard_.index * statistics_stride(), rows_, words_of(of));
+    case OperationKind::gather_rows:
+      kernels_.copy(stream_, x, y + own_begin(of), own_count(of));
+      return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.y, frame));
+    case OperationKind::sum_to_rows: {
+      shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.x, frame));
+      const auto* const sum = x + own_begin(of);
+      const auto* const residual = at(call.residual, frame);
+      if (residual == nullptr) return kernels_.copy(stream_, sum, y, own_count(of));
+      return kernels_.add(stream_, sum, residual, y, own_count(of));
+    }
     case OperationKind::share:
       break;
   }
@@ -130,10 +141,10 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
     case OperationKind::layer_norm:
       return kernels_.layer_norm_backward_input(stream_, dy, x, value(of.weight),
                                                 at(call.saved[1], frame), saved, residual, dx,
-                                                rows_, of.out);
+                                                rows_of(of), of.out);
     case OperationKind::rms_norm:
       return kernels_.rms_norm_backward_input(stream_, dy, x, value(of.weight), saved, residual, dx,
-                                              rows_, of.out);
+                                              rows_of(of), of.out);
     case OperationKind::linear:
       TROUPE_ASSERT(residual == nullptr);
       return kernels_.linear_backward_input(stream_, dy, value(of.weight), dx, shape_of(of));
@@ -147,6 +158,14 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
       return kernels_.swiglu_backward(stream_, x, dy, dx, rows_, of.out);
     case OperationKind::share:
       return shards_.perform(StreamGroup::Operation::all_reduce, bytes_of(call.dx, frame));
+    case OperationKind::gather_rows:
+      TROUPE_ASSERT(residual == nullptr);
+      shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.dy, frame));
+      return kernels_.copy(stream_, dy + own_begin(of), dx, own_count(of));
+    case OperationKind::sum_to_rows:
+      TROUPE_ASSERT(residual == nullptr);
+      kernels_.copy(stream_, dy, dx + own_begin(of), own_count(of));
+      return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.dx, frame));
     default:
       break;
   }
@@ -165,12 +184,13 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
                                          gradient(of.bias), rows_, attention_.sequence, of.out,
                                          words_of(of), accumulate);
     case OperationKind::layer_norm:
-      return kernels_.layer_norm_backward_weight(stream_, dy, x, at(call.saved[1], frame),
-                                                 at(call.saved[0], frame), gradient(of.weight),
-                                                 gradient(of.bias), rows_, of.out, accumulate);
+      return kernels_.layer_norm_backward_weight(
+          stream_, dy, x, at(call.saved[1], frame), at(call.saved[0], frame), gradient(of.weight),
+          gradient(of.bias), rows_of(of), of.out, accumulate);
     case OperationKind::rms_norm:
       return kernels_.rms_norm_backward_weight(stream_, dy, x, at(call.saved[0], frame),
-                                               gradient(of.weight), rows_, of.out, accumulate);
+                                               gradient(of.weight), rows_of(of), of.out,
+                                               accumulate);
     case OperationKind::linear:
       return kernels_.linear_backward_weight(stream_, x, dy, weight_gradient(of), gradient(of.bias),
                                              shape_of(of), accumulate);

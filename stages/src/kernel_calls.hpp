@@ -59,6 +59,16 @@ private:
   [[nodiscard]] std::size_t statistics_stride() const {
     return padded(std::uint64_t{rows_} * word_statistics_count * sizeof(float)) / sizeof(float);
   }
+  [[nodiscard]] std::uint32_t rows_of(const Operation& operation) const {
+    return operation.on_own_rows ? rows_ / shard_.count : rows_;
+  }
+  /// Where this shard's rows of a value that has all begin, and their floats.
+  [[nodiscard]] std::size_t own_begin(const Operation& operation) const {
+    return shard_.index * own_count(operation);
+  }
+  [[nodiscard]] std::size_t own_count(const Operation& operation) const {
+    return std::size_t{rows_} / shard_.count * operation.out;
+  }
   [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
     return {.rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
   }

@@ -125,7 +125,8 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
           SCOPED_TRACE(std::to_string(layers) + " layers, recompute "
                        + std::to_string(static_cast<int>(recompute))
                        + (splits ? ", split" : ", whole"));
-          for (const auto& shard : {Shard{}, Shard{0, 2}, Shard{1, 2}}) {
+          for (const auto& shard :
+               {Shard{}, Shard{0, 2}, Shard{1, 2}, Shard{0, 2, true}, Shard{1, 2, true}}) {
             expect_every_value_is_there(graph_of(model, spec,
                                                  {.microbatch_size = 2,
                                                   .splits_backward = splits,
@@ -173,6 +174,11 @@ TEST(StageGraph, KeepsNineHiddenPerLayerIfItRecomputesSelectivelyAndOneIfFully) 
   const GraphOptions full{.recompute = Recompute::full};
   EXPECT_EQ(slot_units(5, full) - slot_units(4, full), 1U);
   EXPECT_EQ(graph_of(wide, stage_of(1), full).slot_bytes, 0U) << "its input is an edge buffer";
+}
+
+TEST(StageGraph, KeepsAFourthOfEverythingIfFourShardsDivideRows) {
+  const GraphOptions divided{.shard = {1, 4, true}};
+  EXPECT_EQ(slot_units(5, divided) - slot_units(4, divided), 16U / 4);
 }
 
 TEST(StageGraph, RepeatsWhatItDoesNotKeepOnce) {

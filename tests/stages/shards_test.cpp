@@ -137,6 +137,24 @@ TEST(Shards, TrainAsOneDoesWhateverTheirNumber) {
   }
 }
 
+TEST(Shards, ThatDivideRowsTrainAsOneDoes) {
+  for (const auto family : {Family::gpt2, Family::llama}) {
+    for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+      for (const auto order : {BackwardOrder::whole, BackwardOrder::weights_last}) {
+        auto props = props_of(family, family == Family::gpt2, {1, 2});
+        props.model.sequence = 6;  // Twelve rows: each of three shards has four.
+        props.order = order;
+        const auto expected = train(props, 1);
+        props.recompute = recompute;
+        props.train.sequence_parallel = true;
+        SCOPED_TRACE(std::string{family == Family::gpt2 ? "gpt2" : "llama"} + ", recompute "
+                     + std::string{recompute_names[static_cast<std::size_t>(recompute)]});
+        expect_near(train(props, 3), expected, props.model);
+      }
+    }
+  }
+}
+
 /// Its averages and norms are of whole matrices. A Llama, because it blows the biases of GPT-2's
 /// keys, whose gradients are mere rounding, up to whole steps.
 TEST(Shards, StepAdafactorAsOneDoes) {

@@ -31,6 +31,9 @@ enum class Initial : std::uint8_t {
 struct Shard {
   std::uint32_t index = 0;
   std::uint32_t count = 1;
+  /// Sequence parallelism (Korthikanti et al. 2022): what is not divided so, between the products,
+  /// each shard has of its own rows alone, the `index`-th of `count` equal stretches.
+  bool divides_rows = false;
 
   friend bool operator==(const Shard&, const Shard&) = default;
 };
@@ -97,6 +100,12 @@ enum class OperationKind : std::uint8_t {
   share,            ///< Forward nothing; backward the sum over all shards.
   word_statistics,  ///< x = logits -> what the others must know of these words, in y.
   gather_shards,    ///< Every shard's part of y.
+
+  // Between shards that divide rows.
+  gather_rows,  ///< Every shard's rows of x -> y, all rows; backward the sum over all shards, of
+                ///< the own rows.
+  sum_to_rows,  ///< The sum of x over all shards, of the own rows (and residual) -> y; backward
+                ///< every shard's rows.
 };
 
 /// One value: a tensor of a stage.
@@ -115,6 +124,7 @@ struct Operation {
   /// Its result is one of the terms of a sum over shards, of which the first also has bias and
   /// residual.
   bool is_term = false;
+  bool on_own_rows = false;      ///< x and y are the shard's rows alone.
   std::uint32_t word_begin = 0;  ///< The first word of the vocabulary that the shard holds.
   ValueIndex x = no_value;
   ValueIndex residual = no_value;  ///< Is added to y.
