@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """troupe against PyTorch on one stage and one thread, pair by pair: prints both medians and their ratio.
 
-Model: 6 layers, 6 heads, 384 wide, 256 tokens, 256 vocabulary, batch 8, fp32. The bar is 1.15.
+Model: 6 layers, 6 heads, 384 wide, 256 tokens, 256 vocabulary, batch 8. The bar is 1.15, in fp32 and in bf16, which
+PyTorch computes by autocast.
 PyTorch gets OpenBLAS, without presets and with one thread, and an allocator that keeps
 what it has been given.
-Usage: bench/compare_pytorch.py [--rounds N] [--core C]
+Usage: bench/compare_pytorch.py [--rounds N] [--core C] [--precision fp32|bf16]
 Needs build/release and Debian's python3-torch and libopenblas0-openmp.
 """
 
@@ -46,6 +47,7 @@ optimizer = "adamw"
 learning_rate = 1e-3
 warmup_steps = 20
 clip_norm = 1.0
+precision = "{precision}"
 validation_interval = 0
 [data]
 text = "{text}"
@@ -89,12 +91,13 @@ def corpus():
     return path
 
 
-def write_config(folder, tensor=1, **settings):
+def write_config(folder, tensor=1, precision="fp32", **settings):
     """Returns the paths of a configuration and of the metrics that its run will write."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "run.toml"
-    config.write_text(CONFIG.format(text=corpus(), output=folder / "out", tensor=tensor, **settings))
+    config.write_text(CONFIG.format(text=corpus(), output=folder / "out", tensor=tensor,
+                                    precision=precision, **settings))
     return config, folder / "out/metrics.jsonl"
 
 
@@ -133,9 +136,9 @@ def finish_troupe(started, warmup=2):
     return statistics.median(rates[warmup:])
 
 
-def run_pytorch(core, steps):
+def run_pytorch(core, steps, precision):
     command = ["taskset", "-c", core, "/usr/bin/python3", ROOT / "bench/gpt_pytorch.py",
-               "--steps", str(steps), "--text", corpus()]
+               "--steps", str(steps), "--text", corpus(), "--precision", precision]
     return float(subprocess.run(command, env=environment_of_pytorch(), check=True, stdout=subprocess.PIPE,
                                 text=True).stdout)
 
@@ -145,13 +148,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--core", default="0")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         for round_ in range(args.rounds):
             ours = finish_troupe(start_troupe(folder, args.core, pipeline=1, microbatches=1,
-                                              microbatch_size=8, steps=args.steps))
-            theirs = run_pytorch(args.core, args.steps)
+                                              microbatch_size=8, steps=args.steps, precision=args.precision))
+            theirs = run_pytorch(args.core, args.steps, args.precision)
             pairs.append((ours, theirs))
             print(f"round {round_ + 1}: troupe {ours:.0f}, PyTorch {theirs:.0f} tokens/s, "
                   f"ratio {ours / theirs:.3f}", flush=True)

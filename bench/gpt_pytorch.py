@@ -75,6 +75,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--text", default="kjv.txt")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
 
     require_fast_products()
@@ -89,7 +90,8 @@ def main():
         starts = torch.randint(len(text) - args.sequence - 1, (args.batch,))
         rows = torch.stack([text[s : s + args.sequence + 1] for s in starts])
         optimizer.zero_grad(set_to_none=True)
-        loss = model(rows[:, :-1], rows[:, 1:])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = model(rows[:, :-1], rows[:, 1:])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -77,8 +77,8 @@ Expected<Done> NodeState::build(const RanksGiven& message) {
 PeakTold NodeState::on(const PeakAsked& message) {
   if (message.stream_count == 0 || !stock_->ranks) return {};
   if (message.stream_count > plan_->config.parallel.rank_count()) return {};
-  return {stock_->ranks->device().measure_peak_flops(message.stream_count,
-                                                     plan_->config.run.threads_per_stage)};
+  return {stock_->ranks->device().measure_peak_flops(
+      message.stream_count, plan_->config.run.threads_per_stage, plan_->config.train.precision)};
 }
 
 stages::Stage* NodeState::stage_of(const ParameterAsked& message) {

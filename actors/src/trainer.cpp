@@ -56,7 +56,7 @@ public:
     const auto rank_count = static_cast<std::uint32_t>(ranks_->ranks().size());
     return ranks_->device().measure_peak_flops(
         concurrent_streams(*plan_, rank_count, std::thread::hardware_concurrency()),
-        plan_->config.run.threads_per_stage);
+        plan_->config.run.threads_per_stage, plan_->config.train.precision);
   }
 
 private:

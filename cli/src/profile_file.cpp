@@ -37,6 +37,7 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.count("vocabulary", profile.model.vocabulary);
   visitor.count("microbatch_size", profile.microbatch_size);
   visitor.count("threads_per_stage", profile.threads_per_stage);
+  visitor.choice("precision", profile.precision, precision_names);
   visitor.count("shards", profile.shard_count);
   visitor.count("streams", profile.stream_count);
   visitor.passes("embedding", profile.embedding);

@@ -301,6 +301,7 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds) {
   Profile profile{.model = plan.config.model.resolved(),
                   .microbatch_size = plan.config.schedule.microbatch_size,
                   .threads_per_stage = plan.config.run.threads_per_stage,
+                  .precision = plan.config.train.precision,
                   .shard_count = plan.config.parallel.tensor,
                   .stream_count = concurrent_streams(plan),
                   .recompute = recompute};

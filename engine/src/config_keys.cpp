@@ -152,6 +152,7 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "beta2", Real{&train.beta2, 0.0, 0.999999}},
       {"train", "epsilon", Real{&train.epsilon, 1e-30, 1.0}},
       {"train", "momentum", Real{&train.momentum, 0.0, 0.999999}},
+      {"train", "precision", Choice<Precision>{&train.precision, precision_names}},
       {"train", "recompute", Choice<Recompute>{&train.recompute, recompute_names}},
       {"train", "recompute_stages", Counts{&train.recompute_stages, 0, 1'048'575, 1024}},
       {"train", "sequence_parallel", Switch{&train.sequence_parallel}},

@@ -62,6 +62,29 @@ std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
   return batch_count * bytes_per_token * tokens * replica_count;
 }
 
+namespace {
+
+/// What streams round to bf16 before they multiply it: the two operands of the largest product.
+std::uint64_t rounding_bytes(const Plan& plan) {
+  if (plan.config.train.precision == Precision::fp32) return 0;
+  const auto rows =
+      std::uint64_t{plan.config.schedule.microbatch_size} * plan.config.model.sequence;
+  std::uint64_t most = 0;
+  for (const auto& stage : plan.stages) {
+    const auto graph = graph_of(plan.config.model, stage.spec, {.shard = plan.shard(0)});
+    for (const auto& of : graph.operations) {
+      if (of.kind != OperationKind::linear) continue;
+      const auto [in, out] = std::pair<std::uint64_t, std::uint64_t>{of.in, of.out};
+      const auto wider = std::max(in, out);
+      most = std::max({most, rows * wider + in * out, rows * (in + out)});
+    }
+  }
+  constexpr std::uint64_t bytes_per_number = 2;
+  return bytes_per_number * most;
+}
+
+}  // namespace
+
 std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count) {
   // Measured: bench/results/simulator.md.
   constexpr std::uint64_t program_bytes = std::uint64_t{22} << 20U;
@@ -73,7 +96,7 @@ std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count) {
   }
   const bool is_alone = rank_count == plan.config.parallel.rank_count();
   return program_bytes + thread_bytes * rank_count * plan.config.run.threads_per_stage
-         + parameter_bytes + (is_alone ? 0 : fabric_bytes);
+         + rounding_bytes(plan) * rank_count + parameter_bytes + (is_alone ? 0 : fabric_bytes);
 }
 
 std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks) {

@@ -115,6 +115,11 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
     return misfit("train.recompute", name_of(recompute_names, profile.recompute),
                   name_of(recompute_names, recompute));
   }
+  const auto precision = plan.config.train.precision;
+  if (profile.precision != precision) {
+    return misfit("train.precision", name_of(precision_names, profile.precision),
+                  name_of(precision_names, precision));
+  }
   const auto shards = plan.config.parallel.tensor;
   if (profile.shard_count != shards) {
     return differs("parallel.tensor", profile.shard_count, shards);

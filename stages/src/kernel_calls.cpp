@@ -18,6 +18,7 @@ KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& pro
                  .kv_heads = props.model.kv_head_count() / shard_.count,
                  .head_size = props.model.head_size()},
       epsilon_{static_cast<float>(props.model.norm_epsilon)},
+      precision_{props.train.precision},
       rows_{props.microbatch_size * props.model.sequence} {}
 
 float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {

@@ -70,7 +70,11 @@ private:
     return std::size_t{rows_} / shard_.count * operation.out;
   }
   [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
-    return {.rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
+    return {.rows = rows_,
+            .in = operation.in,
+            .out = operation.out,
+            .layout = operation.layout,
+            .precision = precision_};
   }
 
   Stream& stream_;
@@ -81,6 +85,7 @@ private:
   Shard shard_;
   AttentionShape attention_;
   float epsilon_;
+  Precision precision_;
   std::uint32_t rows_;
 };
 

@@ -316,6 +316,26 @@ TEST(SameBits, ShardedGradientsStayCloseToWholeOnesAndRepeatThemselves) {
   }
 }
 
+/// Of the loss in fp32, at every step: what docs/adr/0023-precision.md promises.
+constexpr double bf16_bound = 0.01;
+
+TEST(SameBits, Bf16StaysCloseToFp32AndEqualsItselfInAnyPipeline) {
+  for (const auto family : {Family::gpt2, Family::llama}) {
+    auto config = tiny_config(false);
+    config.model.family = family;
+    const auto exact = train(config);
+    config.train.precision = Precision::bf16;
+    const auto rounded = train(config);
+    EXPECT_NE(rounded.losses, exact.losses);
+    for (std::size_t i = 0; i < exact.losses.size(); ++i) {
+      EXPECT_NEAR(rounded.losses[i], exact.losses[i], bf16_bound * exact.losses[i]) << "step " << i;
+    }
+    EXPECT_TRUE(train(config) == rounded);
+    config.parallel.pipeline = 3;
+    EXPECT_TRUE(train(config) == rounded);
+  }
+}
+
 TEST(SameBits, RecomputationEqualsTheSerialRunOnWhateverStages) {
   for (const auto recompute : {Recompute::selective, Recompute::full}) {
     auto config = tiny_config(true);

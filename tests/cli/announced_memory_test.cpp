@@ -53,6 +53,7 @@ TEST(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercent) {
       {"pipeline = 1", "recompute = \"selective\""},
       {"pipeline = 1", "recompute = \"full\""},
       {"tensor = 2\npipeline = 2", "optimizer = \"adafactor\""},
+      {"pipeline = 2", "precision = \"bf16\""},
       {"data = 2", "optimizer_sharding = \"zero1\""},
       {"data = 2", "optimizer_sharding = \"zero2\""},
       {"data = 2", "optimizer_sharding = \"zero1\"\nrecompute = \"selective\""},

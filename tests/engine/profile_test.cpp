@@ -104,6 +104,15 @@ TEST(Profile, RefusesAPlanOfOtherParts) {
             "measure one for it with `troupe profile`");
 }
 
+TEST(Profile, IsOfOnePrecision) {
+  auto config = config_of(1);
+  const auto profile = profile_of(make_plan(config).value());
+  config.train.precision = Precision::bf16;
+  EXPECT_EQ(check_fits(profile, make_plan(config).value()).error().context,
+            "the profile was measured with train.precision = fp32, the configuration has bf16; "
+            "measure one for it with `troupe profile`");
+}
+
 TEST(Profile, KnowsWhatALayerTakesThatRecomputes) {
   auto config = config_of(1);
   const auto plain = make_plan(config).value();

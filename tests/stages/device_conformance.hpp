@@ -127,7 +127,7 @@ TYPED_TEST_P(DeviceConformance, WhatIsUploadedAndCopiedComesBackInTheDownload) {
 }
 
 TYPED_TEST_P(DeviceConformance, ThePeakIsAPositiveNumber) {
-  EXPECT_GT(this->device_->measure_peak_flops(2, 1), 0.0);
+  EXPECT_GT(this->device_->measure_peak_flops(2, 1, Precision::fp32), 0.0);
 }
 
 REGISTER_TYPED_TEST_SUITE_P(DeviceConformance, AStreamRunsWorkInTheOrderOfEnqueueing,

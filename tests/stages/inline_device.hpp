@@ -62,7 +62,8 @@ public:
   [[nodiscard]] MemorySpace memory_space() const noexcept override { return space_; }
   [[nodiscard]] Kernels& kernels() override { return kernels_; }
   [[nodiscard]] double measure_peak_flops(std::uint32_t /*stream_count*/,
-                                          std::uint32_t /*thread_count*/) override {
+                                          std::uint32_t /*thread_count*/,
+                                          Precision /*precision*/) override {
     return 1e9;
   }
 

@@ -2,6 +2,7 @@
 #include "troupe/stages/kernels.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -269,6 +270,11 @@ std::vector<LinearShape> linear_shapes() {
     shapes.push_back({17, 1000, 1600, layout});
     shapes.push_back({400, 200, 33, layout});
   }
+  for (auto shape : std::vector{shapes}) {
+    if (shape.rows != 17) continue;
+    shape.precision = Precision::bf16;
+    shapes.push_back(shape);
+  }
   return shapes;
 }
 
@@ -290,6 +296,26 @@ TEST_P(VectorKernels, MultiplyByWeights) {
       }
     }
   }
+}
+
+TEST_P(VectorKernels, CarryWhatIsNoNumberThroughProductsOfBf16) {
+  const LinearShape shape{1, 3, 2, WeightLayout::out_in, Precision::bf16};
+  constexpr auto infinity = std::numeric_limits<float>::infinity();
+  // The one of most bits: rounding must not carry it into the sign.
+  const auto nan = std::bit_cast<float>(0x7fffffffU);
+  const Floats w{1.0F, 2.0F, 3.0F, 4.0F, 5.0F, 6.0F};
+  const auto product = [&](const Floats& x) {
+    Floats y(2);
+    device_->kernels().linear_forward(*stream_, x.data(), w.data(), nullptr, nullptr, y.data(),
+                                      shape);
+    stream_->synchronize();
+    return y;
+  };
+  EXPECT_TRUE(std::isnan(product({1.0F, nan, 1.0F})[0]));
+  EXPECT_EQ(product({1.0F, infinity, 1.0F})[1], infinity);
+  // Halfway between two: to the even one. 1 + 2^-8 and 1 + 3 * 2^-8.
+  EXPECT_EQ(product({1.00390625F, 0.0F, 0.0F})[0], 1.0F);
+  EXPECT_EQ(product({1.01171875F, 0.0F, 0.0F})[0], 1.015625F);
 }
 
 TEST_P(VectorKernels, DifferentiateAProductForItsInput) {

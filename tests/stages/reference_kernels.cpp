@@ -273,15 +273,40 @@ void ReferenceKernels::rms_norm_backward_weight(Stream& stream, const float* dy,
   });
 }
 
+/// Rounded, if that is the precision, to the eight significant bits of bfloat16, ties to even.
+static std::vector<double> operand(const float* values, std::size_t count, Precision precision) {
+  std::vector<double> rounded(values, values + count);
+  if (precision == Precision::fp32) return rounded;
+  for (auto& value : rounded) {
+    if (!std::isfinite(value)) continue;
+    int exponent = 0;
+    const double fraction = std::frexp(value, &exponent);
+    value = std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
+  }
+  return rounded;
+}
+
+static std::vector<double> inputs_of(const float* x, const LinearShape& shape) {
+  return operand(x, std::size_t{shape.rows} * shape.in, shape.precision);
+}
+static std::vector<double> outputs_of(const float* dy, const LinearShape& shape) {
+  return operand(dy, std::size_t{shape.rows} * shape.out, shape.precision);
+}
+static std::vector<double> weights_of(const float* w, const LinearShape& shape) {
+  return operand(w, std::size_t{shape.in} * shape.out, shape.precision);
+}
+
 void ReferenceKernels::linear_forward(Stream& stream, const float* x, const float* w,
                                       const float* bias, const float* residual, float* y,
                                       const LinearShape& shape) {
   run(stream, [=] {
+    const auto xs = inputs_of(x, shape);
+    const auto ws = weights_of(w, shape);
     for (std::size_t r = 0; r < shape.rows; ++r) {
       for (std::size_t o = 0; o < shape.out; ++o) {
         double sum = bias == nullptr ? 0.0 : double{bias[o]};
         for (std::size_t i = 0; i < shape.in; ++i) {
-          sum += double{x[r * shape.in + i]} * w[weight_at(shape, i, o)];
+          sum += xs[r * shape.in + i] * ws[weight_at(shape, i, o)];
         }
         if (residual != nullptr) sum += residual[r * shape.out + o];
         y[r * shape.out + o] = static_cast<float>(sum);
@@ -293,11 +318,13 @@ void ReferenceKernels::linear_forward(Stream& stream, const float* x, const floa
 void ReferenceKernels::linear_backward_input(Stream& stream, const float* dy, const float* w,
                                              float* dx, const LinearShape& shape) {
   run(stream, [=] {
+    const auto dys = outputs_of(dy, shape);
+    const auto ws = weights_of(w, shape);
     for (std::size_t r = 0; r < shape.rows; ++r) {
       for (std::size_t i = 0; i < shape.in; ++i) {
         double sum = 0.0;
         for (std::size_t o = 0; o < shape.out; ++o) {
-          sum += double{dy[r * shape.out + o]} * w[weight_at(shape, i, o)];
+          sum += dys[r * shape.out + o] * ws[weight_at(shape, i, o)];
         }
         dx[r * shape.in + i] = static_cast<float>(sum);
       }
@@ -309,11 +336,13 @@ void ReferenceKernels::linear_backward_weight(Stream& stream, const float* x, co
                                               float* dw, float* d_bias, const LinearShape& shape,
                                               Accumulate accumulate) {
   run(stream, [=] {
+    const auto xs = inputs_of(x, shape);
+    const auto dys = outputs_of(dy, shape);
     for (std::size_t o = 0; o < shape.out; ++o) {
       for (std::size_t i = 0; i < shape.in; ++i) {
         double sum = 0.0;
         for (std::size_t r = 0; r < shape.rows; ++r) {
-          sum += double{x[r * shape.in + i]} * dy[r * shape.out + o];
+          sum += xs[r * shape.in + i] * dys[r * shape.out + o];
         }
         put(dw[weight_at(shape, i, o)], sum, accumulate);
       }

@@ -34,8 +34,8 @@ public:
   [[nodiscard]] Expected<BufferView> allocate(std::size_t size_bytes, MemorySpace space) override;
   [[nodiscard]] MemorySpace memory_space() const noexcept override { return MemorySpace::host; }
   [[nodiscard]] Kernels& kernels() override { return kernels_; }
-  [[nodiscard]] double measure_peak_flops(std::uint32_t stream_count,
-                                          std::uint32_t thread_count) override;
+  [[nodiscard]] double measure_peak_flops(std::uint32_t stream_count, std::uint32_t thread_count,
+                                          Precision precision) override;
 
 private:
   CpuKernels kernels_;
@@ -67,7 +67,8 @@ double seconds_of(std::vector<std::unique_ptr<Stream>>& streams, const Enqueue& 
   return static_cast<double>(steady_now_ns() - begin_ns) * 1e-9;
 }
 
-double CpuDevice::measure_peak_flops(std::uint32_t stream_count, std::uint32_t thread_count) {
+double CpuDevice::measure_peak_flops(std::uint32_t stream_count, std::uint32_t thread_count,
+                                     Precision precision) {
   constexpr std::size_t count = std::size_t{peak_side} * peak_side;
   std::vector<std::unique_ptr<Stream>> streams;
   std::vector<CpuMemory> matrices;
@@ -79,7 +80,7 @@ double CpuDevice::measure_peak_flops(std::uint32_t stream_count, std::uint32_t t
     matrices.emplace_back(3 * count * sizeof(float));
     TROUPE_ASSERT(matrices.back().data() != nullptr);
   }
-  const LinearShape shape{peak_side, peak_side, peak_side, WeightLayout::in_out};
+  const LinearShape shape{peak_side, peak_side, peak_side, WeightLayout::in_out, precision};
   double best_seconds = 1e9;
   for (std::uint32_t round = 0; round < peak_rounds; ++round) {
     best_seconds = std::min(best_seconds, seconds_of(streams, [&](std::size_t i) {

@@ -50,8 +50,43 @@ void enqueue_in_parts(Stream& stream, std::size_t count, std::size_t grain, cons
 constexpr std::size_t line_floats = 16;      ///< Of a cache line: threads do not share one.
 constexpr std::size_t grain_floats = 16384;  ///< Less is not worth a thread.
 
-void enqueue_product(Stream& to, const Product& product) {
-  to.enqueue([product, &stream = cpu(to)] {
+/// Runs a product whose operands are rounded first: to bf16, or on a processor that does not
+/// multiply that to the same numbers as floats.
+void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
+  auto& products = stream.products();
+  const bool is_native = isa.multiplies_bf16 && OnednnProducts::has_bf16();
+  if (!is_native) product.shape.precision = Precision::fp32;
+  const auto& [m, n, k] = std::tie(product.shape.m, product.shape.n, product.shape.k);
+  const auto a_count = std::size_t{m} * k;
+  const auto b_count = std::size_t{k} * n;
+  const auto floats_of = [&](std::size_t count) {
+    const auto bytes = count * (is_native ? sizeof(std::uint16_t) : sizeof(float));
+    return static_cast<std::size_t>(padded(bytes)) / sizeof(float);
+  };
+  const auto own_floats =
+      static_cast<std::size_t>(padded(products.scratch_floats(product.shape) * sizeof(float)))
+      / sizeof(float);
+  float* const scratch = stream.scratch(0, own_floats + floats_of(a_count) + floats_of(b_count));
+  const auto rounded = [&](const void* from, float* to, std::size_t count) -> const void* {
+    const auto* const values = static_cast<const float*>(from);
+    in_parts(stream.thread_count(), count, grain_floats, [&](const Part& part) {
+      const auto size = part.end - part.begin;
+      if (is_native) {
+        isa.to_bf16(values + part.begin, reinterpret_cast<std::uint16_t*>(to) + part.begin, size);
+      } else {
+        isa.round_to_bf16(values + part.begin, to + part.begin, size);
+      }
+    });
+    return to;
+  };
+  product.a = rounded(product.a, scratch + own_floats, a_count);
+  product.b = rounded(product.b, scratch + own_floats + floats_of(a_count), b_count);
+  products.run(product, scratch);
+}
+
+void enqueue_product(Stream& to, const Isa& isa, const Product& product) {
+  to.enqueue([product, &isa, &stream = cpu(to)] {
+    if (product.shape.precision == Precision::bf16) return run_rounded(isa, stream, product);
     auto& products = stream.products();
     products.run(product, stream.scratch(0, products.scratch_floats(product.shape)));
   });
@@ -202,12 +237,13 @@ void CpuKernels::rms_norm_backward_weight(Stream& stream, const float* dy, const
 void CpuKernels::linear_forward(Stream& stream, const float* x, const float* w, const float* bias,
                                 const float* residual, float* y, const LinearShape& shape) {
   using Addend = Product::Shape::Addend;
-  enqueue_product(stream,
+  enqueue_product(stream, isa_,
                   {.shape = {.m = shape.rows,
                              .n = shape.out,
                              .k = shape.in,
                              .transposed_b = shape.layout == WeightLayout::out_in,
                              .has_bias = bias != nullptr,
+                             .precision = shape.precision,
                              .addend = residual != nullptr ? Addend::elsewhere : Addend::none},
                    .a = x,
                    .b = w,
@@ -218,13 +254,15 @@ void CpuKernels::linear_forward(Stream& stream, const float* x, const float* w, 
 
 void CpuKernels::linear_backward_input(Stream& stream, const float* dy, const float* w, float* dx,
                                        const LinearShape& shape) {
-  enqueue_product(stream, {.shape = {.m = shape.rows,
-                                     .n = shape.in,
-                                     .k = shape.out,
-                                     .transposed_b = shape.layout == WeightLayout::in_out},
-                           .a = dy,
-                           .b = w,
-                           .c = dx});
+  enqueue_product(stream, isa_,
+                  {.shape = {.m = shape.rows,
+                             .n = shape.in,
+                             .k = shape.out,
+                             .transposed_b = shape.layout == WeightLayout::in_out,
+                             .precision = shape.precision},
+                   .a = dy,
+                   .b = w,
+                   .c = dx});
 }
 
 void CpuKernels::linear_backward_weight(Stream& stream, const float* x, const float* dy, float* dw,
@@ -233,14 +271,16 @@ void CpuKernels::linear_backward_weight(Stream& stream, const float* x, const fl
   using Addend = Product::Shape::Addend;
   const bool add = accumulate == Accumulate::add;
   const bool is_in_out = shape.layout == WeightLayout::in_out;
-  enqueue_product(stream, {.shape = {.m = is_in_out ? shape.in : shape.out,
-                                     .n = is_in_out ? shape.out : shape.in,
-                                     .k = shape.rows,
-                                     .transposed_a = true,
-                                     .addend = add ? Addend::in_c : Addend::none},
-                           .a = is_in_out ? x : dy,
-                           .b = is_in_out ? dy : x,
-                           .c = dw});
+  enqueue_product(stream, isa_,
+                  {.shape = {.m = is_in_out ? shape.in : shape.out,
+                             .n = is_in_out ? shape.out : shape.in,
+                             .k = shape.rows,
+                             .transposed_a = true,
+                             .precision = shape.precision,
+                             .addend = add ? Addend::in_c : Addend::none},
+                   .a = is_in_out ? x : dy,
+                   .b = is_in_out ? dy : x,
+                   .c = dw});
   if (d_bias == nullptr) return;
   enqueue_in_parts(stream, shape.out, line_floats, [=, &isa = isa_](const Part& part) {
     isa.column_sums(dy, d_bias, part.begin, part.end, shape.rows, shape.out, add);

@@ -42,6 +42,27 @@ inline void gelu_backward(const float* x, const float* dy, float* dx, std::size_
   });
 }
 
+/// To bfloat16, ties to even, by carrying into the upper half; a NaN stays one.
+inline Unsigned rounded_to_bf16(Vector x) {
+  const auto bits = reinterpret_cast<Unsigned>(x);
+  const Unsigned rounded = (bits + 0x7fffU + (bits >> 16U & 1U)) >> 16U;
+  return x == x ? rounded : Unsigned{} + 0x7fc0U;
+}
+
+inline void to_bf16(const float* x, std::uint16_t* y, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const auto half = __builtin_convertvector(rounded_to_bf16(load(x + i, lanes)), HalfBits);
+    std::memcpy(y + i, &half, sizeof(std::uint16_t) * count_of(lanes));
+  });
+}
+
+inline void round_to_bf16(const float* x, float* y, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    const Unsigned bits = rounded_to_bf16(load(x + i, lanes)) << 16U;
+    store(y + i, reinterpret_cast<Vector>(bits), lanes);
+  });
+}
+
 /// A point (x, z) becomes (x cos - z sin, z cos + x sin), or with direction -1 turns back.
 inline void rotate(float* head, const float* cosines, const float* sines, float direction,
                    std::size_t size) {

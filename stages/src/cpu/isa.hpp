@@ -41,6 +41,7 @@ struct AttentionGradients {
 /// elements.
 struct Isa {
   const char* name;
+  bool multiplies_bf16;  ///< Else products of bf16 are those of floats with the same values.
 
   std::size_t (*attention_scratch_floats)(std::size_t sequence, std::size_t head_size);
   void (*attention_forward)(const AttentionHead&, float* y, float* log_sum_exp, float* scratch);
@@ -93,6 +94,10 @@ struct Isa {
                           std::size_t begin, std::size_t end, const WordRange& words);
   /// Replaces the logits of a row by e^(logit - shift) * scale.
   void (*scaled_exponentials)(float* logits, float shift, float scale, std::size_t count);
+
+  void (*to_bf16)(const float* x, std::uint16_t* y, std::size_t count);
+  /// The same numbers, as floats.
+  void (*round_to_bf16)(const float* x, float* y, std::size_t count);
 
   void (*add)(const float* a, const float* b, float* y, std::size_t count);
   double (*sum_of_squares)(const float* x, std::size_t count);

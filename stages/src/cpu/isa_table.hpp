@@ -9,6 +9,7 @@ namespace troupe::stages::TROUPE_ISA {
 
 constexpr Isa make_isa(const char* name) {
   return {.name = name,
+          .multiplies_bf16 = TROUPE_VECTOR_BYTES == 64,
           .attention_scratch_floats = &attention_scratch_floats,
           .attention_forward = &attention_forward,
           .attention_backward = &attention_backward,
@@ -27,6 +28,8 @@ constexpr Isa make_isa(const char* name) {
           .cross_entropy = &cross_entropy,
           .word_statistics = &word_statistics,
           .scaled_exponentials = &scaled_exponentials,
+          .to_bf16 = &to_bf16,
+          .round_to_bf16 = &round_to_bf16,
           .add = &add,
           .sum_of_squares = &sum_of_squares,
           .adam = &adam,

@@ -15,9 +15,10 @@ using dnnl::memory;
 
 constexpr int addend_argument = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
 
-memory::desc matrix(std::uint32_t rows, std::uint32_t columns, bool transposed = false) {
+memory::desc matrix(std::uint32_t rows, std::uint32_t columns, bool transposed = false,
+                    Precision precision = Precision::fp32) {
   return {{rows, columns},
-          memory::data_type::f32,
+          precision == Precision::bf16 ? memory::data_type::bf16 : memory::data_type::f32,
           transposed ? memory::format_tag::ba : memory::format_tag::ab};
 }
 
@@ -67,8 +68,8 @@ struct OnednnProducts::Prepared {
   }
 
   static dnnl::matmul::desc describe(const Product::Shape& shape) {
-    const auto a = matrix(shape.m, shape.k, shape.transposed_a);
-    const auto b = matrix(shape.k, shape.n, shape.transposed_b);
+    const auto a = matrix(shape.m, shape.k, shape.transposed_a, shape.precision);
+    const auto b = matrix(shape.k, shape.n, shape.transposed_b, shape.precision);
     const auto c = matrix(shape.m, shape.n);
     if (shape.has_bias) return {a, b, matrix(1, shape.n), c};
     return {a, b, c};
@@ -78,10 +79,10 @@ struct OnednnProducts::Prepared {
     arguments.push_back({what, memory{desc, engine, nullptr}});
   }
 
-  void point(int what, const float* values) {
+  void point(int what, const void* values) {
     for (const auto& argument : arguments) {
       // oneDNN takes no pointer to const; it writes to c and to the scratchpad alone.
-      if (argument.what == what) argument.object.set_data_handle(const_cast<float*>(values));
+      if (argument.what == what) argument.object.set_data_handle(const_cast<void*>(values));
     }
   }
 
@@ -99,6 +100,10 @@ OnednnProducts::Prepared& OnednnProducts::prepare(const Product::Shape& shape) {
   auto& prepared = prepared_[shape];
   if (!prepared) prepared = std::make_unique<Prepared>(shape, engine_->processor);
   return *prepared;
+}
+
+bool OnednnProducts::has_bf16() {
+  return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
 }
 
 std::size_t OnednnProducts::scratch_floats(const Product::Shape& shape) {

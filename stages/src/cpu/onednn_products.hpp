@@ -7,6 +7,8 @@
 #include <map>
 #include <memory>
 
+#include "troupe/engine/precision.hpp"
+
 namespace troupe::stages {
 
 /// c [m, n] = a [m, k] b [k, n] (+ bias [n]) (+ addend [m, n]), dense and row-major.
@@ -19,14 +21,15 @@ struct Product {
     bool transposed_a = false;  ///< Memory holds a as [k, m].
     bool transposed_b = false;  ///< Memory holds b as [n, k].
     bool has_bias = false;
+    Precision precision = Precision::fp32;  ///< Of a and b in memory.
     enum class Addend : std::uint8_t { none, in_c, elsewhere } addend = Addend::none;
 
     friend auto operator<=>(const Shape&, const Shape&) = default;
   };
 
   Shape shape;
-  const float* a = nullptr;
-  const float* b = nullptr;
+  const void* a = nullptr;
+  const void* b = nullptr;
   const float* bias = nullptr;    ///< If `has_bias`.
   const float* addend = nullptr;  ///< If `elsewhere`.
   float* c = nullptr;
@@ -44,6 +47,9 @@ public:
   ~OnednnProducts();
   OnednnProducts(const OnednnProducts&) = delete;
   OnednnProducts& operator=(const OnednnProducts&) = delete;
+
+  /// Whether it multiplies bf16 on this processor.
+  [[nodiscard]] static bool has_bf16();
 
   /// Floats of scratch that `run` needs, 64-byte aligned.
   [[nodiscard]] std::size_t scratch_floats(const Product::Shape& shape);

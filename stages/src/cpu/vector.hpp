@@ -19,11 +19,21 @@ using Bits [[gnu::vector_size(TROUPE_VECTOR_BYTES)]] = std::int32_t;
 using VectorInMemory [[gnu::vector_size(TROUPE_VECTOR_BYTES), gnu::aligned(4), gnu::may_alias]] =
     float;
 
+using HalfBits [[gnu::vector_size(TROUPE_VECTOR_BYTES / 2)]] = std::uint16_t;
+using Unsigned [[gnu::vector_size(TROUPE_VECTOR_BYTES)]] = std::uint32_t;
+
 /// How many lanes an access touches: all, or the first few at the end of an array.
 struct Whole {};
 struct First {
   std::size_t count;
 };
+
+inline constexpr std::size_t count_of(Whole /*lanes*/) {
+  return width;
+}
+inline constexpr std::size_t count_of(First lanes) {
+  return lanes.count;
+}
 
 inline Vector load(const float* from, Whole /*lanes*/ = {}) {
   return *reinterpret_cast<const VectorInMemory*>(from);

@@ -12,6 +12,7 @@
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/engine/optimizer_sharding.hpp"
 #include "troupe/engine/policy.hpp"
+#include "troupe/engine/precision.hpp"
 #include "troupe/engine/stage_graph.hpp"
 
 namespace troupe {
@@ -59,7 +60,8 @@ struct TrainConfig {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  double momentum = 0.9;                          ///< SGD.
+  double momentum = 0.9;  ///< SGD.
+  Precision precision = Precision::fp32;
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
   bool sequence_parallel = false;  ///< Shards divide the rows of what lies between products.

@@ -17,6 +17,7 @@ struct Profile {
   ModelSpec model;  ///< Resolved. How many layers it has does not matter.
   std::uint32_t microbatch_size = 1;
   std::uint32_t threads_per_stage = 1;
+  Precision precision = Precision::fp32;
   std::uint32_t shard_count = 1;  ///< Of each stage; times are those of one, with its waiting.
   std::uint32_t stream_count = 1;
 

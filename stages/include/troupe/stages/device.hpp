@@ -13,6 +13,7 @@
 
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/memory.hpp"
+#include "troupe/engine/precision.hpp"
 #include "troupe/transport/collective.hpp"
 
 namespace troupe::stages {
@@ -72,7 +73,8 @@ public:
   /// Matrix-product peak of `stream_count` streams of `thread_count` threads each, all at work at
   /// once, in FLOP/s; measured now, in about a tenth of a second. Blocks.
   [[nodiscard]] virtual double measure_peak_flops(std::uint32_t stream_count,
-                                                  std::uint32_t thread_count) = 0;
+                                                  std::uint32_t thread_count,
+                                                  Precision precision) = 0;
 
 protected:
   Device() = default;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "troupe/engine/precision.hpp"
 #include "troupe/engine/stage_graph.hpp"
 #include "troupe/stages/device.hpp"
 
@@ -31,6 +32,7 @@ struct LinearShape {
   std::uint32_t in = 0;
   std::uint32_t out = 0;
   WeightLayout layout = WeightLayout::in_out;
+  Precision precision = Precision::fp32;
 };
 
 /// Extent of causal self-attention. `heads` is a multiple of `kv_heads`: each of these many keys
