@@ -316,7 +316,7 @@ TEST(SameBits, ShardedGradientsStayCloseToWholeOnesAndRepeatThemselves) {
   }
 }
 
-/// Of the loss in fp32, at every step: what docs/adr/0023-precision.md promises.
+/// Of the loss in fp32, at every step: what docs/adr/0024-precision.md promises.
 constexpr double bf16_bound = 0.01;
 
 TEST(SameBits, Bf16StaysCloseToFp32AndEqualsItselfInAnyPipeline) {
