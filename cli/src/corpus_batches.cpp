@@ -5,6 +5,11 @@
 namespace troupe::cli {
 
 Expected<std::shared_ptr<const CorpusBatches>> CorpusBatches::open(const Plan& plan) {
+  if (plan.config.model.family == Family::bert) {
+    return Error{Errc::invalid_config,
+                 "model.family: \"bert\" cannot be trained from text by this command yet; take "
+                 "\"gpt2\" or \"llama\", or give actors::Trainer batches of your own"};
+  }
   auto corpus = storage::Corpus::open(plan.config.data, plan.config.model.sequence);
   if (!corpus) return corpus.error();
   return std::shared_ptr<const CorpusBatches>{new CorpusBatches{std::move(*corpus), plan.config}};

@@ -50,8 +50,8 @@ struct Choice {
 };
 
 using Value = std::variant<Switch, Whole<std::uint32_t>, Whole<std::uint64_t>, Real, Text, Counts,
-                           Choice<Family>, Choice<OptimizerKind>, Choice<LearningRateSchedule>,
-                           Choice<Recompute>, Choice<Policy>>;
+                           Choice<Family>, Choice<Task>, Choice<OptimizerKind>,
+                           Choice<LearningRateSchedule>, Choice<Recompute>, Choice<Policy>>;
 
 struct Key {
   std::string_view table;

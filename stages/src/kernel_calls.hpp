@@ -16,8 +16,11 @@ namespace troupe::stages {
 /// Where the values of one pass lie, and what else it works on.
 struct PassFrame {
   const Slot* slot = nullptr;
-  const std::int32_t* tokens = nullptr;   ///< [rows], where the embedding is.
-  const std::int32_t* targets = nullptr;  ///< [rows], where the head is.
+  // Of the microbatch; null where they are not needed.
+  const std::int32_t* tokens = nullptr;
+  const std::int32_t* segments = nullptr;
+  const std::int32_t* lengths = nullptr;
+  const std::int32_t* targets = nullptr;
   /// As for `Kernels::cross_entropy`: not 0 leaves the gradient of the logits.
   float gradient_scale = 0.0F;
   Accumulate accumulate{};  ///< Of weight gradients.
@@ -56,11 +59,15 @@ private:
   /// The bytes of a value, for a collective.
   [[nodiscard]] BufferView bytes_of(ValueIndex value, const PassFrame& frame) const;
   /// Floats from one shard's statistics to the next one's.
-  [[nodiscard]] std::size_t statistics_stride() const {
-    return padded(std::uint64_t{rows_} * word_statistics_count * sizeof(float)) / sizeof(float);
+  [[nodiscard]] static std::size_t statistics_stride(const Operation& operation) {
+    return padded(std::uint64_t{operation.rows} * word_statistics_count * sizeof(float))
+           / sizeof(float);
   }
-  [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
-    return {.rows = rows_, .in = operation.in, .out = operation.out, .layout = operation.layout};
+  [[nodiscard]] static LinearShape shape_of(const Operation& operation) {
+    return {.rows = operation.rows,
+            .in = operation.in,
+            .out = operation.out,
+            .layout = operation.layout};
   }
 
   Stream& stream_;
@@ -71,7 +78,6 @@ private:
   Shard shard_;
   AttentionShape attention_;
   float epsilon_;
-  std::uint32_t rows_;
 };
 
 }  // namespace troupe::stages

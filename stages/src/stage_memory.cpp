@@ -65,7 +65,10 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
   if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
   if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");
+  const auto widths = props.model.batch_widths();
   if (props.spec.has_embedding) tokens = cutter.integers("tokens");
+  if (props.spec.has_embedding && widths.segments > 0) segments = cutter.integers("segments");
+  if (widths.lengths > 0) lengths = cutter.integers("lengths");
   if (props.spec.has_head) targets = cutter.integers("targets");
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
   if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");

@@ -235,6 +235,7 @@ TEST_F(Command, RefusesABadConfiguration) {
   expect_refused("troupe train run.toml --set train.stepz=3", "train.steps");
   expect_refused("troupe train run.toml --set model.layers=1", "layers");
   expect_refused("troupe train run.toml --set model.heads=3", "heads");
+  expect_refused("troupe train run.toml --set model.family=bert", "cannot be trained from text");
   expect_refused("troupe train run.toml --set parallel.tensor=3", "tensor");
   expect_refused(
       "troupe train run.toml --set schedule.name=dualpipe "

@@ -37,9 +37,9 @@ struct StageProps {
 /// A stage that performs its `StageGraph`, with access to its logits.
 class TransformerStage : public Stage {
 public:
-  /// Copies `row` of the logits [rows, vocabulary] of the last evaluation pass of a stage with the
-  /// head and no other shards to `logits` [vocabulary]. Blocks until the stream is empty. For text
-  /// generation.
+  /// Copies `row` of the logits [rows, vocabulary], or [sequences, classes], of the last evaluation
+  /// pass of a stage with the head and no other shards to `logits`. Blocks until the stream is
+  /// empty. For text generation.
   virtual void read_logits(std::size_t row, std::span<float> logits) = 0;
 };
 
