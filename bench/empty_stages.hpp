@@ -24,14 +24,17 @@ inline Config empty_config(const GridExtent& parallel, std::uint32_t microbatche
   return config;
 }
 
-inline Expected<std::unique_ptr<stages::Stage>> make_empty_stage(
-    const Plan& plan, const StagePlan& stage, stages::Device& device, stages::Stream& stream,
-    const stages::ShardPeers& /*peers*/) {
+inline Expected<std::unique_ptr<stages::Stage>> make_empty_stage(const Plan& plan,
+                                                                 const StagePlan& stage,
+                                                                 stages::Device& device,
+                                                                 stages::Stream& stream,
+                                                                 const stages::StagePeers& peers) {
   return stages::make_counting_stage(device, stream,
                                      {.stage = stage.stage,
                                       .stage_count = plan.training.stages_per_copy(),
                                       .bounds = stage.bounds,
-                                      .microbatch_count = plan.training.microbatch_count});
+                                      .microbatch_count = plan.training.microbatch_count,
+                                      .holders = peers.holders});
 }
 
 /// Leaves the batch as it is: zeros.

@@ -167,7 +167,7 @@ void compare_naps(const char* schedule, std::uint32_t steps, double share) {
   const auto make_parts = [&streams] {
     actors::RankParts parts;
     parts.make_stage = [&streams](const Plan& plan, const StagePlan& stage, stages::Device& device,
-                                  stages::Stream& stream, const stages::ShardPeers& peers) {
+                                  stages::Stream& stream, const stages::StagePeers& peers) {
       streams.push_back(std::make_unique<SleepingStream>(stream, nap));
       return make_empty_stage(plan, stage, device, *streams.back(), peers);
     };

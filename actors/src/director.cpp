@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <span>
 #include <utility>
 
 #include "troupe/stages/device.hpp"
@@ -104,9 +105,12 @@ void DirectorState::on(StepReported& message) {
   decide_clipping();
 }
 
-/// Between shards the norm is added up parameter by parameter.
+/// Between shards, and holders of parts, the norm is added up parameter by parameter.
 std::optional<std::string> DirectorState::misfit_of_parts(const StepReported& message) const {
-  if (plan_->config.parallel.tensor == 1) return std::nullopt;
+  const auto& config = plan_->config;
+  if (config.parallel.tensor == 1 && config.train.optimizer_sharding == OptimizerSharding::none) {
+    return std::nullopt;
+  }
   const auto pipeline = coordinate_of(plan_->config.parallel, message.rank).pipeline;
   const auto stages = plan_->training.stages_of(pipeline);
   for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -210,24 +214,33 @@ double DirectorState::mean_loss() const {
 
 /// Adds parameter after parameter in model order, from the first copy of the model in the first
 /// replica (all have the same sums), so that the partition does not change the order of the
-/// additions. What shards hold in parts is added shard after shard.
+/// additions. What shards hold in parts is added shard after shard, and what holders update in
+/// parts, holder after holder.
 double DirectorState::global_norm() const {
-  const auto& extent = plan_->config.parallel;
+  const bool is_sharded = plan_->config.train.optimizer_sharding != OptimizerSharding::none;
+  const auto member_count = is_sharded ? plan_->holder_count() : 1;
   double sum = 0.0;
-  std::vector<std::size_t> next_of_rank(plan_->training.rank_count(), 0);
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
-    const auto rank = plan_->training.rank_of_stage[s];
-    const auto held = next_of_rank[rank.value()]++;
-    const auto squares_of = [&](std::uint32_t shard) -> const std::vector<double>& {
-      return reported_[rank_at(extent, {0, shard, rank})]->squares[held];
-    };
-    for (std::size_t i = 0; i < squares_of(0).size(); ++i) {
-      sum += squares_of(0)[i];
-      if (extent.tensor == 1 || !is_part_[s][i]) continue;
-      for (std::uint32_t shard = 1; shard < extent.tensor; ++shard) sum += squares_of(shard)[i];
+    std::vector<std::span<const double>> squares;
+    for (std::uint32_t shard = 0; shard < plan_->config.parallel.tensor; ++shard) {
+      for (std::uint32_t m = 0; m < member_count; ++m) {
+        squares.push_back(squares_of(holder_of(*plan_, {s, shard}, m)));
+      }
+    }
+    for (std::size_t i = 0; i < squares.front().size(); ++i) {
+      const bool is_whole = squares.size() == member_count || !is_part_[s][i];
+      const auto count = is_whole ? member_count : squares.size();
+      for (std::size_t part = 0; part < count; ++part) sum += squares[part][i];
     }
   }
   return std::sqrt(sum);
+}
+
+std::span<const double> DirectorState::squares_of(const StageHolder& holder) const {
+  const auto pipeline = coordinate_of(plan_->config.parallel, holder.rank).pipeline;
+  const auto stages = plan_->training.stages_of(pipeline);
+  const auto held = std::ranges::find(stages, holder.stage) - stages.begin();
+  return reported_[holder.rank]->squares[static_cast<std::size_t>(held)];
 }
 
 DirectorHandle::behavior_type director(DirectorHandle::stateful_pointer<DirectorState> self,

@@ -17,7 +17,7 @@ namespace {
 Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, const StagePlan& stage,
                                                           stages::Device& device,
                                                           stages::Stream& stream,
-                                                          const stages::ShardPeers& peers) {
+                                                          const stages::StagePeers& peers) {
   auto made =
       stages::make_transformer_stage(device, stream,
                                      {.model = plan.config.model,
@@ -70,7 +70,7 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
   made->ranks_.resize(ranks.size());
   for (std::size_t i = 0; i < ranks.size(); ++i) {
     made->ranks_[i].rank = ranks[i];
-    made->make_streams(made->ranks_[i]);
+    made->make_places(made->ranks_[i]);
   }
   // A stage is made with its peers.
   for (std::uint32_t replica = 0; extent.tensor > 1 && replica < extent.data; ++replica) {
@@ -81,6 +81,12 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
       if (!connected) return connected.error();
     }
   }
+  for (std::uint32_t position = 0;
+       plan->holder_count() > 1 && position < plan->training.stages_per_copy(); ++position) {
+    for (std::uint32_t shard = 0; shard < extent.tensor; ++shard) {
+      if (auto joined = made->join_holders({position, shard}); !joined) return joined.error();
+    }
+  }
   for (auto& rank : made->ranks_) {
     if (auto built = made->build(rank); !built) return built.error();
   }
@@ -89,18 +95,14 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
   for (std::uint64_t number = 0; number < lanes.size(); ++number) {
     if (auto wired = made->wire(number, lanes[number]); !wired) return wired.error();
   }
-  if (plan->holder_count() == 1) return made;
-  for (std::uint32_t position = 0; position < plan->training.stages_per_copy(); ++position) {
-    for (std::uint32_t shard = 0; shard < extent.tensor; ++shard) {
-      if (auto joined = made->join_holders({position, shard}); !joined) return joined.error();
-    }
-  }
   return made;
 }
 
-void LocalRanks::make_streams(LocalRank& rank) {
+/// What its groups and lanes are given to, and its streams.
+void LocalRanks::make_places(LocalRank& rank) {
   const auto& config = plan_->config;
   rank.coordinate = coordinate_of(config.parallel, rank.rank);
+  rank.stages.resize(plan_->training.stages_of(rank.coordinate.pipeline).size());
   const auto name = stream_name(config.parallel, rank.coordinate);
   rank.stream = device_->make_stream(name, config.run.threads_per_stage);
   if (plan_->holder_count() > 1) rank.reduce_stream = device_->make_stream(name + "r", 1);
@@ -108,12 +110,16 @@ void LocalRanks::make_streams(LocalRank& rank) {
 }
 
 Expected<Done> LocalRanks::build(LocalRank& rank) {
-  const stages::ShardPeers peers{.group = rank.shards.get(), .stream = rank.shard_stream.get()};
-  for (const auto stage : plan_->training.stages_of(rank.coordinate.pipeline)) {
+  const auto stages = plan_->training.stages_of(rank.coordinate.pipeline);
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    auto& held = rank.stages[i];
+    const stages::StagePeers peers{
+        .shards = {.group = rank.shards.get(), .stream = rank.shard_stream.get()},
+        .holders = {.group = held.holders.get(), .stream = rank.reduce_stream.get()}};
     auto made =
-        parts_.make_stage(*plan_, plan_->stages[stage.value()], *device_, *rank.stream, peers);
+        parts_.make_stage(*plan_, plan_->stages[stages[i].value()], *device_, *rank.stream, peers);
     if (!made) return made.error();
-    rank.stages.push_back({std::move(*made), nullptr, nullptr, nullptr, nullptr});
+    held.stage = std::move(*made);
   }
   return Done{};
 }
@@ -286,7 +292,9 @@ void LocalRanks::empty_streams() {
     if (rank.stream) rank.stream->synchronize();
     if (rank.reduce_stream) rank.reduce_stream->synchronize();
     if (rank.shard_stream) rank.shard_stream->synchronize();
-    for (auto& held : rank.stages) held.stage->on_bucket_ready({});
+    for (auto& held : rank.stages) {
+      if (held.stage) held.stage->on_bucket_ready({});
+    }
   }
 }
 

@@ -214,7 +214,7 @@ void StageActorState::give_free(StageIndex stage, Edge edge, MicrobatchIndex mic
 }
 
 void StageActorState::record(const PassFinished& event, const stages::DeviceSpan& span) {
-  keeper_->add_pass(span.end_ns - span.begin_ns, span.waiting_ns);
+  keeper_->add_pass(span.end_ns - span.begin_ns, span.waiting_ns, span.gathering_ns);
   trace_.push_back({TraceEntry::Kind::pass, event.action, span.begin_ns, span.end_ns});
 }
 void StageActorState::record(const BucketReduced& event, const stages::DeviceSpan& span) {
@@ -307,10 +307,9 @@ void StageActorState::carry_out(const SendGradient& command) {
 
 void StageActorState::carry_out(const ReduceBucket& command) {
   auto& stage = held(command.stage);
-  stage.holders->all_reduce(
-      *local_->reduce_stream, stage.stage->bucket(command.bucket),
-      [to = self_, event = BucketReduced{command.stage, command.bucket},
-       begin_ns = stages::steady_now_ns()](Errc code) {
+  stage.stage->reduce_bucket(
+      command.bucket, [to = self_, event = BucketReduced{command.stage, command.bucket},
+                       begin_ns = stages::steady_now_ns()](Errc code) {
         caf::anon_send(to, Completed{event, code, {begin_ns, stages::steady_now_ns()}});
       });
 }

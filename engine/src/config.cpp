@@ -136,6 +136,16 @@ Expected<Done> check_shards(const Config& config) {
   return Done{};
 }
 
+Expected<Done> check_optimizer(const TrainConfig& train) {
+  if (train.optimizer == OptimizerKind::adafactor
+      && train.optimizer_sharding != OptimizerSharding::none) {
+    return invalid(
+        "train.optimizer_sharding: the state of train.optimizer = \"adafactor\" consists of sums "
+        "over whole rows and columns, which are small and are not divided; set \"none\"");
+  }
+  return Done{};
+}
+
 Expected<Done> check_grid(const Config& config) {
   const auto pipeline = config.parallel.pipeline;
   if (auto checked = check_shards(config); !checked) return checked;
@@ -233,6 +243,7 @@ Expected<Done> validate(const Config& config) {
   if (auto checked = check_ranges(config); !checked) return checked;
   if (auto checked = check_model(config.model); !checked) return checked;
   if (auto checked = check_grid(config); !checked) return checked;
+  if (auto checked = check_optimizer(config.train); !checked) return checked;
   if (auto checked = check_sizes(config); !checked) return checked;
   if (auto checked = check_data(config); !checked) return checked;
   return check_run(config);

@@ -1,7 +1,10 @@
 #include "troupe/engine/model_layout.hpp"
 
 #include <algorithm>
+#include <array>
 #include <utility>
+
+#include "troupe/engine/check.hpp"
 
 #include "model_families.hpp"
 
@@ -11,21 +14,19 @@ namespace {
 /// Lists the tensors of one stage's arena, holder by holder.
 class ArenaList {
 public:
-  ArenaList(const StageGraph& graph, const ModelSpec& model, const StageSpec& stage,
-            const StageBounds& bounds, std::uint32_t microbatch_count,
-            std::uint32_t microbatch_size)
+  ArenaList(const StageGraph& graph, const StageShape& shape)
       : graph_{graph},
-        model_{model},
-        stage_{stage},
-        bounds_{bounds},
-        microbatch_count_{microbatch_count},
-        rows_{std::uint64_t{microbatch_size} * model.sequence} {}
+        shape_{shape},
+        model_{shape.model},
+        stage_{shape.spec},
+        bounds_{shape.bounds},
+        rows_{std::uint64_t{shape.microbatch_size} * shape.model.sequence} {}
 
-  std::vector<TensorSpec> take(OptimizerKind optimizer) && {
-    append_parameters("parameters", "");
+  std::vector<TensorSpec> take() && {
+    append_parameters("parameters", 0, parameter_count());
     if (bounds_.trains) {
-      append_parameters("gradients", "");
-      append_optimizer_state(optimizer);
+      append_gradients();
+      append_optimizer_state();
       append_tied();
     }
     append_slots();
@@ -33,37 +34,65 @@ public:
     if (model_.family == Family::llama) {
       append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
     }
-    append_workspace(optimizer);
+    append_workspace();
     append_tokens();
     append_results();
     return std::move(list_);
   }
 
 private:
-  void append(std::string holder, std::string name, std::uint64_t floats) {
-    list_.push_back({std::move(holder), std::move(name), floats * sizeof(float)});
+  void append(std::string use, std::string name, std::uint64_t floats) {
+    list_.push_back({std::move(use), std::move(name), floats * sizeof(float)});
   }
 
-  void append_hidden(std::string holder, std::string name, std::uint64_t factor = 1) {
-    append(std::move(holder), std::move(name), factor * rows_ * model_.hidden);
+  void append_hidden(std::string use, std::string name, std::uint64_t factor = 1) {
+    append(std::move(use), std::move(name), factor * rows_ * model_.hidden);
   }
 
-  void append_parameters(const std::string& holder, const std::string& prefix) {
-    for (const auto& spec : graph_.parameters) {
+  [[nodiscard]] std::uint32_t parameter_count() const {
+    return static_cast<std::uint32_t>(graph_.parameters.size());
+  }
+
+  void append_parameters(const std::string& use, std::uint32_t begin, std::uint32_t end) {
+    for (auto i = begin; i < end; ++i) {
+      const auto& spec = graph_.parameters[i];
       if (spec.joined) {
         list_.back().size_bytes += spec.element_count() * sizeof(float);
       } else {
-        append(holder, prefix + spec.name, spec.element_count());
+        append(use, spec.name, spec.element_count());
       }
     }
   }
 
-  void append_optimizer_state(OptimizerKind optimizer) {
-    const auto array_count = optimizer_state_of(optimizer, graph_.parameters.front()).size();
-    for (std::size_t array = 0; array < array_count; ++array) {
-      for (const auto& spec : graph_.parameters) {
-        append("optimizer state", std::to_string(array) + " " + spec.name,
-               optimizer_state_of(optimizer, spec)[array]);
+  void append_gradients() {
+    const auto in_parts = kept_in_parts(graph_, shape_.holder, shape_.sharding);
+    std::array<std::uint64_t, gradient_place_count> places{};
+    for (std::size_t b = 0; b < in_parts.size(); ++b) {
+      const auto& bucket = graph_.buckets[b];
+      if (!in_parts[b]) {
+        append_parameters("gradients", bucket.begin, bucket.end);
+        continue;
+      }
+      const auto layout = layout_of(graph_, bucket);
+      append("gradients", "part of bucket " + std::to_string(b),
+             part_of_bucket(layout, shape_.holder).size());
+      auto& place = places[b % gradient_place_count];
+      place = std::max(place, layout.size);
+    }
+    for (std::size_t p = 0; p < places.size(); ++p) {
+      if (places[p] > 0) append("gradients", "place " + std::to_string(p), places[p]);
+    }
+  }
+
+  void append_optimizer_state() {
+    const auto updated = updated_by(graph_, shape_.holder, shape_.sharding);
+    const auto floats_of = [&](std::size_t i) {
+      return optimizer_state_of(shape_.optimizer, graph_.parameters[i], updated[i].size());
+    };
+    for (std::size_t array = 0; array < floats_of(0).size(); ++array) {
+      for (std::size_t i = 0; i < graph_.parameters.size(); ++i) {
+        append("optimizer state", std::to_string(array) + " " + graph_.parameters[i].name,
+               floats_of(i)[array]);
       }
     }
   }
@@ -104,7 +133,8 @@ private:
     std::uint64_t most_bytes = 0;
     for (const auto& spec : graph_.parameters) {
       std::uint64_t bytes = tensor_alignment_bytes;
-      for (const auto floats : optimizer_state_of(OptimizerKind::adafactor, spec)) {
+      for (const auto floats :
+           optimizer_state_of(OptimizerKind::adafactor, spec, spec.element_count())) {
         bytes += padded(floats * sizeof(float));
       }
       most_bytes = std::max(most_bytes, bytes);
@@ -112,19 +142,19 @@ private:
     list_.push_back({"workspace", "optimizer sums", most_bytes});
   }
 
-  void append_workspace(OptimizerKind optimizer) {
+  void append_workspace() {
     if (graph_.workspace_bytes > 0) {
       list_.push_back({"workspace", "values", graph_.workspace_bytes});
     }
     if (!bounds_.trains) return;
     list_.push_back({"workspace", "gradient squares", graph_.parameters.size() * sizeof(double)});
-    if (optimizer == OptimizerKind::adafactor) append_optimizer_sums();
+    if (shape_.optimizer == OptimizerKind::adafactor) append_optimizer_sums();
   }
 
   void append_tokens() {
     const auto append_integers = [this](const char* name, std::uint64_t per_sequence) {
       if (per_sequence == 0) return;
-      const auto sequences = microbatch_count_ * rows_ / model_.sequence;
+      const auto sequences = shape_.microbatch_count * rows_ / model_.sequence;
       list_.push_back({"tokens", name, sequences * per_sequence * sizeof(std::int32_t)});
     };
     const auto widths = model_.batch_widths();
@@ -138,15 +168,15 @@ private:
     const auto append_doubles = [this](const char* name, std::uint64_t count) {
       list_.push_back({"results", name, count * sizeof(double), true});
     };
-    if (stage_.has_head) append_doubles("losses", microbatch_count_);
+    if (stage_.has_head) append_doubles("losses", shape_.microbatch_count);
     if (bounds_.trains) append_doubles("gradient squares", graph_.parameters.size());
   }
 
   const StageGraph& graph_;
+  const StageShape& shape_;
   const ModelSpec& model_;
   const StageSpec& stage_;
   const StageBounds& bounds_;
-  std::uint64_t microbatch_count_;
   std::uint64_t rows_;
   std::vector<TensorSpec> list_;
 };
@@ -165,46 +195,39 @@ std::vector<ParameterSpec> parameters_of(const ModelSpec& model) {
           .layer_begin = 0, .layer_end = model.layers, .has_embedding = true, .has_head = true});
 }
 
-StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const StageBounds& bounds,
-                    std::uint32_t microbatch_size, const Shard& shard) {
-  return graph_of(model, stage,
-                  {.microbatch_size = microbatch_size,
-                   .trains = bounds.trains,
-                   .splits_backward = bounds.splits_backward,
-                   .recompute = bounds.recompute,
-                   .shard = shard});
+StageGraph graph_of(const StageShape& shape) {
+  return graph_of(shape.model, shape.spec,
+                  {.microbatch_size = shape.microbatch_size,
+                   .trains = shape.bounds.trains,
+                   .splits_backward = shape.bounds.splits_backward,
+                   .recompute = shape.bounds.recompute,
+                   .shard = shape.shard});
 }
 
-std::vector<std::uint64_t> optimizer_state_of(OptimizerKind optimizer, const ParameterSpec& spec) {
-  const auto count = spec.element_count();
+std::vector<std::uint64_t> optimizer_state_of(OptimizerKind optimizer, const ParameterSpec& spec,
+                                              std::uint64_t element_count) {
   switch (optimizer) {
     case OptimizerKind::adamw:
     case OptimizerKind::adam:
-      return {count, count};
+      return {element_count, element_count};
     case OptimizerKind::sgd:
-      return {count};
+      return {element_count};
     case OptimizerKind::adafactor:
-      return {count / spec.shape.back(), spec.shape.back()};
+      TROUPE_ASSERT(element_count == spec.element_count());
+      return {element_count / spec.shape.back(), spec.shape.back()};
   }
   return {};
 }
 
-std::vector<TensorSpec> tensors_of(const StageGraph& graph, const ModelSpec& model,
-                                   const StageSpec& stage, const StageBounds& bounds,
-                                   std::uint32_t microbatch_count, std::uint32_t microbatch_size,
-                                   OptimizerKind optimizer) {
-  return ArenaList{graph, model, stage, bounds, microbatch_count, microbatch_size}.take(optimizer);
+std::vector<TensorSpec> tensors_of(const StageGraph& graph, const StageShape& shape) {
+  return ArenaList{graph, shape}.take();
 }
 
-std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
-                                  const StageBounds& bounds, std::uint32_t microbatch_count,
-                                  std::uint32_t microbatch_size, OptimizerKind optimizer,
-                                  const Shard& shard) {
+std::vector<MemoryItem> memory_of(const StageShape& shape) {
   std::vector<MemoryItem> items;
-  const auto graph = graph_of(model, stage, bounds, microbatch_size, shard);
-  for (const auto& tensor :
-       tensors_of(graph, model, stage, bounds, microbatch_count, microbatch_size, optimizer)) {
-    if (items.empty() || items.back().name != tensor.holder) items.push_back({tensor.holder, 0});
+  for (const auto& tensor : tensors_of(graph_of(shape), shape)) {
+    if (tensor.size_bytes == 0) continue;
+    if (items.empty() || items.back().name != tensor.use) items.push_back({tensor.use, 0});
     items.back().bytes += padded(tensor.size_bytes);
   }
   return items;

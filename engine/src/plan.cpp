@@ -42,6 +42,19 @@ Recompute recompute_of(const TrainConfig& train, std::uint32_t stage) {
   return does ? train.recompute : Recompute::none;
 }
 
+/// Where gradients are summed microbatch by microbatch, passes wait for those of other holders.
+Expected<Done> check_sharding(const Config& config, const Schedule& schedule) {
+  if (config.train.optimizer_sharding != OptimizerSharding::zero2) return Done{};
+  const bool in_order = config.schedule.policy == Policy::in_order;
+  if (in_order && schedule.copy_count == 1) return Done{};
+  return Error{Errc::invalid_config,
+               "train.optimizer_sharding: \"zero2\" sums gradients in the middle of passes, which "
+               "all replicas must run in the same order, and "
+                   + (in_order ? "the schedule " + schedule.name + " runs two copies of the model"
+                               : "schedule.policy lets each choose")
+                   + "; \"zero1\" works"};
+}
+
 /// What the schedule must agree on with the rest of the configuration.
 Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
   const auto differs = [&](const std::string& key, std::uint32_t configured, std::uint32_t found) {
@@ -137,6 +150,7 @@ Expected<Plan> make_plan(const Config& config) {
 Expected<Plan> make_plan(const Config& config, Schedule training) {
   if (auto valid = validate(config); !valid) return valid.error();
   if (auto fits = check_extent(config, training); !fits) return fits.error();
+  if (auto fits = check_sharding(config, training); !fits) return fits.error();
   if (config.schedule.split_backward) training = split_backward(std::move(training));
   training = with_weight_passes_in_order(std::move(training));
   if (auto valid = validate(training); !valid) return valid.error();
@@ -145,21 +159,30 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
 
   Plan plan{.config = config, .training = std::move(training), .evaluation = {}, .stages = {}};
   plan.evaluation = make_forward_only(plan.training);
-  const Shard shard{.index = 0, .count = config.parallel.tensor};  // No other needs more.
+  // The first shard needs no less than others; the last holder, more than others by some cache
+  // lines at most.
+  const Shard shard{.index = 0, .count = config.parallel.tensor};
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
     auto bounds = bounds_of(plan.training, plan.evaluation, stage);
     bounds.recompute = recompute_of(config.train, v);
     const auto& spec = (*partition)[v % plan.training.stages_per_copy()];
-    const auto rows = config.schedule.microbatch_size;
     plan.stages.push_back(
         {.stage = stage,
          .rank = plan.training.rank_of_stage[v],
          .spec = spec,
          .bounds = bounds,
-         .flops = flops_of(config.model, spec, rows, shard),
-         .memory = memory_of(config.model, spec, bounds, plan.training.microbatch_count, rows,
-                             config.train.optimizer, shard)});
+         .flops = flops_of(config.model, spec, config.schedule.microbatch_size, shard),
+         .memory = memory_of(
+             {.model = config.model,
+              .spec = spec,
+              .bounds = bounds,
+              .microbatch_count = plan.training.microbatch_count,
+              .microbatch_size = config.schedule.microbatch_size,
+              .optimizer = config.train.optimizer,
+              .sharding = config.train.optimizer_sharding,
+              .shard = shard,
+              .holder = {.index = plan.holder_count() - 1, .count = plan.holder_count()}})});
   }
   return plan;
 }

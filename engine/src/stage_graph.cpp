@@ -285,8 +285,15 @@ private:
     return model_.tie_embeddings && (stage_.has_embedding || stage_.has_head);
   }
 
-  /// The bucket of each block, if it has one of its own. The head's norm is too small to travel
-  /// alone and goes with the layer below; the tied weight waits for its other half.
+  [[nodiscard]] bool has_matrix(const Bucket& bucket) const {
+    for (auto i = bucket.begin; i < bucket.end; ++i) {
+      if (pass_.parameters[i].shape.size() > 1) return true;
+    }
+    return false;
+  }
+
+  /// The bucket of each block, if it has one of its own. A head's norm is too small to travel alone
+  /// and goes with the layer below; the tied weight waits for its other half.
   [[nodiscard]] std::vector<std::optional<Bucket>> buckets_of_blocks() const {
     using Kind = ForwardPass::Block::Kind;
     std::vector<std::optional<Bucket>> buckets(pass_.blocks.size());
@@ -294,7 +301,10 @@ private:
     auto end = static_cast<std::uint32_t>(pass_.parameters.size()) - (ends_with_tied ? 1U : 0U);
     for (auto b = pass_.blocks.size(); b-- > 0;) {
       const auto& block = pass_.blocks[b];
-      if (block.kind == Kind::head && model_.tie_embeddings) continue;
+      if (block.kind == Kind::head && model_.tie_embeddings
+          && !has_matrix({block.parameters_begin, end})) {
+        continue;
+      }
       const bool begins_with_tied = is_tied_here() && block.kind == Kind::embedding;
       const auto begin = block.parameters_begin + (begins_with_tied ? 1U : 0U);
       if (begin < end) buckets[b] = Bucket{.begin = begin, .end = end};
@@ -319,6 +329,7 @@ private:
     const auto tied =
         stage_.has_embedding ? 0U : static_cast<std::uint32_t>(pass_.parameters.size() - 1);
     graph_.buckets.push_back({.begin = tied, .end = tied + 1});
+    graph_.has_tied_bucket = true;
   }
 
   ForwardPass pass_;

@@ -56,8 +56,10 @@ TimeAccount TimeKeeper::close() {
   account[TimeCause::computing] = std::min(std::exchange(computing_ns_, 0), open_ns);
   const auto rest_ns = open_ns - account[TimeCause::computing];
   const auto waited_ns = std::min(std::exchange(waiting_ns_, 0), rest_ns);
+  const auto gathered_ns = std::min(std::exchange(gathering_ns_, 0), rest_ns - waited_ns);
   account[TimeCause::shards] += waited_ns;
-  account[TimeCause::dispatch] = rest_ns - waited_ns;
+  account[TimeCause::reduction] += gathered_ns;
+  account[TimeCause::dispatch] = rest_ns - waited_ns - gathered_ns;
   return account;
 }
 

@@ -124,8 +124,9 @@ public:
   }
 
   [[nodiscard]] std::uint32_t bucket_count() const override { return is_tied_ ? 2 : 1; }
-  [[nodiscard]] BufferView bucket(std::uint32_t index) override {
-    return index == 0 ? gradients_ : tied_;
+  void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) override {
+    const auto& [group, additions] = props_.holders;
+    group->all_reduce(*additions, index == 0 ? gradients_ : tied_, std::move(done));
   }
   void on_bucket_ready(BucketReady ready) override { ready_ = std::move(ready); }
   [[nodiscard]] std::span<const double> losses() const override { return losses_; }

@@ -5,7 +5,7 @@
 namespace troupe::stages {
 
 KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& props,
-                         const StageGraph& graph, const StageMemory& memory, ShardGroup& shards)
+                         const StageGraph& graph, const StageMemory& memory, StreamGroup& shards)
     : stream_{stream},
       kernels_{kernels},
       graph_{graph},
@@ -103,9 +103,9 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
     case OperationKind::cross_entropy:
       return cross_entropy(call, frame);
     case OperationKind::sum_shards:
-      return shards_.all_reduce(bytes_of(call.y, frame));
+      return shards_.perform(StreamGroup::Operation::all_reduce, bytes_of(call.y, frame));
     case OperationKind::gather_shards:
-      return shards_.all_gather(bytes_of(call.y, frame));
+      return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.y, frame));
     case OperationKind::word_statistics:
       return kernels_.word_statistics(stream_, x, frame.targets,
                                       y + shard_.index * statistics_stride(of), of.rows,
@@ -164,7 +164,7 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
     case OperationKind::swiglu:
       return kernels_.swiglu_backward(stream_, x, dy, dx, of.rows, of.out);
     case OperationKind::share:
-      return shards_.all_reduce(bytes_of(call.dx, frame));
+      return shards_.perform(StreamGroup::Operation::all_reduce, bytes_of(call.dx, frame));
     default:
       break;
   }
@@ -175,26 +175,27 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
   const auto& of = graph_.operations[call.operation];
   const auto* const x = at(call.x, frame);
   const auto* const dy = at(call.dy, frame);
+  const auto accumulate =
+      memory_.is_kept_in_parts[of.weight] ? Accumulate::overwrite : frame.accumulate;
   switch (of.kind) {
     case OperationKind::embedding:
       return kernels_.embedding_backward(stream_, frame.tokens, dy, gradient(of.weight),
                                          gradient(of.bias), of.rows, attention_.sequence, of.out,
-                                         words_of(of), frame.accumulate);
+                                         words_of(of), accumulate);
     case OperationKind::segments:
       return kernels_.embedding_backward(stream_, frame.segments, dy, gradient(of.weight), nullptr,
                                          of.rows, attention_.sequence, of.out, words_of(of),
-                                         frame.accumulate);
+                                         accumulate);
     case OperationKind::layer_norm:
-      return kernels_.layer_norm_backward_weight(
-          stream_, dy, x, at(call.saved[1], frame), at(call.saved[0], frame), gradient(of.weight),
-          gradient(of.bias), of.rows, of.out, frame.accumulate);
+      return kernels_.layer_norm_backward_weight(stream_, dy, x, at(call.saved[1], frame),
+                                                 at(call.saved[0], frame), gradient(of.weight),
+                                                 gradient(of.bias), of.rows, of.out, accumulate);
     case OperationKind::rms_norm:
       return kernels_.rms_norm_backward_weight(stream_, dy, x, at(call.saved[0], frame),
-                                               gradient(of.weight), of.rows, of.out,
-                                               frame.accumulate);
+                                               gradient(of.weight), of.rows, of.out, accumulate);
     case OperationKind::linear:
       return kernels_.linear_backward_weight(stream_, x, dy, weight_gradient(of), gradient(of.bias),
-                                             shape_of(of), frame.accumulate);
+                                             shape_of(of), accumulate);
     default:
       break;
   }

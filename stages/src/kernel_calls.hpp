@@ -8,8 +8,8 @@
 #include "troupe/engine/stage_graph.hpp"
 #include "troupe/stages/kernels.hpp"
 
-#include "shard_group.hpp"
 #include "stage_memory.hpp"
+#include "stream_group.hpp"
 
 namespace troupe::stages {
 
@@ -31,7 +31,7 @@ class KernelCalls {
 public:
   /// What it refers to outlives the object.
   KernelCalls(Stream& stream, Kernels& kernels, const StageProps& props, const StageGraph& graph,
-              const StageMemory& memory, ShardGroup& shards);
+              const StageMemory& memory, StreamGroup& shards);
 
   void enqueue(const KernelCall& call, const PassFrame& frame);
 
@@ -74,7 +74,7 @@ private:
   Kernels& kernels_;
   const StageGraph& graph_;
   const StageMemory& memory_;
-  ShardGroup& shards_;
+  StreamGroup& shards_;
   Shard shard_;
   AttentionShape attention_;
   float epsilon_;

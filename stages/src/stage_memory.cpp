@@ -47,7 +47,12 @@ std::span<std::int32_t> ArenaCutter::integers(std::string_view name) {
 
 StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
                          ArenaCutter& host_cutter, StageBuffers& buffers) {
-  cut_parameters(props, graph.parameters, cutter);
+  cut_parameters(graph, cutter);
+  if (props.bounds.trains) {
+    const auto shape = props.shape();
+    cut_gradients(shape, graph, cutter);
+    cut_updated(shape, graph, cutter);
+  }
   if (cutter.at("tied gradients")) {
     if (props.spec.has_embedding && props.spec.has_head) {
       head_half = cutter.floats("head half");
@@ -88,19 +93,65 @@ std::vector<std::span<float>> StageMemory::cut_each(std::span<const ParameterSpe
   return pieces;
 }
 
-void StageMemory::cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
-                                 ArenaCutter& cutter) {
-  const auto values = cut_each(specs, cutter);
-  for (std::size_t i = 0; i < specs.size(); ++i) {
-    parameters.push_back({.spec = &specs[i], .values = values[i], .gradients = {}});
+void StageMemory::cut_parameters(const StageGraph& graph, ArenaCutter& cutter) {
+  const auto values = cut_each(graph.parameters, cutter);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    parameters.push_back({.spec = &graph.parameters[i], .values = values[i], .gradients = {}});
   }
-  if (!props.bounds.trains) return;
-  const auto gradients = cut_each(specs, cutter);
-  for (std::size_t i = 0; i < specs.size(); ++i) parameters[i].gradients = gradients[i];
-  while (cutter.at("optimizer state")) {
-    const auto prefix = std::to_string(optimizer_state.size()) + ' ';
-    auto& arrays = optimizer_state.emplace_back();
-    for (const auto& spec : specs) arrays.push_back(cutter.floats(prefix + spec.name));
+}
+
+void StageMemory::cut_gradients(const StageShape& shape, const StageGraph& graph,
+                                ArenaCutter& cutter) {
+  const auto in_parts = kept_in_parts(graph, shape.holder, shape.sharding);
+  is_kept_in_parts.resize(parameters.size());
+  for (std::size_t b = 0; b < in_parts.size(); ++b) {
+    const auto& [begin, end] = graph.buckets[b];
+    gradient_parts.push_back(in_parts[b] ? cutter.floats("part of bucket " + std::to_string(b))
+                                         : std::span<float>{});
+    if (in_parts[b]) continue;
+    const auto gradients =
+        cut_each(std::span{graph.parameters}.subspan(begin, end - begin), cutter);
+    for (auto i = begin; i < end; ++i) parameters[i].gradients = gradients[i - begin];
+  }
+  for (std::uint32_t p = 0; p < gradient_place_count && cutter.at("gradients"); ++p) {
+    const auto place = cutter.floats("place " + std::to_string(p));
+    for (auto b = p; b < in_parts.size(); b += gradient_place_count) {
+      if (!in_parts[b]) continue;
+      const auto& [begin, end] = graph.buckets[b];
+      const auto layout = layout_of(graph, graph.buckets[b]);
+      for (auto i = begin; i < end; ++i) {
+        is_kept_in_parts[i] = true;
+        parameters[i].gradients =
+            place.subspan(layout.begins[i - begin], parameters[i].values.size());
+      }
+    }
+  }
+}
+
+void StageMemory::cut_updated(const StageShape& shape, const StageGraph& graph,
+                              ArenaCutter& cutter) {
+  const auto ranges = updated_by(graph, shape.holder, shape.sharding);
+  updated.resize(parameters.size());
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    updated[i].values = parameters[i].values.subspan(ranges[i].begin, ranges[i].size());
+    updated[i].gradients = parameters[i].gradients.subspan(ranges[i].begin, ranges[i].size());
+  }
+  for (std::size_t b = 0; b < gradient_parts.size(); ++b) {
+    const auto kept = gradient_parts[b];
+    if (kept.empty()) continue;
+    const auto layout = layout_of(graph, graph.buckets[b]);
+    const auto part = part_of_bucket(layout, shape.holder);
+    for (auto i = graph.buckets[b].begin; i < graph.buckets[b].end; ++i) {
+      if (ranges[i].size() == 0) continue;
+      const auto first = layout.begins[i - graph.buckets[b].begin] + ranges[i].begin;
+      updated[i].gradients = kept.subspan(first - part.begin, ranges[i].size());
+    }
+  }
+  for (std::size_t array = 0; cutter.at("optimizer state"); ++array) {
+    const auto prefix = std::to_string(array) + ' ';
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      updated[i].state.push_back(cutter.floats(prefix + graph.parameters[i].name));
+    }
   }
 }
 

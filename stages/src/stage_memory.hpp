@@ -22,9 +22,9 @@ public:
   [[nodiscard]] std::span<double> doubles(std::string_view name);
   [[nodiscard]] std::span<std::int32_t> integers(std::string_view name);
 
-  /// The next tensor is one of `holder`.
-  [[nodiscard]] bool at(std::string_view holder) const {
-    return next_ < list_.size() && list_[next_].holder == holder;
+  /// The next tensor is one of `use`.
+  [[nodiscard]] bool at(std::string_view use) const {
+    return next_ < list_.size() && list_[next_].use == use;
   }
   /// Every byte has been cut.
   [[nodiscard]] bool done() const {
@@ -56,7 +56,17 @@ struct StageMemory {
               ArenaCutter& host_cutter, StageBuffers& buffers);
 
   std::vector<ParameterView> parameters;
-  std::vector<std::vector<std::span<float>>> optimizer_state;  ///< [arrays][parameters]
+
+  /// What of a parameter the stage updates, in pieces of one length.
+  struct Updated {
+    std::span<float> values;
+    std::span<float> gradients;
+    std::vector<std::span<float>> state;  ///< The optimizer's arrays.
+  };
+  std::vector<Updated> updated;  ///< By parameter, of a stage that trains.
+  /// By bucket, where gradients are kept in parts: the sums of this holder's part; else empty.
+  std::vector<std::span<float>> gradient_parts;
+  std::vector<bool> is_kept_in_parts;  ///< By parameter: whether its gradients are.
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
   BufferView workspace;
@@ -78,8 +88,9 @@ struct StageMemory {
 private:
   static std::vector<std::span<float>> cut_each(std::span<const ParameterSpec> specs,
                                                 ArenaCutter& cutter);
-  void cut_parameters(const StageProps& props, std::span<const ParameterSpec> specs,
-                      ArenaCutter& cutter);
+  void cut_parameters(const StageGraph& graph, ArenaCutter& cutter);
+  void cut_gradients(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
+  void cut_updated(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
 };
 
 }  // namespace troupe::stages

@@ -1,6 +1,7 @@
 #include "troupe/stages/transformer_stage.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -11,8 +12,8 @@
 
 #include "initial_normal.hpp"
 #include "kernel_calls.hpp"
-#include "shard_group.hpp"
 #include "stage_memory.hpp"
+#include "stream_group.hpp"
 
 namespace troupe::stages {
 namespace {
@@ -35,6 +36,7 @@ public:
     return static_cast<std::uint32_t>(graph_.buckets.size());
   }
   [[nodiscard]] BufferView bucket(std::uint32_t index) override;
+  void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) override;
   void on_bucket_ready(BucketReady ready) override { bucket_ready_ = std::move(ready); }
 
   [[nodiscard]] std::span<const double> losses() const override;
@@ -92,6 +94,11 @@ private:
   void begin_weights(MicrobatchIndex microbatch);
   void end_weights(MicrobatchIndex microbatch);
   void bucket_done();
+  void scatter(std::uint32_t bucket);
+  void settle(std::uint32_t place);
+  [[nodiscard]] std::uint32_t place_of_first_part() const;
+  void hand_out(std::uint32_t bucket);
+  void await_values(std::uint32_t parameter);
   void optimize(std::size_t index, const OptimizerStep& step);
   void step_adafactor(std::size_t index, const AdafactorStep& step);
   void settle_tied();
@@ -104,7 +111,8 @@ private:
 
   StageBuffers buffers_;
   StageMemory memory_;
-  ShardGroup shards_;
+  StreamGroup shards_;
+  StreamGroup holders_;  ///< At its places: `scattering_`, then the values of each bucket.
   KernelCalls calls_;
   std::size_t tied_weight_ = 0;
   std::size_t owned_count_ = 0;
@@ -118,6 +126,15 @@ private:
   Accumulate accumulate_{};         ///< Of the weight pass being enqueued.
   bool is_last_weights_ = false;    ///< The weight pass being enqueued ends the gradients.
   std::uint32_t bucket_next_ = 0;   ///< The bucket that is completed next.
+
+  /// A bucket whose gradients of one microbatch are on their way around the holders.
+  struct Scattering {
+    std::uint32_t bucket = 0;
+    Accumulate accumulate{};
+  };
+  std::array<std::optional<Scattering>, gradient_place_count> scattering_{};
+  const bool is_sharded_;  ///< Each holder updates a part of the parameters.
+  std::vector<std::uint32_t> bucket_of_parameter_;
   std::int64_t work_begin_ns_ = 0;  ///< Belongs to the stream.
 };
 
@@ -132,11 +149,20 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
       space_{device.memory_space()},
       buffers_{props.microbatch_count},
       memory_{props_, graph_, cutter, host_cutter, buffers_},
-      shards_{stream, props.peers},
+      shards_{stream, props.peers.shards},
+      holders_{stream, props.peers.holders, gradient_place_count + graph_.buckets.size()},
       calls_{stream, kernels_, props_, graph_, memory_, shards_},
       tied_weight_{props.spec.has_embedding ? 0 : graph_.parameters.size() - 1},
-      slot_of_microbatch_(props.microbatch_count) {
+      slot_of_microbatch_(props.microbatch_count),
+      is_sharded_{props.bounds.trains && props.peers.holders.group != nullptr
+                  && props.train.optimizer_sharding != OptimizerSharding::none},
+      bucket_of_parameter_(graph_.parameters.size()) {
   TROUPE_ASSERT(cutter.done() && host_cutter.done());
+  for (std::uint32_t b = 0; b < bucket_count(); ++b) {
+    for (auto i = graph_.buckets[b].begin; i < graph_.buckets[b].end; ++i) {
+      bucket_of_parameter_[i] = b;
+    }
+  }
   owned_count_ = static_cast<std::size_t>(
       std::ranges::count_if(graph_.parameters, [](const auto& spec) { return spec.owned; }));
   free_slots_.resize(props_.bounds.slots);
@@ -199,12 +225,14 @@ void ArenaStage::download(const float* from, std::span<float> values) {
 void ArenaStage::read_parameter(std::size_t index, std::span<float> values) {
   const auto from = memory_.parameters.at(index).values;
   TROUPE_ASSERT(values.size() == from.size());
+  await_values(static_cast<std::uint32_t>(index));
   download(from.data(), values);
 }
 
 void ArenaStage::write_parameter(std::size_t index, std::span<const float> values) {
   const auto to = memory_.parameters.at(index).values;
   TROUPE_ASSERT(values.size() == to.size());
+  await_values(static_cast<std::uint32_t>(index));
   upload(values, to.data());
 }
 
@@ -280,9 +308,11 @@ void ArenaStage::begin_work() {
 
 void ArenaStage::end_work(DeviceDone done) {
   stream_.enqueue([this, done = std::move(done)]() mutable {
-    done(shards_.failure(), {.begin_ns = work_begin_ns_,
-                             .end_ns = steady_now_ns(),
-                             .waiting_ns = shards_.take_waiting_ns()});
+    const auto code = shards_.failure() != Errc::none ? shards_.failure() : holders_.failure();
+    done(code, {.begin_ns = work_begin_ns_,
+                .end_ns = steady_now_ns(),
+                .waiting_ns = shards_.take_waiting_ns(),
+                .gathering_ns = holders_.take_waiting_ns()});
   });
 }
 
@@ -351,7 +381,11 @@ void ArenaStage::forward(MicrobatchIndex microbatch) {
   }
   if (!props_.spec.has_head) slot.activation_out = take_buffer(Edge::activation_out, microbatch);
   const auto frame = frame_of(slot, microbatch);
-  enqueue_calls(graph_.forward, frame);
+  for (const auto& call : graph_.forward) {
+    await_values(graph_.operations[call.operation].weight);
+    await_values(graph_.operations[call.operation].bias);
+    calls_.enqueue(call, frame);
+  }
   if (props_.spec.has_head) {
     const auto& last = graph_.forward.back();
     kernels_.download(stream_, calls_.at(last.saved[0], frame),
@@ -397,18 +431,30 @@ void ArenaStage::begin_weights(MicrobatchIndex microbatch) {
   accumulate_ = microbatch.value() == first ? Accumulate::overwrite : Accumulate::add;
   is_last_weights_ = weights_next_ == end;
   bucket_next_ = 0;
+  settle(place_of_first_part());
+}
+
+/// Where the gradients are computed that a pass is the first to keep in parts.
+std::uint32_t ArenaStage::place_of_first_part() const {
+  const auto& parts = memory_.gradient_parts;
+  const auto first = std::ranges::find_if(parts, [](const auto& part) { return !part.empty(); });
+  return static_cast<std::uint32_t>(first - parts.begin()) % gradient_place_count;
 }
 
 void ArenaStage::end_weights(MicrobatchIndex microbatch) {
+  for (std::uint32_t place = 0; is_last_weights_ && place < gradient_place_count; ++place) {
+    settle(place);
+  }
   if (is_last_weights_ && has_tied_bucket()) settle_tied();
   free_slot(microbatch);
 }
 
 /// A bucket has the gradients of this microbatch; of the step, if the microbatch is the last.
 void ArenaStage::bucket_done() {
-  if (!is_last_weights_) return;
   const auto index = bucket_next_++;
   TROUPE_ASSERT(index < bucket_count());
+  if (!memory_.gradient_parts[index].empty()) scatter(index);
+  if (!is_last_weights_) return;
   stream_.enqueue([this, index] {
     if (bucket_ready_) bucket_ready_(index);
   });
@@ -424,6 +470,48 @@ void ArenaStage::settle_tied() {
     kernels_.copy(stream_, half, take_buffer(Edge::tied_out, MicrobatchIndex{0}), count);
   }
   bucket_done();
+}
+
+/// Sums the gradients of this microbatch over the holders while the next bucket is computed, in the
+/// next place, which must be free for it.
+void ArenaStage::scatter(std::uint32_t bucket_index) {
+  const auto place = bucket_index % gradient_place_count;
+  holders_.begin(StreamGroup::Operation::reduce_scatter, bucket(bucket_index), place);
+  scattering_[place] = Scattering{.bucket = bucket_index, .accumulate = accumulate_};
+  settle((place + 1) % gradient_place_count);
+}
+
+/// Adds what was summed up at the place to what this holder keeps.
+void ArenaStage::settle(std::uint32_t place) {
+  if (!scattering_[place]) return;
+  const auto [index, accumulate] = *std::exchange(scattering_[place], std::nullopt);
+  holders_.await(place);
+  const auto kept = memory_.gradient_parts[index];
+  const auto part = part_of_bucket(layout_of(graph_, graph_.buckets[index]), props_.holder());
+  const auto* const sums = floats(bucket(index)) + part.begin;
+  if (accumulate == Accumulate::add) {
+    kernels_.add(stream_, kept.data(), sums, kept.data(), kept.size());
+  } else {
+    kernels_.copy(stream_, sums, kept.data(), kept.size());
+  }
+}
+
+/// Where gradients are kept in parts, the holders sum up in the order of their streams: whatever
+/// else is to be summed comes after the passes.
+void ArenaStage::reduce_bucket(std::uint32_t index, transport::CollectiveDone done) {
+  const auto& [group, additions] = props_.peers.holders;
+  switch (props_.train.optimizer_sharding) {
+    case OptimizerSharding::none:
+      return group->all_reduce(*additions, bucket(index), std::move(done));
+    case OptimizerSharding::zero1:
+      return group->reduce_scatter(*additions, bucket(index), std::move(done));
+    case OptimizerSharding::zero2:
+      if (!memory_.gradient_parts[index].empty()) return done(Errc::none);
+      return stream_.enqueue([this, sums = bucket(index), done = std::move(done)]() mutable {
+        const auto& peers = props_.peers.holders;
+        peers.group->reduce_scatter(*peers.stream, sums, std::move(done));
+      });
+  }
 }
 
 BufferView ArenaStage::bucket(std::uint32_t index) {
@@ -448,8 +536,9 @@ void ArenaStage::add_tied(DeviceDone done) {
 void ArenaStage::measure_gradients(DeviceDone done) {
   begin_work();
   for (std::size_t i = 0; i < owned_count_; ++i) {
-    kernels_.sum_of_squares(stream_, gradient(i), &memory_.gradient_squares[i],
-                            memory_.parameters[i].gradients.size());
+    const auto gradients = memory_.updated[i].gradients;
+    kernels_.sum_of_squares(stream_, gradients.data(), &memory_.gradient_squares[i],
+                            gradients.size());
   }
   kernels_.download(stream_, memory_.gradient_squares.data(), memory_.host.gradient_squares.data(),
                     owned_count_ * sizeof(double));
@@ -460,25 +549,44 @@ void ArenaStage::measure_gradients(DeviceDone done) {
 
 void ArenaStage::optimize(const OptimizerStep& step, DeviceDone done) {
   begin_work();
-  for (std::size_t i = 0; i < memory_.parameters.size(); ++i) optimize(i, step);
+  // In the order in which the next forward pass uses them.
+  for (auto b = bucket_count(); b-- > 0;) {
+    for (auto i = graph_.buckets[b].begin; i < graph_.buckets[b].end; ++i) optimize(i, step);
+    if (is_sharded_) hand_out(b);
+  }
   end_work(std::move(done));
+}
+
+/// Exchanges what each holder has updated; whoever uses the values waits for it.
+void ArenaStage::hand_out(std::uint32_t bucket) {
+  const auto& [begin, end] = graph_.buckets[bucket];
+  const auto first = memory_.parameters[begin].values;
+  const auto last = memory_.parameters[end - 1].values;
+  const auto count = static_cast<std::size_t>(last.data() + last.size() - first.data());
+  holders_.begin(StreamGroup::Operation::all_gather,
+                 {reinterpret_cast<std::byte*>(first.data()), count * sizeof(float), space_},
+                 gradient_place_count + bucket);
+}
+
+void ArenaStage::await_values(std::uint32_t parameter) {
+  if (is_sharded_ && parameter != no_parameter) {
+    holders_.await(gradient_place_count + bucket_of_parameter_[parameter]);
+  }
 }
 
 void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
   const auto& train = props_.train;
-  const auto& parameter = memory_.parameters[index];
-  const auto decay = static_cast<float>(parameter.spec->decays ? train.weight_decay : 0.0);
+  const auto& [values, gradients, state] = memory_.updated[index];
+  const bool decays = memory_.parameters[index].spec->decays;
+  const auto decay = static_cast<float>(decays ? train.weight_decay : 0.0);
   const auto bias = [&](double beta) {
     return static_cast<float>(1.0 - std::pow(beta, step.step));
-  };
-  const auto state = [&](std::size_t array) {
-    return memory_.optimizer_state[array][index].data();
   };
   switch (train.optimizer) {
     case OptimizerKind::adamw:
     case OptimizerKind::adam:
-      return kernels_.adam(stream_, parameter.values.data(), gradient(index), state(0), state(1),
-                           parameter.values.size(),
+      return kernels_.adam(stream_, values.data(), gradients.data(), state[0].data(),
+                           state[1].data(), values.size(),
                            {.learning_rate = step.learning_rate,
                             .beta1 = static_cast<float>(train.beta1),
                             .beta2 = static_cast<float>(train.beta2),
@@ -489,8 +597,7 @@ void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
                             .gradient_scale = step.gradient_scale,
                             .is_decoupled = train.optimizer == OptimizerKind::adamw});
     case OptimizerKind::sgd:
-      return kernels_.sgd(stream_, parameter.values.data(), gradient(index), state(0),
-                          parameter.values.size(),
+      return kernels_.sgd(stream_, values.data(), gradients.data(), state[0].data(), values.size(),
                           {.learning_rate = step.learning_rate,
                            .momentum = static_cast<float>(train.momentum),
                            .weight_decay = decay,
@@ -509,8 +616,8 @@ void ArenaStage::step_adafactor(std::size_t index, const AdafactorStep& step) {
   const auto& spec = *parameter.spec;
   auto* const w = parameter.values.data();
   auto* const g = gradient(index);
-  const auto rows = memory_.optimizer_state[0][index];
-  const auto columns = memory_.optimizer_state[1][index];
+  const auto rows = memory_.updated[index].state[0];
+  const auto columns = memory_.updated[index].state[1];
   const MatrixShape shape{.rows = static_cast<std::uint32_t>(rows.size()),
                           .columns = static_cast<std::uint32_t>(columns.size())};
   const auto after = [](std::span<float> array) {
@@ -522,7 +629,8 @@ void ArenaStage::step_adafactor(std::size_t index, const AdafactorStep& step) {
   const bool divides_rows = spec.slice && spec.shape.size() == 2 && spec.slice->axis == 0;
   const auto sum_over_shards = [&](float* values, std::size_t count) {
     if (spec.slice) {
-      shards_.all_reduce({reinterpret_cast<std::byte*>(values), count * sizeof(float), space_});
+      shards_.perform(StreamGroup::Operation::all_reduce,
+                      {reinterpret_cast<std::byte*>(values), count * sizeof(float), space_});
     }
   };
 
@@ -558,10 +666,9 @@ Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, 
 
 Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
                                                                    const StageProps& props) {
-  auto graph =
-      graph_of(props.model, props.spec, props.bounds, props.microbatch_size, props.shard());
-  const auto list = tensors_of(graph, props.model, props.spec, props.bounds, props.microbatch_count,
-                               props.microbatch_size, props.train.optimizer);
+  const auto shape = props.shape();
+  auto graph = graph_of(shape);
+  const auto list = tensors_of(graph, shape);
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
   const std::span for_device{list.begin(), host_begin};
   const std::span for_host{host_begin, list.end()};

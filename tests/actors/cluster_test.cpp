@@ -55,6 +55,7 @@ struct Case {
   std::uint32_t chunks;
   bool tied;
   Policy policy = Policy::in_order;
+  OptimizerSharding sharding = OptimizerSharding::none;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -68,6 +69,7 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.name = grid.schedule;
   config.schedule.chunks = grid.chunks;
   config.schedule.policy = grid.policy;
+  config.train.optimizer_sharding = grid.sharding;
   config.schedule.microbatches /= grid.parallel.data;
   config.train.steps = 5;
   auto alone = Trainer::make(make_plan(config).value(), source_of(config));
@@ -97,6 +99,20 @@ constexpr Case cases[] = {
     {"replicas", "1f1b", {.data = 4, .tensor = 1, .pipeline = 1}, 1, false},
     {"shards", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true},
     {"leaders", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true, Policy::backward_first},
+    {"zero1",
+     "1f1b",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::zero1},
+    {"zero2",
+     "1f1b",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::zero2},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

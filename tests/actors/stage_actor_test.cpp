@@ -100,13 +100,14 @@ public:
     RankParts parts;
     parts.make_device = [this] { return std::make_unique<SteppedDevice>(streams_); };
     parts.make_stage = [](const Plan& of, const StagePlan& stage, stages::Device& device,
-                          stages::Stream& stream, const stages::ShardPeers& /*peers*/) {
+                          stages::Stream& stream, const stages::StagePeers& peers) {
       return stages::make_counting_stage(device, stream,
                                          {.stage = stage.stage,
                                           .stage_count = of.training.stages_per_copy(),
                                           .bounds = stage.bounds,
                                           .microbatch_count = of.training.microbatch_count,
-                                          .tie_ends = of.config.model.tie_embeddings});
+                                          .tie_ends = of.config.model.tie_embeddings,
+                                          .holders = peers.holders});
     };
     parts.make_link = [this] { return network_.make_link(); };
     ranks_ = LocalRanks::make(plan_, LocalRanks::all_of(plan), std::move(parts)).value();

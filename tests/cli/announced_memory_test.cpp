@@ -47,11 +47,16 @@ TEST(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercent) {
     const char* grid;
     const char* train;
   };
-  constexpr Case cases[] = {{"pipeline = 1", ""},
-                            {"pipeline = 2\ndata = 2", ""},
-                            {"pipeline = 1", "recompute = \"selective\""},
-                            {"pipeline = 1", "recompute = \"full\""},
-                            {"tensor = 2\npipeline = 2", "optimizer = \"adafactor\""}};
+  constexpr Case cases[] = {
+      {"pipeline = 1", ""},
+      {"pipeline = 2\ndata = 2", ""},
+      {"pipeline = 1", "recompute = \"selective\""},
+      {"pipeline = 1", "recompute = \"full\""},
+      {"tensor = 2\npipeline = 2", "optimizer = \"adafactor\""},
+      {"data = 2", "optimizer_sharding = \"zero1\""},
+      {"data = 2", "optimizer_sharding = \"zero2\""},
+      {"data = 2", "optimizer_sharding = \"zero1\"\nrecompute = \"selective\""},
+      {"data = 2", "optimizer_sharding = \"zero2\"\nrecompute = \"full\""}};
   for (const auto& [grid, train] : cases) {
     SCOPED_TRACE(std::string{grid} + "; " + train);
     const auto path = (folder / "run.toml").string();

@@ -286,6 +286,13 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             "parallel.tensor: 4 shards cannot share out model.heads = 2, kv_heads = 2, "
             "feed_forward = 1536 and a vocabulary of 256; the nearest grid that works is data = 2, "
             "tensor = 2, pipeline = 3");
+  EXPECT_EQ(
+      with([](Config& c) {
+        c.train.optimizer = OptimizerKind::adafactor;
+        c.train.optimizer_sharding = OptimizerSharding::zero1;
+      }),
+      "train.optimizer_sharding: the state of train.optimizer = \"adafactor\" consists of sums "
+      "over whole rows and columns, which are small and are not divided; set \"none\"");
   EXPECT_EQ(with([](Config& c) { c.model.kv_heads = 3; }),
             "model.kv_heads: 3, but in model.family = \"gpt2\" every head has its own keys and "
             "values; leave it 0, or take model.family = \"llama\"");

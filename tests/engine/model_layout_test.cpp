@@ -142,7 +142,11 @@ TEST(Parameters, OfBertBaseCountAsPublished) {
 /// Six sequences of three tokens.
 TEST(Memory, OfABatchIsWhatEachStageOfABertNeeds) {
   const auto tokens_of = [](const ModelSpec& model, const StageSpec& stage) {
-    for (const auto& item : memory_of(model, stage, {}, 3, 2, OptimizerKind::adamw)) {
+    for (const auto& item : memory_of({.model = model,
+                            .spec = stage,
+                            .bounds = {},
+                            .microbatch_count = 3,
+                            .microbatch_size = 2})) {
       if (item.name == "tokens") return item.bytes;
     }
     return std::uint64_t{0};
@@ -215,7 +219,11 @@ TEST(Memory, OfATinyStageIsWhatCountingByHandGives) {
   // squares of 8 bytes -> 128.
   constexpr std::uint64_t workspace = 3 * 128 + 320 + 128;
   // Three microbatches of 6 targets of 4 bytes: 72 -> 128. 3 losses and 15 squares, of 8 bytes.
-  EXPECT_EQ(memory_of(tiny(true), last, bounds, 3, 2, OptimizerKind::adamw),
+  EXPECT_EQ(memory_of({.model = tiny(true),
+                       .spec = last,
+                       .bounds = bounds,
+                       .microbatch_count = 3,
+                       .microbatch_size = 2}),
             (std::vector<MemoryItem>{{"parameters", parameters},
                                      {"gradients", parameters},
                                      {"optimizer state", 2 * parameters},
@@ -231,10 +239,10 @@ TEST(Memory, OfAnEvaluatingStageHasOneSetOfActivationsForAllLayers) {
   auto deep = tiny(false);
   deep.layers = 20;
   const StageBounds bounds{.trains = false};
-  auto stage = whole;
-  const auto of_two = memory_of(deep, stage, bounds, 1, 2, OptimizerKind::adamw);
-  stage.layer_end = 20;
-  const auto of_twenty = memory_of(deep, stage, bounds, 1, 2, OptimizerKind::adamw);
+  StageShape shape{.model = deep, .spec = whole, .bounds = bounds, .microbatch_size = 2};
+  const auto of_two = memory_of(shape);
+  shape.spec.layer_end = 20;
+  const auto of_twenty = memory_of(shape);
   ASSERT_EQ(of_two.size(), 4U);
   EXPECT_EQ(of_two[1].name, "workspace");
   EXPECT_EQ(of_two[1], of_twenty[1]);
@@ -250,10 +258,11 @@ TEST(Memory, NamesEachTensorOnce) {
                            .splits_backward = true};
   for (const auto& stage : {whole, first, last}) {
     std::set<std::pair<std::string, std::string>> names;
-    for (const auto& tensor : tensors_of(graph_of(tiny(true), stage, bounds, 2), tiny(true), stage,
-                                         bounds, 1, 2, OptimizerKind::adamw)) {
-      EXPECT_TRUE(names.emplace(tensor.holder, tensor.name).second)
-          << tensor.holder << ": " << tensor.name;
+    const StageShape shape{
+        .model = tiny(true), .spec = stage, .bounds = bounds, .microbatch_size = 2};
+    for (const auto& tensor : tensors_of(graph_of(shape), shape)) {
+      EXPECT_TRUE(names.emplace(tensor.use, tensor.name).second)
+          << tensor.use << ": " << tensor.name;
       EXPECT_GT(tensor.size_bytes, 0U);
     }
   }

@@ -59,6 +59,41 @@ TEST(Plan, SaysWhereTheScheduleAndTheConfigurationDisagree) {
   EXPECT_NE(microbatches.error().context.find("schedule.microbatches"), std::string::npos);
 }
 
+TEST(Plan, RefusesToSumGradientsInPassesWhoseOrderDiffers) {
+  auto config = small_config();
+  config.train.optimizer_sharding = OptimizerSharding::zero2;
+  EXPECT_TRUE(make_plan(config).has_value());
+  config.schedule.policy = Policy::backward_first;
+  EXPECT_EQ(make_plan(config).error().context,
+            "train.optimizer_sharding: \"zero2\" sums gradients in the middle of passes, which all "
+            "replicas must run in the same order, and schedule.policy lets each choose; \"zero1\" "
+            "works");
+  config.schedule.policy = Policy::in_order;
+  config.schedule.name = "dualpipe";
+  EXPECT_EQ(make_plan(config).error().context,
+            "train.optimizer_sharding: \"zero2\" sums gradients in the middle of passes, which all "
+            "replicas must run in the same order, and the schedule dualpipe runs two copies of the "
+            "model; \"zero1\" works");
+}
+
+TEST(Plan, OptimizerStateOfFourReplicasTakesAQuarterOfTheMemory) {
+  auto config = small_config();
+  config.parallel.data = 4;
+  const auto bytes = [&](OptimizerSharding sharding) {
+    config.train.optimizer_sharding = sharding;
+    double sum = 0.0;
+    for (const auto& stage : make_plan(config)->stages) {
+      for (const auto& item : stage.memory) {
+        if (item.name == "optimizer state") sum += static_cast<double>(item.bytes);
+      }
+    }
+    return sum;
+  };
+  const auto whole = bytes(OptimizerSharding::none);
+  EXPECT_NEAR(bytes(OptimizerSharding::zero1), whole / 4, 0.05 * whole);
+  EXPECT_NEAR(bytes(OptimizerSharding::zero2), whole / 4, 0.05 * whole);
+}
+
 TEST(Plan, RefusesAScheduleThatNamesAStageItDoesNotHave) {
   auto config = small_config();
   auto schedule = make_1f1b(2, 4);

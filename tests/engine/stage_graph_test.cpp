@@ -342,6 +342,19 @@ TEST(StageGraph, FillsBucketsWithTheGradientsOfWholeLayers) {
   }
 }
 
+/// What it multiplies by besides the tied weight is not small.
+TEST(StageGraph, GivesTheHeadOfABertABucketOfItsOwn) {
+  auto model = wide;
+  model.family = Family::bert;
+  const StageSpec spec{.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true};
+  for (const bool splits : {false, true}) {
+    const auto graph = graph_of(model, spec, {.splits_backward = splits});
+    EXPECT_EQ(graph.buckets, (std::vector<Bucket>{{37, 42}, {21, 37}, {5, 21}, {1, 5}, {0, 1}}));
+    const auto& calls = splits ? graph.backward_weight : graph.backward;
+    EXPECT_EQ(std::ranges::count_if(calls, &KernelCall::completes_bucket), 4);
+  }
+}
+
 /// A tied Llama's embedding has no parameter besides the tied one.
 TEST(StageGraph, HasNoEmptyBucket) {
   auto model = wide;

@@ -19,7 +19,7 @@ TEST(TimeKeeper, BooksEveryNanosecondOnce) {
   TimeKeeper keeper{100};
   keeper.advance(WaitCause::next_step, 110);  // 10 until the step begins
   keeper.advance(WaitCause::none, 150);       // 40 with a pass enqueued ...
-  keeper.add_pass(30, 0);                     // ... of which the device worked 30
+  keeper.add_pass(30, 0, 0);                  // ... of which the device worked 30
   keeper.advance(WaitCause::gradient, 175);   // 25 for the neighbour
   keeper.advance(WaitCause::optimizer, 180);  // 5
   const auto account = keeper.close();
@@ -36,7 +36,7 @@ TEST(TimeKeeper, BooksEveryNanosecondOnce) {
 TEST(TimeKeeper, BeginsAnAccountWhereTheOneBeforeEnds) {
   TimeKeeper keeper{100};
   keeper.advance(WaitCause::none, 150);
-  keeper.add_pass(50, 0);
+  keeper.add_pass(50, 0, 0);
   (void)keeper.close();
   EXPECT_EQ(keeper.close(), (TimeAccount{.ns = {}, .begin_ns = 150, .end_ns = 150}));
   keeper.advance(WaitCause::none, 170);
@@ -49,7 +49,7 @@ TEST(TimeKeeper, BeginsAnAccountWhereTheOneBeforeEnds) {
 TEST(TimeKeeper, BooksNoMoreComputingThanThereWasTimeForIt) {
   TimeKeeper keeper{0};
   keeper.advance(WaitCause::none, 10);
-  keeper.add_pass(12, 0);  // The device's clock and the driver's are read apart.
+  keeper.add_pass(12, 0, 0);  // The device's clock and the driver's are read apart.
   keeper.advance(WaitCause::send, 15);
   const auto account = keeper.close();
   EXPECT_EQ(account[TimeCause::computing], 10);
@@ -71,7 +71,7 @@ struct ScriptedRank {
   }
   void pass_after(std::int64_t elapsed_ns, const Action& action, std::int64_t device_ns) {
     after(elapsed_ns, PassFinished{action});
-    keeper.add_pass(device_ns, 0);
+    keeper.add_pass(device_ns, 0, 0);
   }
 };
 

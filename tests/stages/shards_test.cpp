@@ -75,7 +75,7 @@ Trained train(ChainProps props, std::uint32_t shard_count) {
   {
     std::vector<std::jthread> threads;
     for (std::uint32_t i = 0; i < shard_count; ++i) {
-      props.peers = {.group = group[i].get(), .stream = &streams[i]};
+      props.peers.shards = {.group = group[i].get(), .stream = &streams[i]};
       threads.emplace_back([props, &part = parts[i]] { train_shard(props, part); });
     }
   }

@@ -28,7 +28,7 @@ struct ChainProps {
   BackwardOrder order = BackwardOrder::whole;
   Recompute recompute = Recompute::none;
   TrainConfig train;
-  ShardPeers peers{};
+  StagePeers peers{};
 };
 
 struct StepOutcome {

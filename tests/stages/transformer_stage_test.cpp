@@ -92,10 +92,7 @@ constexpr StageSpec whole{
 
 std::uint64_t bytes_of(const StageProps& props) {
   std::uint64_t sum = 0;
-  for (const auto& item : memory_of(props.model, props.spec, props.bounds, props.microbatch_count,
-                                    props.microbatch_size, props.train.optimizer)) {
-    sum += item.bytes;
-  }
+  for (const auto& item : memory_of(props.shape())) sum += item.bytes;
   return sum;
 }
 

@@ -4,12 +4,14 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "troupe/actors/messages.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/inline_function.hpp"
+#include "troupe/engine/lanes.hpp"
 #include "troupe/engine/plan.hpp"
 
 namespace troupe::actors {
@@ -39,6 +41,8 @@ private:
   [[nodiscard]] double mean_loss() const;
   [[nodiscard]] std::optional<std::string> misfit_of_parts(const StepReported& message) const;
   [[nodiscard]] double global_norm() const;
+  /// What the rank of `holder` reported of its stage.
+  [[nodiscard]] std::span<const double> squares_of(const StageHolder& holder) const;
   void finish(Expected<StepReport> outcome);
   /// Ends the step, and every later one, with `sentence`.
   void give_up(Errc code, const std::string& sentence);

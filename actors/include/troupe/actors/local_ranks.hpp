@@ -24,7 +24,7 @@ namespace troupe::actors {
 /// Builds one virtual stage, of one shard of one replica; everything it enqueues goes to `stream`.
 using StageFactory = std::function<Expected<std::unique_ptr<stages::Stage>>(
     const Plan& plan, const StagePlan& stage, stages::Device& device, stages::Stream& stream,
-    const stages::ShardPeers& peers)>;
+    const stages::StagePeers& peers)>;
 
 /// What ranks are made of. Every default is the real thing.
 struct RankParts {
@@ -107,7 +107,7 @@ private:
   LocalRanks(std::shared_ptr<const Plan> plan, RankParts parts);
 
   void make_batches();
-  void make_streams(LocalRank& rank);
+  void make_places(LocalRank& rank);
   [[nodiscard]] Expected<Done> build(LocalRank& rank);
   [[nodiscard]] Expected<Done> wire(std::uint64_t number, const StageLane& lane);
   /// Makes the group of those who hold the parameters of `part`.

@@ -10,6 +10,7 @@
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/grid.hpp"
 #include "troupe/engine/model_spec.hpp"
+#include "troupe/engine/optimizer_sharding.hpp"
 #include "troupe/engine/policy.hpp"
 #include "troupe/engine/stage_graph.hpp"
 
@@ -61,8 +62,10 @@ struct TrainConfig {
   double momentum = 0.9;                          ///< SGD.
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
-  std::uint32_t validation_interval = 100;        ///< Steps between validations; 0: never.
-  std::uint32_t validation_batches = 4;  ///< Steps' worth of validation data per validation.
+  /// Who keeps the optimizer's state of what.
+  OptimizerSharding optimizer_sharding = OptimizerSharding::none;
+  std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.
+  std::uint32_t validation_batches = 4;     ///< Steps' worth of validation data per validation.
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };

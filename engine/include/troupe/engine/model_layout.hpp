@@ -9,6 +9,7 @@
 
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/model_spec.hpp"
+#include "troupe/engine/optimizer_sharding.hpp"
 #include "troupe/engine/partition.hpp"
 #include "troupe/engine/stage_graph.hpp"
 
@@ -37,33 +38,40 @@ struct StageBounds {
   friend bool operator==(const StageBounds&, const StageBounds&) = default;
 };
 
+/// What the memory of a stage depends on.
+struct StageShape {
+  ModelSpec model;
+  StageSpec spec;
+  StageBounds bounds;
+  std::uint32_t microbatch_count = 1;  ///< The most of any step.
+  std::uint32_t microbatch_size = 1;
+  OptimizerKind optimizer = OptimizerKind::adamw;
+  OptimizerSharding sharding = OptimizerSharding::none;
+  Shard shard{};
+  Holder holder{};
+};
+
 /// One tensor of a stage's arena.
 struct TensorSpec {
-  std::string holder;            ///< What it is for: a line of the memory budget.
-  std::string name;              ///< Unique within the holder.
+  std::string use;               ///< What it is for: a line of the memory budget.
+  std::string name;              ///< Unique within the use.
   std::uint64_t size_bytes = 0;  ///< What it holds, without padding.
   bool for_host = false;         ///< In page-locked host memory, where the device writes it.
 };
 
-/// Floats of each array that the optimizer keeps of a parameter: two as large as the parameter for
-/// AdamW and Adam, one for SGD, and for Adafactor one for its rows and one for its columns. A
-/// vector is one row.
+/// Floats of each array that the optimizer keeps of a parameter of which it updates
+/// `element_count` elements: two of that size for AdamW and Adam, one for SGD, and for Adafactor,
+/// which updates all, one for rows and one for columns. A vector is one row.
 [[nodiscard]] std::vector<std::uint64_t> optimizer_state_of(OptimizerKind optimizer,
-                                                            const ParameterSpec& spec);
+                                                            const ParameterSpec& spec,
+                                                            std::uint64_t element_count);
 
 /// Every tensor a stage allocates, in the order in which they lie in its arena; those for the host,
-/// in an arena of their own, are the last. `graph` is that of the stage and of `bounds`;
-/// `microbatch_count` is the most of a step.
-[[nodiscard]] std::vector<TensorSpec> tensors_of(const StageGraph& graph, const ModelSpec& model,
-                                                 const StageSpec& stage, const StageBounds& bounds,
-                                                 std::uint32_t microbatch_count,
-                                                 std::uint32_t microbatch_size,
-                                                 OptimizerKind optimizer);
+/// in an arena of their own, are the last. `graph` is `graph_of(shape)`.
+[[nodiscard]] std::vector<TensorSpec> tensors_of(const StageGraph& graph, const StageShape& shape);
 
 /// The graph of a stage that needs these buffers.
-[[nodiscard]] StageGraph graph_of(const ModelSpec& model, const StageSpec& stage,
-                                  const StageBounds& bounds, std::uint32_t microbatch_size,
-                                  const Shard& shard = {});
+[[nodiscard]] StageGraph graph_of(const StageShape& shape);
 
 /// A named number of bytes.
 struct MemoryItem {
@@ -73,15 +81,9 @@ struct MemoryItem {
   friend bool operator==(const MemoryItem&, const MemoryItem&) = default;
 };
 
-/// Everything a shard of a stage allocates, one named line per holder: parameters, gradients,
-/// optimizer state
-/// (`optimizer_state_of`), tied gradients, slots,
-/// edge buffers, constants, workspace, the tokens of a step, and results for the host. Each line
-/// includes the padding of every tensor in it; a line of no bytes is left out.
-[[nodiscard]] std::vector<MemoryItem> memory_of(const ModelSpec& model, const StageSpec& stage,
-                                                const StageBounds& bounds,
-                                                std::uint32_t microbatch_count,
-                                                std::uint32_t microbatch_size,
-                                                OptimizerKind optimizer, const Shard& shard = {});
+/// Everything a stage allocates, one named line per use: parameters, gradients, optimizer state,
+/// tied gradients, slots, edge buffers, constants, workspace, the tokens of a step, and results for
+/// the host. Each line includes the padding of every tensor in it; a line of no bytes is left out.
+[[nodiscard]] std::vector<MemoryItem> memory_of(const StageShape& shape);
 
 }  // namespace troupe

@@ -21,7 +21,7 @@ struct StagePlan {
   StageSpec spec;
   StageBounds bounds;
   PassFlops flops;                 ///< Of one microbatch, of the first shard.
-  std::vector<MemoryItem> memory;  ///< What the first shard of the stage allocates, line by line.
+  std::vector<MemoryItem> memory;  ///< What a shard of the stage allocates, line by line.
 };
 
 /// A run, decided: who holds what, in which order it is worked on, what it needs.

@@ -195,6 +195,7 @@ struct StageGraph {
   /// is a bucket of its own, the last, on the first and on the last stage. Empty if the stage does
   /// not train.
   std::vector<Bucket> buckets;
+  bool has_tied_bucket = false;
 
   std::uint64_t slot_bytes = 0;       ///< Of one microbatch in flight.
   std::uint64_t workspace_bytes = 0;  ///< Of the stage.

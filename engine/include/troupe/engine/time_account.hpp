@@ -18,7 +18,7 @@ enum class TimeCause : std::uint8_t {
   activation,  ///< Waiting for the previous stage's rank.
   gradient,    ///< Waiting for the next stage's rank.
   send,        ///< Waiting for a link to take an output away.
-  reduction,   ///< Waiting for gradients of other replicas, or of the tied embedding's other end.
+  reduction,   ///< Waiting for gradients or weights of other replicas, or of the tied embedding.
   measuring,   ///< Measuring the gradient norm.
   director,    ///< Waiting for the slowest rank's gradient norm.
   optimizer,   ///< Updating weights.
@@ -59,10 +59,12 @@ public:
   /// Books the time since the last call; `waited_for` is what the machine had been waiting for.
   void advance(WaitCause waited_for, std::int64_t now_ns);
 
-  /// Books one pass of the device, of which it spent `waiting_ns` waiting for other shards.
-  void add_pass(std::int64_t duration_ns, std::int64_t waiting_ns) {
-    computing_ns_ += duration_ns - waiting_ns;
+  /// Books one pass of the device, of which it spent `waiting_ns` waiting for other shards and
+  /// `gathering_ns` for gradients or weights of other holders.
+  void add_pass(std::int64_t duration_ns, std::int64_t waiting_ns, std::int64_t gathering_ns) {
+    computing_ns_ += duration_ns - waiting_ns - gathering_ns;
     waiting_ns_ += waiting_ns;
+    gathering_ns_ += gathering_ns;
   }
 
   /// Returns the account of everything from the end of the one before, or from the beginning, to
@@ -74,6 +76,7 @@ private:
   TimeAccount account_;  ///< `computing` includes all time of passes until it is closed.
   std::int64_t computing_ns_ = 0;
   std::int64_t waiting_ns_ = 0;
+  std::int64_t gathering_ns_ = 0;
 };
 
 }  // namespace troupe

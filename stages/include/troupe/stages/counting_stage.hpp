@@ -17,6 +17,7 @@ struct CountingProps {
   StageBounds bounds;
   std::uint32_t microbatch_count = 1;  ///< Of a step, of all copies.
   bool tie_ends = false;  ///< First and last stage share a gradient, as tied embeddings do.
+  Peers holders{};
 };
 
 /// Builds a stage that does next to nothing and leaves a trace of everything: its messages carry

@@ -10,7 +10,9 @@
 #include "troupe/engine/memory.hpp"
 #include "troupe/engine/model_layout.hpp"
 #include "troupe/engine/schedule.hpp"
+#include "troupe/stages/device.hpp"
 #include "troupe/stages/stage_buffers.hpp"
+#include "troupe/transport/collective.hpp"
 
 namespace troupe::stages {
 
@@ -18,7 +20,8 @@ namespace troupe::stages {
 struct DeviceSpan {
   std::int64_t begin_ns = 0;
   std::int64_t end_ns = 0;
-  std::int64_t waiting_ns = 0;  ///< Of these, for other shards.
+  std::int64_t waiting_ns = 0;    ///< Of these, for other shards.
+  std::int64_t gathering_ns = 0;  ///< Of these, for gradients or weights of other holders.
 };
 
 /// Called once when the device has finished. It must only post a message. The code is
@@ -73,6 +76,19 @@ struct ParameterView {
   std::span<float> gradients;  ///< Empty for a stage that does not train.
 };
 
+/// The others of a group that a stage belongs to. The n-th operation of one member is the n-th of
+/// all.
+struct Peers {
+  transport::Collective* group = nullptr;  ///< Null if there are none.
+  Stream* stream = nullptr;                ///< Where the additions run.
+};
+
+/// Whom a stage works with; they outlive it.
+struct StagePeers {
+  Peers shards;   ///< The other shards of the stage; a member's rank is the index of the shard.
+  Peers holders;  ///< Those that hold the same parameters, in other replicas and copies.
+};
+
 /// One virtual stage. Owns its parameters, its gradients, its optimizer state and its slots of
 /// saved activations; nothing is allocated after construction.
 ///
@@ -108,7 +124,10 @@ public:
   /// holds whole parameters. With tied embeddings, the tied parameter is a bucket of its own, the
   /// last, on the first and on the last stage.
   [[nodiscard]] virtual std::uint32_t bucket_count() const = 0;
-  [[nodiscard]] virtual BufferView bucket(std::uint32_t index) = 0;
+  /// Sums up a complete bucket over all that hold the same parameters; all of them sum the same
+  /// buckets in the same order. `done` runs when this stage has the sums that it needs for its
+  /// optimizer. Only for a stage that has such peers.
+  virtual void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) = 0;
   /// Sets what is called, once per bucket and training step, when a bucket is complete.
   virtual void on_bucket_ready(BucketReady ready) = 0;
 
@@ -123,12 +142,14 @@ public:
   /// bits. The driver frees both buffers: `tied_out` when it has left, `tied_in` after `done`.
   virtual void add_tied(DeviceDone done) = 0;
 
-  /// Enqueues the sum of squares of each parameter's gradient into `gradient_squares()`.
+  /// Enqueues the sum of squares of each parameter's gradient into `gradient_squares()`; with
+  /// sharded optimizer state, of the elements that this stage updates.
   virtual void measure_gradients(DeviceDone done) = 0;
   /// By owned parameter (a tied copy is owned by the first stage), in model order.
   [[nodiscard]] virtual std::span<const double> gradient_squares() const = 0;
 
-  /// Enqueues one optimizer step on every parameter.
+  /// Enqueues one optimizer step on every parameter, or on its share of each; what others update
+  /// arrives until it is used.
   virtual void optimize(const OptimizerStep& step, DeviceDone done) = 0;
 
   /// In the order of `parameters_of(model, stage)`. Its memory may be used only while the stream is

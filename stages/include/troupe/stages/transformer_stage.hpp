@@ -11,13 +11,6 @@
 
 namespace troupe::stages {
 
-/// The other shards of the stages of a rank. The n-th operation of one shard is the n-th of all,
-/// which is so because they run the same passes in the same order.
-struct ShardPeers {
-  transport::Collective* group = nullptr;  ///< Its rank is the index of the shard; null for none.
-  Stream* stream = nullptr;                ///< Where the additions run.
-};
-
 /// What a stage is built from.
 struct StageProps {
   ModelSpec model;
@@ -26,17 +19,35 @@ struct StageProps {
   std::uint32_t microbatch_count = 1;  ///< The most of any step.
   std::uint32_t microbatch_size = 1;
   TrainConfig train;  ///< Seed, optimizer and its constants.
-  ShardPeers peers{};
+  StagePeers peers{};
 
   [[nodiscard]] Shard shard() const noexcept {
-    if (peers.group == nullptr) return {};
-    return {.index = peers.group->rank(), .count = peers.group->size()};
+    if (peers.shards.group == nullptr) return {};
+    return {.index = peers.shards.group->rank(), .count = peers.shards.group->size()};
+  }
+  [[nodiscard]] Holder holder() const noexcept {
+    if (peers.holders.group == nullptr) return {};
+    return {.index = peers.holders.group->rank(), .count = peers.holders.group->size()};
+  }
+  [[nodiscard]] StageShape shape() const {
+    return {.model = model,
+            .spec = spec,
+            .bounds = bounds,
+            .microbatch_count = microbatch_count,
+            .microbatch_size = microbatch_size,
+            .optimizer = train.optimizer,
+            .sharding = train.optimizer_sharding,
+            .shard = shard(),
+            .holder = holder()};
   }
 };
 
-/// A stage that performs its `StageGraph`, with access to its logits.
+/// A stage that performs its `StageGraph`, with access to its gradients and logits.
 class TransformerStage : public Stage {
 public:
+  /// Where the gradients of a bucket are computed; see `gradient_place_count`.
+  [[nodiscard]] virtual BufferView bucket(std::uint32_t index) = 0;
+
   /// Copies `row` of the logits [rows, vocabulary], or [sequences, classes], of the last evaluation
   /// pass of a stage with the head and no other shards to `logits`. Blocks until the stream is
   /// empty. For text generation.
