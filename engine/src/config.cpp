@@ -136,6 +136,27 @@ Expected<Done> check_shards(const Config& config) {
   return Done{};
 }
 
+/// Each shard has whole rows, of whole cache lines.
+Expected<Done> check_rows(const Config& config) {
+  const auto shards = config.parallel.tensor;
+  if (!config.train.sequence_parallel || shards == 1) return Done{};
+  const auto rows = std::uint64_t{config.schedule.microbatch_size} * config.model.sequence;
+  constexpr auto floats_per_line = tensor_alignment_bytes / sizeof(float);
+  if (rows % shards != 0) {
+    return invalid("train.sequence_parallel: parallel.tensor = " + text_of(shards)
+                   + " shards cannot share out the " + text_of(rows)
+                   + " tokens of a microbatch, schedule.microbatch_size times model.sequence; make "
+                     "it a multiple");
+  }
+  if (rows / shards * config.model.hidden % floats_per_line != 0) {
+    return invalid("train.sequence_parallel: the " + text_of(rows / shards)
+                   + " tokens of a shard, model.hidden = " + text_of(config.model.hidden)
+                   + " wide, do not fill whole cache lines of " + text_of(floats_per_line)
+                   + " numbers; make model.hidden a multiple of it");
+  }
+  return Done{};
+}
+
 Expected<Done> check_optimizer(const TrainConfig& train) {
   if (train.optimizer == OptimizerKind::adafactor
       && train.optimizer_sharding != OptimizerSharding::none) {
@@ -149,6 +170,7 @@ Expected<Done> check_optimizer(const TrainConfig& train) {
 Expected<Done> check_grid(const Config& config) {
   const auto pipeline = config.parallel.pipeline;
   if (auto checked = check_shards(config); !checked) return checked;
+  if (auto checked = check_rows(config); !checked) return checked;
   // A file brings its own stages: the plan checks the rest against them.
   if (is_schedule_file(config.schedule.name)) return Done{};
   const auto stages = pipeline * config.schedule.chunks;

@@ -156,6 +156,7 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "momentum", Real{&train.momentum, 0.0, 0.999999}},
       {"train", "recompute", Choice<Recompute>{&train.recompute, recompute_names}},
       {"train", "recompute_stages", Counts{&train.recompute_stages, 0, 1'048'575, 1024}},
+      {"train", "sequence_parallel", Switch{&train.sequence_parallel}},
       {"train", "optimizer_sharding",
        Choice<OptimizerSharding>{&train.optimizer_sharding, optimizer_sharding_names}},
       {"train", "validation_interval", Whole32{&train.validation_interval, 0, 1'000'000'000}},

@@ -56,7 +56,8 @@ public:
       : model_{model},
         stage_{stage},
         shard_{shard},
-        rows_{std::uint64_t{microbatch_size} * model.sequence} {}
+        rows_{std::uint64_t{microbatch_size} * model.sequence},
+        divides_rows_{shard.count > 1 && shard.divides_rows} {}
 
   ForwardPass take() && {
     auto hidden = begin();
@@ -166,14 +167,15 @@ private:
   ValueIndex rms_norm(const std::string& name, ValueIndex x) {
     const auto width = width_of(x);
     const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
-    const auto y = value(name, width);
+    const auto y = own_value(name, width);
     append({.kind = OperationKind::rms_norm,
             .weight = gain,
             .in = width,
             .out = width,
+            .on_own_rows = divides_rows_,
             .x = x,
             .y = y,
-            .saved = {value(name + " rstd", 1), no_value}});
+            .saved = {own_value(name + " rstd", 1), no_value}});
     return y;
   }
 
@@ -222,30 +224,47 @@ private:
                   residual);
   }
 
-  /// A product that every shard computes.
+  /// A product that every shard computes, of its own rows if they divide them.
   ValueIndex bert_whole(const std::string& name, ValueIndex x, std::uint32_t out) {
     const auto weight = parameter(matrix(name + ".weight", out, width_of(x), deviation()));
     const auto bias = parameter(vector(name + ".bias", out, Initial::zeros));
-    return linear(name, x, out, {.layout = WeightLayout::out_in, .weight = weight, .bias = bias});
+    const auto y = own_value(name, out);
+    append({.kind = OperationKind::linear,
+            .layout = WeightLayout::out_in,
+            .weight = weight,
+            .bias = bias,
+            .in = width_of(x),
+            .out = out,
+            .on_own_rows = divides_rows_,
+            .x = x,
+            .y = y});
+    return y;
   }
 
-  ValueIndex segments(ValueIndex x) {
+  /// The first shard adds them, as it does positions.
+  void segments(ValueIndex x) {
     const auto weight = parameter(matrix("bert.embeddings.token_type_embeddings.weight",
                                          segment_count, model_.hidden, deviation()));
     append({.kind = OperationKind::segments,
             .weight = weight,
             .in = segment_count,
             .out = model_.hidden,
+            .is_term = true,
             .x = x,
             .y = x});
-    return x;
   }
 
   void masked_head(ValueIndex x) {
     const std::string name = "cls.predictions.transform";
     const auto dense = bert_whole(name + ".dense", x, model_.hidden);
-    words_head(layer_norm(name + ".LayerNorm",
-                          elementwise(OperationKind::exact_gelu, name + ".act", dense)));
+    const auto activated = own_value(name + ".act", model_.hidden);
+    append({.kind = OperationKind::exact_gelu,
+            .in = model_.hidden,
+            .out = model_.hidden,
+            .on_own_rows = divides_rows_,
+            .x = dense,
+            .y = activated});
+    words_head(layer_norm(name + ".LayerNorm", activated));
   }
 
   void classes_head(ValueIndex x) {
@@ -254,10 +273,12 @@ private:
     cross_entropy(bert_whole("classifier", pooled, model_.classes));
   }
 
-  /// What follows has one row for each sequence.
+  /// What follows has one row for each sequence, and all shards compute it.
   ValueIndex first_tokens(ValueIndex x) {
     const auto width = width_of(x);
+    if (divides_rows_) x = gather_rows(x, false);
     rows_ /= model_.sequence;
+    divides_rows_ = false;
     const auto y = value("first tokens", width);
     append({.kind = OperationKind::first_tokens, .in = width, .out = width, .x = x, .y = y});
     return y;
@@ -281,8 +302,9 @@ private:
             .is_term = true,
             .word_begin = static_cast<std::uint32_t>(words.begin),
             .y = y});
-    sum_shards(y);
-    return model_.family == Family::bert ? layer_norm("bert.embeddings.LayerNorm", segments(y)) : y;
+    if (model_.family != Family::bert) return sum_shards(y, no_value);
+    segments(y);
+    return layer_norm("bert.embeddings.LayerNorm", sum_shards(y, no_value));
   }
 
   /// Logits of every word, which the shards divide, and their loss.
@@ -321,8 +343,38 @@ private:
   }
 
   // Between shards.
-  ValueIndex share(ValueIndex x) { return in_place(OperationKind::share, x); }
-  ValueIndex sum_shards(ValueIndex x) { return in_place(OperationKind::sum_shards, x); }
+
+  /// What a product whose columns the shards divide reads.
+  ValueIndex share(ValueIndex x) {
+    return divides_rows_ ? gather_rows(x, true) : in_place(OperationKind::share, x);
+  }
+
+  ValueIndex gather_rows(ValueIndex x, bool sums_backward) {
+    const auto width = width_of(x);
+    const auto y = value("all rows of " + pass_.values[x].name, width);
+    append({.kind = OperationKind::gather_rows,
+            .in = width,
+            .out = width,
+            .is_term = sums_backward,
+            .x = x,
+            .y = y});
+    return y;
+  }
+
+  /// The sum of what every shard has in x, and `residual`, which without `divides_rows_` is in the
+  /// first term.
+  ValueIndex sum_shards(ValueIndex x, ValueIndex residual) {
+    if (!divides_rows_) return in_place(OperationKind::sum_shards, x);
+    const auto width = width_of(x);
+    const auto y = own_value("own rows of " + pass_.values[x].name, width);
+    append({.kind = OperationKind::sum_to_rows,
+            .in = width,
+            .out = width,
+            .x = x,
+            .residual = residual,
+            .y = y});
+    return y;
+  }
 
   ValueIndex in_place(OperationKind kind, ValueIndex x) {
     if (shard_.count > 1) append({.kind = kind, .x = x, .y = x});
@@ -333,15 +385,16 @@ private:
     const auto width = width_of(x);
     const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
     const auto bias = parameter(vector(name + ".bias", width, Initial::zeros));
-    const auto y = value(name, width);
+    const auto y = own_value(name, width);
     append({.kind = OperationKind::layer_norm,
             .weight = gain,
             .bias = bias,
             .in = width,
             .out = width,
+            .on_own_rows = divides_rows_,
             .x = x,
             .y = y,
-            .saved = {value(name + " rstd", 1), value(name + " mean", 1)}});
+            .saved = {own_value(name + " rstd", 1), own_value(name + " mean", 1)}});
     return y;
   }
 
@@ -363,9 +416,9 @@ private:
             .out = out,
             .is_term = parameters.is_term,
             .x = x,
-            .residual = residual,
+            .residual = divides_rows_ ? no_value : residual,
             .y = y});
-    return parameters.is_term ? sum_shards(y) : y;
+    return parameters.is_term ? sum_shards(y, residual) : y;
   }
 
   struct Output {
@@ -431,7 +484,7 @@ private:
       begin_block(ForwardPass::Block::Kind::embedding);
       return embedding();
     }
-    pass_.input = value("input", model_.hidden);
+    pass_.input = own_value("input", model_.hidden);
     return pass_.input;
   }
 
@@ -478,7 +531,8 @@ private:
   }
 
   void append(Operation operation) {
-    operation.rows = static_cast<std::uint32_t>(rows_);
+    operation.rows =
+        static_cast<std::uint32_t>(operation.on_own_rows ? rows_ / shard_.count : rows_);
     pass_.operations.push_back(operation);
   }
 
@@ -489,23 +543,31 @@ private:
 
   /// [rows, width] floats.
   ValueIndex value(std::string name, std::uint32_t width) {
-    return bytes(std::move(name), rows_ * width * sizeof(float));
+    return bytes(std::move(name), rows_ * width * sizeof(float), width);
   }
 
-  ValueIndex bytes(std::string name, std::uint64_t size_bytes) {
+  /// The same, where shards divide rows of the own rows alone.
+  ValueIndex own_value(std::string name, std::uint32_t width) {
+    const auto rows = divides_rows_ ? rows_ / shard_.count : rows_;
+    return bytes(std::move(name), rows * width * sizeof(float), width);
+  }
+
+  ValueIndex bytes(std::string name, std::uint64_t size_bytes, std::uint32_t width = 0) {
     pass_.values.push_back({.name = std::move(name), .size_bytes = size_bytes});
+    widths_.push_back(width);
     return static_cast<ValueIndex>(pass_.values.size() - 1);
   }
 
-  [[nodiscard]] std::uint32_t width_of(ValueIndex value) const {
-    return static_cast<std::uint32_t>(pass_.values[value].size_bytes / sizeof(float) / rows_);
-  }
+  [[nodiscard]] std::uint32_t width_of(ValueIndex value) const { return widths_[value]; }
 
   const ModelSpec& model_;
   const StageSpec& stage_;
   const Shard shard_;
-  std::uint64_t rows_;  ///< Of what is appended.
+  // Of what is appended.
+  std::uint64_t rows_;
+  bool divides_rows_;
   ForwardPass pass_;
+  std::vector<std::uint32_t> widths_;  ///< By value; 0 for what is no matrix of rows.
 };
 
 }  // namespace

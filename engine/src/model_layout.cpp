@@ -45,8 +45,9 @@ private:
     list_.push_back({std::move(use), std::move(name), floats * sizeof(float)});
   }
 
-  void append_hidden(std::string use, std::string name, std::uint64_t factor = 1) {
-    append(std::move(use), std::move(name), factor * rows_ * model_.hidden);
+  void append_hidden(std::string use, std::string name) {
+    const auto rows = shape_.shard.divides_rows ? rows_ / shape_.shard.count : rows_;
+    append(std::move(use), std::move(name), rows * model_.hidden);
   }
 
   [[nodiscard]] std::uint32_t parameter_count() const {

@@ -161,7 +161,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
   plan.evaluation = make_forward_only(plan.training);
   // The first shard needs no less than others; the last holder, more than others by some cache
   // lines at most.
-  const Shard shard{.index = 0, .count = config.parallel.tensor};
+  const auto shard = plan.shard(0);
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
     auto bounds = bounds_of(plan.training, plan.evaluation, stage);

@@ -79,7 +79,7 @@ bool differentiates_in_place(OperationKind kind) {
 /// Whether a layer that recomputes selectively makes the results of the operation anew: they cost
 /// little beside those of products.
 bool is_cheap(OperationKind kind) {
-  return kind != OperationKind::linear;
+  return kind != OperationKind::linear && kind != OperationKind::sum_to_rows;
 }
 
 /// Derives the calls of every pass from the operations of the forward pass.
@@ -119,6 +119,7 @@ private:
   void append_forward(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
     if (!has_call(of, Direction::forward)) return;
+    if (of.kind == OperationKind::segments && !adds_all(of)) return;
     graph_.forward.push_back({.direction = Direction::forward,
                               .operation = operation,
                               .x = of.x,
@@ -230,6 +231,10 @@ private:
   /// save what makes the result of each, which is the input of what follows.
   void find_recomputed() {
     maker_.resize(pass_.values.size());
+    for (std::uint32_t i = 0; i < pass_.operations.size(); ++i) {
+      // Kept are the own rows alone.
+      if (pass_.operations[i].kind == OperationKind::gather_rows) maker_[pass_.operations[i].y] = i;
+    }
     if (options_.recompute == Recompute::none) return;
     for (std::size_t b = 0; b < pass_.blocks.size(); ++b) {
       if (pass_.blocks[b].kind != ForwardPass::Block::Kind::layer) continue;

@@ -110,10 +110,21 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
       return kernels_.word_statistics(stream_, x, frame.targets,
                                       y + shard_.index * statistics_stride(of), of.rows,
                                       words_of(of));
+    case OperationKind::gather_rows:
+      kernels_.copy(stream_, x, y + own_begin(of), own_count(of));
+      return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.y, frame));
+    case OperationKind::sum_to_rows:
+      shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.x, frame));
+      return copy_plus(x + own_begin(of), at(call.residual, frame), y, own_count(of));
     case OperationKind::share:
       break;
   }
   TROUPE_ASSERT(false);
+}
+
+void KernelCalls::copy_plus(const float* x, const float* residual, float* y, std::size_t count) {
+  if (residual == nullptr) return kernels_.copy(stream_, x, y, count);
+  kernels_.add(stream_, x, residual, y, count);
 }
 
 void KernelCalls::cross_entropy(const KernelCall& call, const PassFrame& frame) {
@@ -165,6 +176,15 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
       return kernels_.swiglu_backward(stream_, x, dy, dx, of.rows, of.out);
     case OperationKind::share:
       return shards_.perform(StreamGroup::Operation::all_reduce, bytes_of(call.dx, frame));
+    case OperationKind::gather_rows:
+      if (of.is_term) {
+        shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.dy, frame));
+      }
+      return copy_plus(dy + own_begin(of), residual, dx, own_count(of));
+    case OperationKind::sum_to_rows:
+      TROUPE_ASSERT(residual == nullptr);
+      kernels_.copy(stream_, dy, dx + own_begin(of), own_count(of));
+      return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.dx, frame));
     default:
       break;
   }

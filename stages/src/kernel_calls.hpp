@@ -41,6 +41,8 @@ public:
 private:
   void forward(const KernelCall& call, const PassFrame& frame);
   void cross_entropy(const KernelCall& call, const PassFrame& frame);
+  /// y = x (+ residual).
+  void copy_plus(const float* x, const float* residual, float* y, std::size_t count);
   void backward_input(const KernelCall& call, const PassFrame& frame);
   void backward_weight(const KernelCall& call, const PassFrame& frame);
 
@@ -62,6 +64,13 @@ private:
   [[nodiscard]] static std::size_t statistics_stride(const Operation& operation) {
     return padded(std::uint64_t{operation.rows} * word_statistics_count * sizeof(float))
            / sizeof(float);
+  }
+  /// Where this shard's rows of a value that has all begin, and their floats.
+  [[nodiscard]] std::size_t own_begin(const Operation& operation) const {
+    return shard_.index * own_count(operation);
+  }
+  [[nodiscard]] std::size_t own_count(const Operation& operation) const {
+    return std::size_t{operation.rows} / shard_.count * operation.out;
   }
   [[nodiscard]] static LinearShape shape_of(const Operation& operation) {
     return {.rows = operation.rows,

@@ -113,10 +113,11 @@ void StageMemory::cut_gradients(const StageShape& shape, const StageGraph& graph
         cut_each(std::span{graph.parameters}.subspan(begin, end - begin), cutter);
     for (auto i = begin; i < end; ++i) parameters[i].gradients = gradients[i - begin];
   }
-  for (std::uint32_t p = 0; p < gradient_place_count && cutter.at("gradients"); ++p) {
-    const auto place = cutter.floats("place " + std::to_string(p));
+  for (std::uint32_t p = 0; p < gradient_place_count; ++p) {
+    std::span<float> place;
     for (auto b = p; b < in_parts.size(); b += gradient_place_count) {
       if (!in_parts[b]) continue;
+      if (place.empty()) place = cutter.floats("place " + std::to_string(p));
       const auto& [begin, end] = graph.buckets[b];
       const auto layout = layout_of(graph, graph.buckets[b]);
       for (auto i = begin; i < end; ++i) {

@@ -94,6 +94,7 @@ private:
   void begin_weights(MicrobatchIndex microbatch);
   void end_weights(MicrobatchIndex microbatch);
   void bucket_done();
+  void sum_rows(std::uint32_t bucket);
   void scatter(std::uint32_t bucket);
   void settle(std::uint32_t place);
   [[nodiscard]] std::uint32_t place_of_first_part() const;
@@ -135,6 +136,8 @@ private:
   std::array<std::optional<Scattering>, gradient_place_count> scattering_{};
   const bool is_sharded_;  ///< Each holder updates a part of the parameters.
   std::vector<std::uint32_t> bucket_of_parameter_;
+  /// By bucket: parameters whose gradients are sums over rows that the shards divide.
+  std::vector<std::vector<std::uint32_t>> summed_over_rows_;
   std::int64_t work_begin_ns_ = 0;  ///< Belongs to the stream.
 };
 
@@ -156,11 +159,19 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
       slot_of_microbatch_(props.microbatch_count),
       is_sharded_{props.bounds.trains && props.peers.holders.group != nullptr
                   && props.train.optimizer_sharding != OptimizerSharding::none},
-      bucket_of_parameter_(graph_.parameters.size()) {
+      bucket_of_parameter_(graph_.parameters.size()),
+      summed_over_rows_(graph_.buckets.size()) {
   TROUPE_ASSERT(cutter.done() && host_cutter.done());
   for (std::uint32_t b = 0; b < bucket_count(); ++b) {
     for (auto i = graph_.buckets[b].begin; i < graph_.buckets[b].end; ++i) {
       bucket_of_parameter_[i] = b;
+    }
+  }
+  for (const auto& operation : graph_.operations) {
+    if (!operation.on_own_rows || graph_.buckets.empty()) continue;
+    for (const auto parameter : {operation.weight, operation.bias}) {
+      if (parameter == no_parameter) continue;
+      summed_over_rows_[bucket_of_parameter_[parameter]].push_back(parameter);
     }
   }
   owned_count_ = static_cast<std::size_t>(
@@ -453,7 +464,9 @@ void ArenaStage::end_weights(MicrobatchIndex microbatch) {
 void ArenaStage::bucket_done() {
   const auto index = bucket_next_++;
   TROUPE_ASSERT(index < bucket_count());
-  if (!memory_.gradient_parts[index].empty()) scatter(index);
+  const bool is_kept_in_parts = !memory_.gradient_parts[index].empty();
+  if (is_last_weights_ || is_kept_in_parts) sum_rows(index);
+  if (is_kept_in_parts) scatter(index);
   if (!is_last_weights_) return;
   stream_.enqueue([this, index] {
     if (bucket_ready_) bucket_ready_(index);
@@ -470,6 +483,16 @@ void ArenaStage::settle_tied() {
     kernels_.copy(stream_, half, take_buffer(Edge::tied_out, MicrobatchIndex{0}), count);
   }
   bucket_done();
+}
+
+/// Where shards divide rows, each has gradients of norms from its own rows alone.
+void ArenaStage::sum_rows(std::uint32_t bucket) {
+  for (const auto parameter : summed_over_rows_[bucket]) {
+    const auto gradients = memory_.parameters[parameter].gradients;
+    shards_.perform(
+        StreamGroup::Operation::all_reduce,
+        {reinterpret_cast<std::byte*>(gradients.data()), gradients.size_bytes(), space_});
+  }
 }
 
 /// Sums the gradients of this microbatch over the holders while the next bucket is computed, in the

@@ -124,4 +124,15 @@ inline Outcome train(Trainer& trainer) {
   return outcome;
 }
 
+inline Outcome train(const Expected<Plan>& plan) {
+  EXPECT_TRUE(plan.has_value()) << plan.error().context;
+  auto trainer = Trainer::make(*plan, source_of(plan->config));
+  EXPECT_TRUE(trainer.has_value());
+  return train(**trainer);
+}
+
+inline Outcome train(const Config& config) {
+  return train(make_plan(config));
+}
+
 }  // namespace troupe::actors

@@ -27,17 +27,6 @@
 namespace troupe::actors {
 namespace {
 
-Outcome train(const Expected<Plan>& plan) {
-  EXPECT_TRUE(plan.has_value()) << plan.error().context;
-  auto trainer = Trainer::make(*plan, source_of(plan->config));
-  EXPECT_TRUE(trainer.has_value());
-  return train(**trainer);
-}
-
-Outcome train(const Config& config) {
-  return train(make_plan(config));
-}
-
 const Outcome& serial(bool tied) {
   static std::map<bool, Outcome> outcomes;
   if (!outcomes.contains(tied)) outcomes[tied] = train(tiny_config(tied));

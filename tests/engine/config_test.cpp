@@ -288,6 +288,26 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             "tensor = 2, pipeline = 3");
   EXPECT_EQ(
       with([](Config& c) {
+        c.parallel.tensor = 2;
+        c.model.heads = 2;
+        c.model.sequence = 3;
+        c.schedule.microbatch_size = 1;
+        c.train.sequence_parallel = true;
+      }),
+      "train.sequence_parallel: parallel.tensor = 2 shards cannot share out the 3 tokens of a "
+      "microbatch, schedule.microbatch_size times model.sequence; make it a multiple");
+  EXPECT_EQ(with([](Config& c) {
+              c.parallel.tensor = 2;
+              c.model.heads = 2;
+              c.model.hidden = 18;
+              c.model.sequence = 4;
+              c.schedule.microbatch_size = 1;
+              c.train.sequence_parallel = true;
+            }),
+            "train.sequence_parallel: the 2 tokens of a shard, model.hidden = 18 wide, do not fill "
+            "whole cache lines of 16 numbers; make model.hidden a multiple of it");
+  EXPECT_EQ(
+      with([](Config& c) {
         c.train.optimizer = OptimizerKind::adafactor;
         c.train.optimizer_sharding = OptimizerSharding::zero1;
       }),

@@ -127,7 +127,8 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
                        + (splits ? ", split" : ", whole"));
           for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
             model.family = family;
-            for (const auto& shard : {Shard{}, Shard{0, 2}, Shard{1, 2}}) {
+            for (const auto& shard :
+                 {Shard{}, Shard{0, 2}, Shard{1, 2}, Shard{0, 2, true}, Shard{1, 2, true}}) {
               expect_every_value_is_there(graph_of(model, spec,
                                                    {.microbatch_size = 2,
                                                     .splits_backward = splits,
@@ -176,6 +177,11 @@ TEST(StageGraph, KeepsNineHiddenPerLayerIfItRecomputesSelectivelyAndOneIfFully) 
   const GraphOptions full{.recompute = Recompute::full};
   EXPECT_EQ(slot_units(5, full) - slot_units(4, full), 1U);
   EXPECT_EQ(graph_of(wide, stage_of(1), full).slot_bytes, 0U) << "its input is an edge buffer";
+}
+
+TEST(StageGraph, KeepsAFourthOfEverythingIfFourShardsDivideRows) {
+  const GraphOptions divided{.shard = {1, 4, true}};
+  EXPECT_EQ(slot_units(5, divided) - slot_units(4, divided), 16U / 4);
 }
 
 TEST(StageGraph, RepeatsWhatItDoesNotKeepOnce) {

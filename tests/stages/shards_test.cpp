@@ -139,12 +139,34 @@ TEST(Shards, TrainAsOneDoesWhateverTheirNumber) {
 }
 
 TEST(Shards, ClassifyAsOneDoes) {
-  auto props = props_of(Family::bert, false, {1, 2});
-  props.model.task = Task::classification;
-  props.model.classes = 3;
-  const auto expected = train(props, 1);
-  EXPECT_LT(expected.losses.back(), expected.losses.front());
-  expect_near(train(props, 3), expected, props.model);
+  for (const bool divides_rows : {false, true}) {
+    auto props = props_of(Family::bert, false, {1, 2});
+    props.model.sequence = 6;
+    props.model.task = Task::classification;
+    props.model.classes = 3;
+    const auto expected = train(props, 1);
+    EXPECT_LT(expected.losses.back(), expected.losses.front());
+    props.train.sequence_parallel = divides_rows;
+    expect_near(train(props, 3), expected, props.model);
+  }
+}
+
+TEST(Shards, ThatDivideRowsTrainAsOneDoes) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
+    for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+      for (const auto order : {BackwardOrder::whole, BackwardOrder::weights_last}) {
+        auto props = props_of(family, family != Family::llama, {1, 2});
+        props.model.sequence = 6;  // Twelve rows: each of three shards has four.
+        props.order = order;
+        const auto expected = train(props, 1);
+        props.recompute = recompute;
+        props.train.sequence_parallel = true;
+        SCOPED_TRACE(std::string{family_names[static_cast<std::size_t>(family)]} + ", recompute "
+                     + std::string{recompute_names[static_cast<std::size_t>(recompute)]});
+        expect_near(train(props, 3), expected, props.model);
+      }
+    }
+  }
 }
 
 /// Its averages and norms are of whole matrices. A Llama, because it blows the biases of GPT-2's

@@ -62,6 +62,7 @@ struct TrainConfig {
   double momentum = 0.9;                          ///< SGD.
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
+  bool sequence_parallel = false;  ///< Shards divide the rows of what lies between products.
   /// Who keeps the optimizer's state of what.
   OptimizerSharding optimizer_sharding = OptimizerSharding::none;
   std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.

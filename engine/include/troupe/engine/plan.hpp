@@ -43,7 +43,9 @@ struct Plan {
   [[nodiscard]] double flops_per_step() const noexcept;
   /// The part of each stage that the `index`-th shard holds.
   [[nodiscard]] Shard shard(std::uint32_t index) const noexcept {
-    return {.index = index, .count = config.parallel.tensor};
+    return {.index = index,
+            .count = config.parallel.tensor,
+            .divides_rows = config.train.sequence_parallel};
   }
   /// Bytes that the stages of `rank` (of one shard of one replica) allocate.
   [[nodiscard]] std::uint64_t bytes_of(RankIndex rank) const noexcept;

@@ -31,6 +31,9 @@ enum class Initial : std::uint8_t {
 struct Shard {
   std::uint32_t index = 0;
   std::uint32_t count = 1;
+  /// Sequence parallelism (Korthikanti et al. 2022): what is not divided so, between the products,
+  /// each shard has of its own rows alone, the `index`-th of `count` equal stretches.
+  bool divides_rows = false;
 
   friend bool operator==(const Shard&, const Shard&) = default;
 };
@@ -101,6 +104,12 @@ enum class OperationKind : std::uint8_t {
   share,            ///< Forward nothing; backward the sum over all shards.
   word_statistics,  ///< x = logits -> what the others must know of these words, in y.
   gather_shards,    ///< Every shard's part of y.
+
+  // Between shards that divide rows.
+  gather_rows,  ///< Every shard's rows of x -> y, all rows; backward the own rows, if `is_term` of
+                ///< the sum over all shards.
+  sum_to_rows,  ///< The sum of x over all shards, of the own rows (and residual) -> y; backward
+                ///< every shard's rows.
 };
 
 /// One value: a tensor of a stage.
@@ -114,12 +123,14 @@ struct Operation {
   WeightLayout layout = WeightLayout::in_out;
   std::uint32_t weight = no_parameter;  ///< In `StageGraph::parameters`; the gain of a norm.
   std::uint32_t bias = no_parameter;
-  std::uint32_t in = 0;    ///< Width of x.
-  std::uint32_t out = 0;   ///< Width of y.
-  std::uint32_t rows = 0;  ///< Of y: the tokens of the microbatch, or its sequences.
-  /// Its result is one of the terms of a sum over shards, of which the first also has bias and
-  /// residual.
+  std::uint32_t in = 0;   ///< Width of x.
+  std::uint32_t out = 0;  ///< Width of y.
+  /// That it works on: the tokens of the microbatch, the shard's own of them, or the sequences.
+  std::uint32_t rows = 0;
+  /// Its result is one of the terms of a sum over shards, of which the first also has bias,
+  /// segments and residual.
   bool is_term = false;
+  bool on_own_rows = false;      ///< x and y are the shard's rows alone.
   std::uint32_t word_begin = 0;  ///< The first word of the vocabulary that the shard holds.
   ValueIndex x = no_value;
   ValueIndex residual = no_value;  ///< Is added to y.

@@ -23,7 +23,9 @@ struct StageProps {
 
   [[nodiscard]] Shard shard() const noexcept {
     if (peers.shards.group == nullptr) return {};
-    return {.index = peers.shards.group->rank(), .count = peers.shards.group->size()};
+    return {.index = peers.shards.group->rank(),
+            .count = peers.shards.group->size(),
+            .divides_rows = train.sequence_parallel};
   }
   [[nodiscard]] Holder holder() const noexcept {
     if (peers.holders.group == nullptr) return {};
