@@ -257,13 +257,8 @@ private:
   void masked_head(ValueIndex x) {
     const std::string name = "cls.predictions.transform";
     const auto dense = bert_whole(name + ".dense", x, model_.hidden);
-    const auto activated = own_value(name + ".act", model_.hidden);
-    append({.kind = OperationKind::exact_gelu,
-            .in = model_.hidden,
-            .out = model_.hidden,
-            .on_own_rows = divides_rows_,
-            .x = dense,
-            .y = activated});
+    const auto activated =
+        elementwise(OperationKind::exact_gelu, name + ".act", dense, divides_rows_);
     words_head(layer_norm(name + ".LayerNorm", activated));
   }
 
@@ -471,9 +466,11 @@ private:
     return y;
   }
 
-  ValueIndex elementwise(OperationKind kind, const std::string& name, ValueIndex x) {
-    const auto y = value(name, width_of(x));
-    append({.kind = kind, .in = width_of(x), .out = width_of(x), .x = x, .y = y});
+  ValueIndex elementwise(OperationKind kind, const std::string& name, ValueIndex x,
+                         bool on_own_rows = false) {
+    const auto width = width_of(x);
+    const auto y = on_own_rows ? own_value(name, width) : value(name, width);
+    append({.kind = kind, .in = width, .out = width, .on_own_rows = on_own_rows, .x = x, .y = y});
     return y;
   }
 
