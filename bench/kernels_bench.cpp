@@ -103,7 +103,7 @@ void linear_backward_input(benchmark::State& state) {
   const auto shape = shape_of(state);
   auto& b = bench();
   measure(state, flops_of(shape), 0, [&](auto& kernels, Stream& stream) {
-    kernels.linear_backward_input(stream, b.tensor(0), b.tensor(1), b.tensor(2), shape);
+    kernels.linear_backward_input(stream, b.tensor(0), b.tensor(1), nullptr, b.tensor(2), shape);
   });
 }
 
@@ -157,7 +157,7 @@ void attention_forward(benchmark::State& state) {
   auto& b = bench();
   const auto shape = attention_of(state);
   measure(state, attention_flops(shape, 2), 0, [&](auto& kernels, Stream& stream) {
-    kernels.attention_forward(stream, b.tensor(0), b.tensor(1), b.tensor(2), shape);
+    kernels.attention_forward(stream, b.tensor(0), nullptr, b.tensor(1), b.tensor(2), shape);
   });
 }
 
@@ -165,7 +165,7 @@ void attention_backward(benchmark::State& state) {
   auto& b = bench();
   const auto shape = attention_of(state);
   measure(state, attention_flops(shape, 5), 0, [&](auto& kernels, Stream& stream) {
-    kernels.attention_backward(stream, b.tensor(3), b.tensor(0), b.tensor(1), b.tensor(2),
+    kernels.attention_backward(stream, b.tensor(3), b.tensor(0), nullptr, b.tensor(1), b.tensor(2),
                                b.tensor(4), shape);
   });
 }

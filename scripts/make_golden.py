@@ -24,11 +24,16 @@ GOLDEN_RATIO = 0x9E3779B97F4A7C15
 MODEL = {"layers": 3, "heads": 4, "hidden": 32, "sequence": 24, "vocabulary": 64}
 GPT2 = {"family": "gpt2", **MODEL, "kv_heads": 4, "feed_forward": 128}
 LLAMA = {"family": "llama", **MODEL, "kv_heads": 2, "feed_forward": 80}
+BERT = {"family": "bert", **MODEL, "kv_heads": 4, "feed_forward": 80, "norm_epsilon": 1e-12,
+        "task": "masked", "classes": 0}
+CLASSIFIER = {**BERT, "task": "classification", "classes": 3}
 TRAIN = {"steps": 20, "seed": 7, "warmup_steps": 5, "microbatches": 2, "microbatch_size": 2,
          "data_seed": 100}
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.003, "min_learning_rate": 0.0003, "clip_norm": 1.0,
          "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}
 ADAM = {**ADAMW, "optimizer": "adam", "weight_decay": 0.01}
+# As published: with less, AdamW makes steps of the rounding of gradients that are next to nothing.
+BERT_ADAMW = {**ADAMW, "epsilon": 1e-6}
 ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 0.02, "min_learning_rate": 0.002, "clip_norm": 1.0,
              "weight_decay": 0.1}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
@@ -41,6 +46,8 @@ CASES = {
     "tied_llama_sgd": (LLAMA, True, SGD),
     "untied_adam": (GPT2, False, ADAM),
     "llama_adafactor": (LLAMA, False, ADAFACTOR),
+    "bert_adamw": (BERT, True, BERT_ADAMW),
+    "bert_classes_adamw": (CLASSIFIER, False, BERT_ADAMW),
 }
 
 
@@ -79,17 +86,41 @@ def initial_normal(seed, name, index):
     return radius * (math.cos(angle) if index % 2 == 0 else math.sin(angle))
 
 
-def make_batch(step):
-    """Tokens and targets [microbatches * microbatch_size, sequence]."""
+def make_batch(model, step):
+    """What the model sees, by name, and its targets. Tokens are [microbatches * microbatch_size,
+    sequence]."""
     random = Random(TRAIN["data_seed"] + step)
-    tokens, targets = [], []
+    seen, targets = {}, []
     for _ in range(TRAIN["microbatches"] * TRAIN["microbatch_size"]):
         row = [random.below(MODEL["vocabulary"])]
         for _ in range(MODEL["sequence"]):
             row.append((5 * row[-1] + 3 + random.below(4)) % MODEL["vocabulary"])
-        tokens.append(row[:-1])
-        targets.append(row[1:])
-    return torch.tensor(tokens), torch.tensor(targets)
+        one = {"tokens": row[:-1]}
+        if model["family"] == "bert":
+            targets.append(see_as_bert(model, random, one))
+        else:
+            targets.append(row[1:])
+        for name, value in one.items():
+            seen.setdefault(name, []).append(value)
+    return {name: torch.tensor(values) for name, values in seen.items()}, torch.tensor(targets)
+
+
+def see_as_bert(model, random, one):
+    """Adds what a BERT sees besides the tokens, hides some of them, and returns the targets."""
+    tokens, sequence = one["tokens"], model["sequence"]
+    classifies = model["task"] == "classification"
+    length = sequence - random.below(sequence // 2)
+    first_segment = random.below(length + 1)
+    targets = tokens[0] % model["classes"] if classifies else [-1] * sequence
+    for i in range(sequence):
+        is_told = not classifies and i < length and (i == 0 or random.below(4) == 0)
+        if is_told:
+            targets[i] = tokens[i]
+        if is_told or i >= length:
+            tokens[i] = 0
+    one["lengths"] = length
+    one["segments"] = [1 if first_segment <= i < length else 0 for i in range(sequence)]
+    return targets
 
 
 # -- the models ------------------------------------------------------------------------------------
@@ -144,6 +175,47 @@ def llama_shapes(tie):
     return shapes
 
 
+def bert_shapes(tie, model=BERT):
+    """As llama_shapes."""
+    hidden, wide = BERT["hidden"], BERT["feed_forward"]
+    shapes = {}
+
+    def norm(name):
+        shapes[name + ".weight"] = ((hidden,), ONES)
+        shapes[name + ".bias"] = ((hidden,), ZEROS)
+
+    def linear(name, out, width):
+        shapes[name + ".weight"] = ((out, width), DEVIATION)
+        shapes[name + ".bias"] = ((out,), ZEROS)
+
+    for name, rows in (("word", BERT["vocabulary"]), ("position", BERT["sequence"]), ("token_type", 2)):
+        shapes[f"bert.embeddings.{name}_embeddings.weight"] = ((rows, hidden), DEVIATION)
+    norm("bert.embeddings.LayerNorm")
+    for i in range(BERT["layers"]):
+        layer = f"bert.encoder.layer.{i}."
+        for name in ("query", "key", "value"):
+            linear(f"{layer}attention.self.{name}", hidden, hidden)
+        linear(layer + "attention.output.dense", hidden, hidden)
+        norm(layer + "attention.output.LayerNorm")
+        linear(layer + "intermediate.dense", wide, hidden)
+        linear(layer + "output.dense", hidden, wide)
+        norm(layer + "output.LayerNorm")
+    if model["task"] == "classification":
+        linear("bert.pooler.dense", hidden, hidden)
+        linear("classifier", model["classes"], hidden)
+        return shapes
+    linear("cls.predictions.transform.dense", hidden, hidden)
+    norm("cls.predictions.transform.LayerNorm")
+    shapes["cls.predictions.bias"] = ((BERT["vocabulary"],), ZEROS)
+    if not tie:
+        shapes["cls.predictions.decoder.weight"] = ((BERT["vocabulary"], hidden), DEVIATION)
+    return shapes
+
+
+def classifier_shapes(tie):
+    return bert_shapes(tie, CLASSIFIER)
+
+
 def make_parameters(shapes):
     parameters = {}
     for name, (shape, deviation) in shapes.items():
@@ -159,11 +231,15 @@ def make_parameters(shapes):
     return parameters
 
 
-def attend(q, k, v):
-    """Each [batch, heads, sequence, head_size]; returns [batch, sequence, hidden]."""
+def attend(q, k, v, hidden_keys=None):
+    """Each [batch, heads, sequence, head_size]; returns [batch, sequence, hidden]. Later keys are
+    hidden, or those marked in [batch, sequence]."""
     batch, _, sequence, size = q.shape
-    later = torch.full((sequence, sequence), float("-inf")).triu(1)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(size) + later
+    scores = q @ k.transpose(-1, -2) / math.sqrt(size)
+    if hidden_keys is None:
+        scores = scores + torch.full((sequence, sequence), float("-inf")).triu(1)
+    else:
+        scores = scores.masked_fill(hidden_keys[:, None, None, :], float("-inf"))
     return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, sequence, -1)
 
 
@@ -222,7 +298,46 @@ def llama_forward(p, tokens):
     return norm(x, "model.norm") @ head.T
 
 
-FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_forward)}
+def bert_hidden(p, tokens, segments, lengths):
+    """What the last layer says, [batch, sequence, hidden]; and the two operations for heads."""
+    def norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], BERT["norm_epsilon"])
+
+    def linear(x, name):
+        return F.linear(x, p[name + ".weight"], p[name + ".bias"])
+
+    words, positions, kinds = (p[f"bert.embeddings.{name}_embeddings.weight"]
+                               for name in ("word", "position", "token_type"))
+    x = norm(words[tokens] + positions[:tokens.shape[1]] + kinds[segments], "bert.embeddings.LayerNorm")
+    padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
+    for i in range(BERT["layers"]):
+        layer = f"bert.encoder.layer.{i}."
+        q, k, v = (by_heads(linear(x, f"{layer}attention.self.{name}"), BERT["heads"])
+                   for name in ("query", "key", "value"))
+        x = norm(x + linear(attend(q, k, v, padding), layer + "attention.output.dense"),
+                 layer + "attention.output.LayerNorm")
+        wide = F.gelu(linear(x, layer + "intermediate.dense"))
+        x = norm(x + linear(wide, layer + "output.dense"), layer + "output.LayerNorm")
+    return x, norm, linear
+
+
+def bert_forward(p, tokens, segments, lengths):
+    """Logits [batch, sequence, vocabulary]."""
+    x, norm, linear = bert_hidden(p, tokens, segments, lengths)
+    name = "cls.predictions."
+    x = norm(F.gelu(linear(x, name + "transform.dense")), name + "transform.LayerNorm")
+    decoder = p.get(name + "decoder.weight", p["bert.embeddings.word_embeddings.weight"])
+    return F.linear(x, decoder, p[name + "bias"])
+
+
+def classifier_forward(p, tokens, segments, lengths):
+    """Logits [batch, classes]."""
+    x, _, linear = bert_hidden(p, tokens, segments, lengths)
+    return linear(torch.tanh(linear(x[:, 0], "bert.pooler.dense")), "classifier")
+
+
+FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_forward),
+            "bert": (bert_shapes, bert_forward)}
 
 
 # -- the training ----------------------------------------------------------------------------------
@@ -290,12 +405,15 @@ def to_safetensors(tensors):
 def run(model, tie, train):
     """What the training was and what it measured; and the weights after it, by name."""
     shapes_of, forward = FAMILIES[model["family"]]
+    if model is CLASSIFIER:
+        shapes_of, forward = classifier_shapes, classifier_forward
     parameters = make_parameters(shapes_of(tie))
     optimizer = make_optimizer(parameters, train)
     losses, norms = [], []
     for step in range(1, TRAIN["steps"] + 1):
-        tokens, targets = make_batch(step - 1)
-        loss = F.cross_entropy(forward(parameters, tokens).flatten(0, 1), targets.flatten())
+        seen, targets = make_batch(model, step - 1)
+        logits = forward(parameters, **seen)
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(parameters.values(), train["clip_norm"]).item())

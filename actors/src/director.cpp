@@ -209,7 +209,7 @@ double DirectorState::mean_loss() const {
       for (auto m = begin; m < end; ++m) sum += reported_[rank]->losses[m];
     }
   }
-  return sum / plan_->tokens_per_step();
+  return sum / reported_.front()->target_count;
 }
 
 /// Adds parameter after parameter in model order, from the first copy of the model in the first

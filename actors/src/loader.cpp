@@ -6,6 +6,28 @@
 #include <utility>
 
 namespace troupe::actors {
+namespace {
+
+/// Where numbers of a batch must lie.
+struct Range {
+  const char* of;
+  std::int64_t begin;
+  std::int64_t end;
+  std::string name;
+};
+
+void expect_within(const Range& range, const std::vector<std::int32_t>& numbers,
+                   std::uint32_t replica) {
+  const auto is_outside = [&](std::int32_t n) { return n < range.begin || n >= range.end; };
+  const auto found = std::ranges::find_if(numbers, is_outside);
+  if (found == numbers.end()) return;
+  throw std::out_of_range{"the " + std::string{range.of} + ' ' + std::to_string(*found)
+                          + " at position " + std::to_string(found - numbers.begin())
+                          + " of replica " + std::to_string(replica) + "'s batch is outside "
+                          + range.name};
+}
+
+}  // namespace
 
 void LoaderState::start(std::shared_ptr<const Plan> plan, BatchSource source,
                         std::vector<PlacedStage> stages, std::array<StepBatches, 2>& batches,
@@ -54,17 +76,22 @@ void LoaderState::prepare(Prepared& target, const StepWanted& what) {
 /// Fills one replica's batch and checks it: a kernel would follow any number out of its tables.
 void LoaderState::fill(stages::Batch& batch, const StepWanted& what, std::uint32_t replica) {
   source_(what.kind, what.step, replica, batch);
-  const auto vocabulary = static_cast<std::int32_t>(plan_->config.model.vocabulary);
-  for (const auto* tokens : {&batch.tokens, &batch.targets}) {
-    const auto is_outside = [=](std::int32_t token) { return token < 0 || token >= vocabulary; };
-    const auto found = std::ranges::find_if(*tokens, is_outside);
-    if (found == tokens->end()) continue;
-    throw std::out_of_range{"the " + std::string{tokens == &batch.tokens ? "token " : "target "}
-                            + std::to_string(*found) + " at position "
-                            + std::to_string(found - tokens->begin()) + " of replica "
-                            + std::to_string(replica) + "'s batch is outside the vocabulary of "
-                            + std::to_string(vocabulary)};
-  }
+  const auto& model = plan_->config.model;
+  const auto text = [](std::uint32_t number) { return std::to_string(number); };
+  const auto words = "the vocabulary of " + text(model.vocabulary);
+  expect_within({"token", 0, model.vocabulary, words}, batch.tokens, replica);
+  expect_within({"segment", 0, segment_count, "the " + text(segment_count) + " segments"},
+                batch.segments, replica);
+  expect_within({"length", 1, model.sequence + 1, "1 to " + text(model.sequence)}, batch.lengths,
+                replica);
+  expect_within({"target", model.family == Family::bert ? -1 : 0, model.outcome_count(),
+                 model.classifies() ? "the " + text(model.classes) + " classes" : words},
+                batch.targets, replica);
+  const auto target_count = std::ranges::count_if(batch.targets, [](auto t) { return t >= 0; });
+  if (batch.target_count > 0 && batch.target_count >= target_count) return;
+  throw std::out_of_range{"replica " + text(replica) + "'s batch has "
+                          + std::to_string(target_count) + " targets, but says that the step has "
+                          + text(batch.target_count)};
 }
 
 LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> self,

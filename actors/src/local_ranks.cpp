@@ -131,8 +131,13 @@ void LocalRanks::make_batches() {
                       .sequence = config.model.sequence,
                       .tokens = {},
                       .targets = {}};
-  batch.tokens.resize(std::size_t{batch.microbatch_count} * batch.microbatch_size * batch.sequence);
-  batch.targets.resize(batch.tokens.size());
+  const auto widths = config.model.batch_widths();
+  const auto sequences = std::size_t{batch.microbatch_count} * batch.microbatch_size;
+  batch.tokens.resize(sequences * widths.tokens);
+  batch.segments.resize(sequences * widths.segments);
+  batch.lengths.resize(sequences * widths.lengths, static_cast<std::int32_t>(batch.sequence));
+  batch.targets.resize(sequences * widths.targets);
+  batch.target_count = static_cast<std::uint32_t>(batch.targets.size()) * config.parallel.data;
   for (auto& batches : batches_) {
     batches.resize(config.parallel.data);
     for (const auto& rank : ranks_) batches[rank.coordinate.replica] = batch;

@@ -128,14 +128,14 @@ void StageActorState::on(const StepStarted& message) {
   if (!keeper_) keeper_.emplace(now_ns);
   keeper_->advance(WaitCause::next_step, now_ns);
   step_ = message.step;
+  target_count_ = message.batch->target_count;
   machine_ = message.kind == StepKind::training ? &*training_ : &*evaluation_;
   trace_.reserve(trace_size_max());
   choices_told_ = 0;
   const auto stages = plan_->training.stages_of(local_->coordinate.pipeline);
   for (std::size_t i = 0; i < stages.size(); ++i) {
-    local_->stages[i].stage->begin_step({message.step, message.kind, message.batch,
-                                         plan_->tokens_per_step(),
-                                         plan_->training.microbatches_of(stages[i])});
+    local_->stages[i].stage->begin_step(
+        {message.step, message.kind, message.batch, plan_->training.microbatches_of(stages[i])});
   }
   advance(Started{});
 }
@@ -341,7 +341,7 @@ void StageActorState::carry_out(const MeasureGradients& command) {
 }
 
 void StageActorState::carry_out(const ReportStep&) {
-  StepReported report{.rank = rank(), .losses = {}, .squares = {}};
+  StepReported report{.rank = rank(), .losses = {}, .squares = {}, .target_count = target_count_};
   for (auto& held : local_->stages) {
     // Ends of two copies of the model have losses of different microbatches.
     const auto losses = held.stage->losses();

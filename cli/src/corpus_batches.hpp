@@ -15,7 +15,8 @@ namespace troupe::cli {
 /// The same in every process of a run. Thread-safe once it is made.
 class CorpusBatches {
 public:
-  /// @returns what `storage::Corpus::open` returns.
+  /// @returns `invalid_config` if the text cannot serve the model, or what `storage::Corpus::open`
+  /// returns.
   [[nodiscard]] static Expected<std::shared_ptr<const CorpusBatches>> open(const Plan& plan);
 
   /// Makes batches from `batches` as long as the source lives.
@@ -28,7 +29,12 @@ public:
 private:
   CorpusBatches(storage::Corpus corpus, const Config& config);
 
+  void hide(StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) const;
+
   storage::Corpus corpus_;
+  storage::BatchShape shape_;
+  std::uint64_t seed_;
+  bool masks_;
   storage::TrainingSampler training_;
   std::optional<storage::ValidationSampler> validation_;
 };

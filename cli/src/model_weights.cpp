@@ -144,6 +144,9 @@ Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::st
     if (!model) return model;
     return check(*model, path);
   }
+  if (file.find("bert.embeddings.word_embeddings.weight") != nullptr) {
+    return invalid(path, "holds a BERT, which continues no texts");
+  }
   const auto* tokens = find_matrix(file, "wte.weight");
   const auto* positions = find_matrix(file, "wpe.weight");
   if (tokens == nullptr || positions == nullptr || tokens->shape[1] != positions->shape[1]) {

@@ -23,6 +23,18 @@ std::string contents_of(const StageSpec& spec) {
   return text;
 }
 
+const char* name_of(Family family) {
+  switch (family) {
+    case Family::gpt2:
+      return "GPT-2";
+    case Family::llama:
+      return "Llama";
+    case Family::bert:
+      return "BERT";
+  }
+  return "";
+}
+
 void print_grid(const Plan& plan) {
   const auto& config = plan.config;
   const auto& grid = config.parallel;
@@ -32,9 +44,8 @@ void print_grid(const Plan& plan) {
   }
   fmt::print(
       "model     {}, {} layers, {} heads, {} wide, {} tokens, vocabulary {}: {} parameters\n",
-      config.model.family == Family::llama ? "Llama" : "GPT-2", config.model.layers,
-      config.model.heads, config.model.hidden, config.model.sequence, config.model.vocabulary,
-      parameter_count);
+      name_of(config.model.family), config.model.layers, config.model.heads, config.model.hidden,
+      config.model.sequence, config.model.vocabulary, parameter_count);
   fmt::print("grid      {} replicas x {} shards x {} pipeline ranks = {} actors\n", grid.data,
              grid.tensor, grid.pipeline, grid.rank_count());
   fmt::print("schedule  {}, {} stages, {} microbatches of {} sequences; {} tokens per step\n\n",

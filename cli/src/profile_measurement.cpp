@@ -46,11 +46,13 @@ private:
 };
 
 /// Tokens at random. What they are changes nothing about how long they take.
-void fill_at_random(std::uint32_t vocabulary, std::uint32_t step, stages::Batch& batch) {
+void fill_at_random(const ModelSpec& model, std::uint32_t step, stages::Batch& batch) {
   Random random{step};
-  for (auto* tokens : {&batch.tokens, &batch.targets}) {
-    for (auto& token : *tokens) token = static_cast<std::int32_t>(random.below(vocabulary));
-  }
+  const auto fill = [&random](std::vector<std::int32_t>& numbers, std::uint32_t end) {
+    for (auto& number : numbers) number = static_cast<std::int32_t>(random.below(end));
+  };
+  fill(batch.tokens, model.vocabulary);
+  fill(batch.targets, model.outcome_count());
 }
 
 /// A training of two stages of as many layers, or of one if there is one stream, or more if their
@@ -77,10 +79,10 @@ public:
     config.train.recompute_stages.clear();
     auto probe = make_plan(config);
     if (!probe) return probe.error();
-    const auto vocabulary = config.model.vocabulary;
     auto trainer = actors::Trainer::make(
-        *probe, [vocabulary](StepKind, std::uint32_t step, std::uint32_t, stages::Batch& batch) {
-          fill_at_random(vocabulary, step, batch);
+        *probe,
+        [model = config.model](StepKind, std::uint32_t step, std::uint32_t, stages::Batch& batch) {
+          fill_at_random(model, step, batch);
         });
     if (!trainer) return trainer.error();
     return std::unique_ptr<Probe>{new Probe{layers_per_stage, std::move(*trainer)}};

@@ -37,7 +37,8 @@ Expected<TextGenerator> TextGenerator::make(stages::Device& device, const ModelS
                       .microbatch_size = 1,
                       .sequence = model.sequence,
                       .tokens = std::vector<std::int32_t>(model.sequence),
-                      .targets = std::vector<std::int32_t>(model.sequence)};
+                      .targets = std::vector<std::int32_t>(model.sequence),
+                      .target_count = model.sequence};
   generator.logits_.resize(model.vocabulary);
   generator.stream_ = device.make_stream("generate", thread_count);
   auto stage = stages::make_transformer_stage(device, *generator.stream_,
@@ -76,8 +77,7 @@ std::span<const float> TextGenerator::next_logits(std::string_view context) {
     return static_cast<std::int32_t>(static_cast<unsigned char>(c));
   });
   const Action forward{StageIndex{0}, Pass::forward, MicrobatchIndex{0}};
-  stage_->begin_step(
-      {.step = 1, .kind = StepKind::evaluation, .batch = &batch_, .token_count = model_.sequence});
+  stage_->begin_step({.step = 1, .kind = StepKind::evaluation, .batch = &batch_});
   stage_->enqueue(forward, [](Errc, stages::DeviceSpan) {});
   stream_->synchronize();
   stage_->finish(forward);

@@ -287,7 +287,10 @@ private:
       auto picture = folder_->write(picture_name, draw_svg(pictures));
       if (!picture) return picture;
     }
-    if (auto sample = write_sample(weights); !sample) return sample;
+    // A BERT continues no texts.
+    if (plan_.config.model.family != Family::bert) {
+      if (auto sample = write_sample(weights); !sample) return sample;
+    }
     fmt::print(
         "\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nsteps     {}\nas run    {}\n",
         weights, folder_->path_of(metrics_name), folder_->path_of(picture_name),

@@ -61,6 +61,34 @@ Expected<Done> check_llama(const ModelSpec& model) {
       + multiples_around(model.hidden, 2 * model.heads));
 }
 
+std::string quoted_family(const ModelSpec& model) {
+  return "model.family = \"" + std::string{family_names[static_cast<std::size_t>(model.family)]}
+         + '"';
+}
+
+Expected<Done> check_task(const ModelSpec& model) {
+  if (model.task == Task::classification && model.family != Family::bert) {
+    return invalid("model.task: \"classification\", but a model of " + quoted_family(model)
+                   + " tells the next token; leave it \"masked\", or take model.family = \"bert\"");
+  }
+  if (!model.classifies()) {
+    if (model.classes == 0) return Done{};
+    return invalid("model.classes: " + text_of(model.classes)
+                   + ", but there is nothing to classify; leave it 0, or take model.family = "
+                     "\"bert\" and model.task = \"classification\"");
+  }
+  if (model.classes < 2) {
+    return invalid("model.classes: " + text_of(model.classes)
+                   + ", but model.task = \"classification\" needs at least 2");
+  }
+  if (model.tie_embeddings) {
+    return invalid(
+        "model.tie_embeddings: true, but with model.task = \"classification\" no head multiplies "
+        "by the embedding; set it to false");
+  }
+  return Done{};
+}
+
 Expected<Done> check_model(const ModelSpec& model) {
   if (model.hidden % model.heads != 0) {
     return invalid("model.hidden: " + text_of(model.hidden)
@@ -71,9 +99,11 @@ Expected<Done> check_model(const ModelSpec& model) {
     if (auto checked = check_llama(model); !checked) return checked;
   } else if (model.kv_head_count() != model.heads) {
     return invalid("model.kv_heads: " + text_of(model.kv_heads)
-                   + R"(, but in model.family = "gpt2" every head has its own keys and values; )"
-                     R"(leave it 0, or take model.family = "llama")");
+                   + ", but in " + quoted_family(model)
+                   + " every head has its own keys and values; leave it 0, or take model.family = "
+                     "\"llama\"");
   }
+  if (auto checked = check_task(model); !checked) return checked;
   if (model.heads % model.kv_head_count() == 0) return Done{};
   auto nearest = model.kv_heads;
   while (model.heads % nearest != 0) --nearest;

@@ -126,6 +126,8 @@ std::vector<Key> keys_of(Config& config) {
       {"model", "feed_forward", Whole32{&model.feed_forward, 0, 131'072}},
       {"model", "rotary_base", Real{&model.rotary_base, 1.0, 1e9}},
       {"model", "norm_epsilon", Real{&model.norm_epsilon, 1e-12, 1.0}},
+      {"model", "task", Choice<Task>{&model.task, task_names}},
+      {"model", "classes", Whole32{&model.classes, 0, 65'536}},
       {"parallel", "data", Whole32{&parallel.data, 1, 1024}},
       {"parallel", "tensor", Whole32{&parallel.tensor, 1, 1024}},
       {"parallel", "pipeline", Whole32{&parallel.pipeline, 1, 1024}},

@@ -51,7 +51,7 @@ struct Choice {
 
 using Value =
     std::variant<Switch, Whole<std::uint32_t>, Whole<std::uint64_t>, Real, Text, Counts,
-                 Choice<Family>, Choice<OptimizerKind>, Choice<LearningRateSchedule>,
+                 Choice<Family>, Choice<Task>, Choice<OptimizerKind>, Choice<LearningRateSchedule>,
                  Choice<Recompute>, Choice<Policy>, Choice<OptimizerSharding>, Choice<Precision>>;
 
 struct Key {

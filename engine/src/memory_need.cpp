@@ -56,10 +56,11 @@ Error does_not_fit(const Plan& plan, std::size_t node_count, const std::string& 
 }  // namespace
 
 std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
-  constexpr std::uint64_t batch_count = 2;      // This step's and the next one's,
-  constexpr std::uint64_t bytes_per_token = 8;  // each with tokens and targets.
-  const auto tokens = plan.tokens_per_step() / plan.config.parallel.data;
-  return batch_count * bytes_per_token * tokens * replica_count;
+  constexpr std::uint64_t batch_count = 2;  // This step's and the next one's.
+  const auto& schedule = plan.config.schedule;
+  const auto sequences = std::uint64_t{schedule.microbatches} * schedule.microbatch_size;
+  return batch_count * sizeof(std::int32_t) * plan.config.model.batch_widths().sum() * sequences
+         * replica_count;
 }
 
 namespace {

@@ -1,5 +1,6 @@
 #include "model_families.hpp"
 
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -59,17 +60,14 @@ public:
         divides_rows_{shard.count > 1 && shard.divides_rows} {}
 
   ForwardPass take() && {
-    const bool is_llama = model_.family == Family::llama;
     auto hidden = begin();
-    for (auto layer = stage_.layer_begin; layer < stage_.layer_end; ++layer) {
+    for (auto number = stage_.layer_begin; number < stage_.layer_end; ++number) {
       begin_block(ForwardPass::Block::Kind::layer);
-      const auto number = std::to_string(layer);
-      hidden = is_llama ? llama_layer("model.layers." + number, hidden)
-                        : gpt2_layer("h." + number, hidden);
+      hidden = layer(std::to_string(number), hidden);
     }
     if (stage_.has_head) {
       begin_block(ForwardPass::Block::Kind::head);
-      head(is_llama ? rms_norm("model.norm", hidden) : layer_norm("ln_f", hidden));
+      head(hidden);
     } else {
       pass_.output = hidden;
     }
@@ -77,6 +75,29 @@ public:
   }
 
 private:
+  ValueIndex layer(const std::string& number, ValueIndex x) {
+    switch (model_.family) {
+      case Family::gpt2:
+        return gpt2_layer("h." + number, x);
+      case Family::llama:
+        return llama_layer("model.layers." + number, x);
+      case Family::bert:
+        return bert_layer("bert.encoder.layer." + number, x);
+    }
+    return no_value;
+  }
+
+  void head(ValueIndex x) {
+    switch (model_.family) {
+      case Family::gpt2:
+        return words_head(layer_norm("ln_f", x));
+      case Family::llama:
+        return words_head(rms_norm("model.norm", x));
+      case Family::bert:
+        return model_.classifies() ? classes_head(x) : masked_head(x);
+    }
+  }
+
   // -- GPT-2 (Radford et al. 2019) ----------------------------------------------------------------
 
   ValueIndex gpt2_layer(const std::string& name, ValueIndex x) {
@@ -86,7 +107,8 @@ private:
     const auto middle = gpt2_rows(name + ".attn.c_proj", attended, model_.hidden, x);
     const auto norm_2 = share(layer_norm(name + ".ln_2", middle));
     const auto wide = model_.feed_forward_width();
-    const auto activated = gelu(name + ".mlp.act", gpt2_columns(name + ".mlp.c_fc", norm_2, wide));
+    const auto activated = elementwise(OperationKind::gelu, name + ".mlp.act",
+                                       gpt2_columns(name + ".mlp.c_fc", norm_2, wide));
     return gpt2_rows(name + ".mlp.c_proj", activated, wide, middle);
   }
 
@@ -120,7 +142,7 @@ private:
     const auto kv_width = model_.kv_head_count() * model_.head_size();
     const auto wide = model_.feed_forward_width();
     const auto norm_1 = share(rms_norm(name + ".input_layernorm", x));
-    const auto qkv = llama_columns(
+    const auto qkv = joined_columns(
         name + ".self_attn",
         {{"q_proj", model_.hidden}, {"k_proj", kv_width}, {"v_proj", kv_width}}, norm_1);
     rotate(qkv);
@@ -128,31 +150,9 @@ private:
     const auto middle = llama_rows(name + ".self_attn.o_proj", attended, model_.hidden, x);
     const auto norm_2 = share(rms_norm(name + ".post_attention_layernorm", middle));
     const auto expanded =
-        llama_columns(name + ".mlp", {{"gate_proj", wide}, {"up_proj", wide}}, norm_2);
+        joined_columns(name + ".mlp", {{"gate_proj", wide}, {"up_proj", wide}}, norm_2);
     const auto activated = swiglu(name + ".mlp.act", expanded);
     return llama_rows(name + ".mlp.down_proj", activated, wide, middle);
-  }
-
-  struct Output {
-    const char* name;
-    std::uint32_t width;
-  };
-
-  /// One product with the matrices of all outputs, which lie below each other; the shards divide
-  /// each.
-  ValueIndex llama_columns(const std::string& name, const std::vector<Output>& outputs,
-                           ValueIndex x) {
-    const auto weight = static_cast<std::uint32_t>(pass_.parameters.size());
-    std::uint32_t out = 0;
-    for (const auto& output : outputs) {
-      parameter(slice(
-          matrix(name + "." + output.name + ".weight", output.width, width_of(x), deviation()), 0,
-          shard_));
-      pass_.parameters.back().joined = out > 0;
-      out += Share{output.width, shard_}.size();
-    }
-    return linear(name + "." + outputs.front().name, x, out,
-                  {.layout = WeightLayout::out_in, .weight = weight});
   }
 
   ValueIndex llama_rows(const std::string& name, ValueIndex x, std::uint32_t in,
@@ -168,86 +168,191 @@ private:
     const auto width = width_of(x);
     const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
     const auto y = own_value(name, width);
-    pass_.operations.push_back({.kind = OperationKind::rms_norm,
-                                .weight = gain,
-                                .in = width,
-                                .out = width,
-                                .on_own_rows = divides_rows_,
-                                .x = x,
-                                .y = y,
-                                .saved = {own_value(name + " rstd", 1), no_value}});
+    append({.kind = OperationKind::rms_norm,
+            .weight = gain,
+            .in = width,
+            .out = width,
+            .on_own_rows = divides_rows_,
+            .x = x,
+            .y = y,
+            .saved = {own_value(name + " rstd", 1), no_value}});
     return y;
   }
 
   void rotate(ValueIndex qkv) {
-    pass_.operations.push_back({.kind = OperationKind::rotate,
-                                .in = width_of(qkv),
-                                .out = width_of(qkv),
-                                .x = qkv,
-                                .y = qkv});
+    append({.kind = OperationKind::rotate,
+            .in = width_of(qkv),
+            .out = width_of(qkv),
+            .x = qkv,
+            .y = qkv});
   }
 
   ValueIndex swiglu(const std::string& name, ValueIndex x) {
     const auto width = width_of(x) / 2;
     const auto y = value(name, width);
-    pass_.operations.push_back(
-        {.kind = OperationKind::swiglu, .in = 2 * width, .out = width, .x = x, .y = y});
+    append({.kind = OperationKind::swiglu, .in = 2 * width, .out = width, .x = x, .y = y});
     return y;
   }
 
-  // -- both ---------------------------------------------------------------------------------------
+  // -- BERT (Devlin et al. 2019) ------------------------------------------------------------------
+
+  ValueIndex bert_layer(const std::string& name, ValueIndex x) {
+    const auto hidden = model_.hidden;
+    const auto wide = model_.feed_forward_width();
+    const auto qkv =
+        joined_columns(name + ".attention.self",
+                       {{"query", hidden}, {"key", hidden}, {"value", hidden}}, share(x), true);
+    const auto attended = attention(name + ".attention.self", qkv);
+    const auto middle =
+        layer_norm(name + ".attention.output.LayerNorm",
+                   bert_rows(name + ".attention.output.dense", attended, hidden, x));
+    const auto expanded =
+        joined_columns(name + ".intermediate", {{"dense", wide}}, share(middle), true);
+    const auto activated =
+        elementwise(OperationKind::exact_gelu, name + ".intermediate.act", expanded);
+    return layer_norm(name + ".output.LayerNorm",
+                      bert_rows(name + ".output.dense", activated, wide, middle));
+  }
+
+  ValueIndex bert_rows(const std::string& name, ValueIndex x, std::uint32_t in,
+                       ValueIndex residual) {
+    const auto out = model_.hidden;
+    const auto weight = parameter(slice(matrix(name + ".weight", out, in, deviation()), 1, shard_));
+    const auto bias = parameter(vector(name + ".bias", out, Initial::zeros));
+    return linear(name, x, out,
+                  {.layout = WeightLayout::out_in, .weight = weight, .bias = bias, .is_term = true},
+                  residual);
+  }
+
+  /// A product that every shard computes, of its own rows if they divide them.
+  ValueIndex bert_whole(const std::string& name, ValueIndex x, std::uint32_t out) {
+    const auto weight = parameter(matrix(name + ".weight", out, width_of(x), deviation()));
+    const auto bias = parameter(vector(name + ".bias", out, Initial::zeros));
+    const auto y = own_value(name, out);
+    append({.kind = OperationKind::linear,
+            .layout = WeightLayout::out_in,
+            .weight = weight,
+            .bias = bias,
+            .in = width_of(x),
+            .out = out,
+            .on_own_rows = divides_rows_,
+            .x = x,
+            .y = y});
+    return y;
+  }
+
+  /// The first shard adds them, as it does positions.
+  void segments(ValueIndex x) {
+    const auto weight = parameter(matrix("bert.embeddings.token_type_embeddings.weight",
+                                         segment_count, model_.hidden, deviation()));
+    append({.kind = OperationKind::segments,
+            .weight = weight,
+            .in = segment_count,
+            .out = model_.hidden,
+            .is_term = true,
+            .x = x,
+            .y = x});
+  }
+
+  void masked_head(ValueIndex x) {
+    const std::string name = "cls.predictions.transform";
+    const auto dense = bert_whole(name + ".dense", x, model_.hidden);
+    const auto activated =
+        elementwise(OperationKind::exact_gelu, name + ".act", dense, divides_rows_);
+    words_head(layer_norm(name + ".LayerNorm", activated));
+  }
+
+  void classes_head(ValueIndex x) {
+    const auto dense = bert_whole("bert.pooler.dense", first_tokens(x), model_.hidden);
+    const auto pooled = elementwise(OperationKind::tanh, "bert.pooler.act", dense);
+    cross_entropy(bert_whole("classifier", pooled, model_.classes));
+  }
+
+  /// What follows has one row for each sequence, and all shards compute it.
+  ValueIndex first_tokens(ValueIndex x) {
+    const auto width = width_of(x);
+    if (divides_rows_) x = gather_rows(x, false);
+    rows_ /= model_.sequence;
+    divides_rows_ = false;
+    const auto y = value("first tokens", width);
+    append({.kind = OperationKind::first_tokens, .in = width, .out = width, .x = x, .y = y});
+    return y;
+  }
+
+  // -- all ----------------------------------------------------------------------------------------
 
   ValueIndex embedding() {
     const Share words{model_.vocabulary, shard_};
-    const auto weight = parameter(token_embedding());
+    const auto weight = parameter(vocabulary_matrix(names().words));
     auto positions = no_parameter;
-    if (model_.family == Family::gpt2) {
-      positions = parameter(matrix("wpe.weight", model_.sequence, model_.hidden, deviation()));
+    if (names().positions != nullptr) {
+      positions = parameter(matrix(names().positions, model_.sequence, model_.hidden, deviation()));
     }
     const auto y = value("embedded", model_.hidden);
-    pass_.operations.push_back({.kind = OperationKind::embedding,
-                                .weight = weight,
-                                .bias = positions,
-                                .in = words.size(),
-                                .out = model_.hidden,
-                                .is_term = true,
-                                .word_begin = static_cast<std::uint32_t>(words.begin),
-                                .y = y});
-    return sum_shards(y, no_value);
+    append({.kind = OperationKind::embedding,
+            .weight = weight,
+            .bias = positions,
+            .in = words.size(),
+            .out = model_.hidden,
+            .is_term = true,
+            .word_begin = static_cast<std::uint32_t>(words.begin),
+            .y = y});
+    if (model_.family != Family::bert) return sum_shards(y, no_value);
+    segments(y);
+    return layer_norm("bert.embeddings.LayerNorm", sum_shards(y, no_value));
   }
 
-  void head(ValueIndex norm) {
+  /// Logits of every word, which the shards divide, and their loss.
+  void words_head(ValueIndex x) {
     const Share words{model_.vocabulary, shard_};
-    const auto logits = linear("logits", share(norm), words.size(),
-                               {.layout = WeightLayout::out_in, .weight = head_weight()});
+    auto bias = no_parameter;
+    if (names().head_bias != nullptr) {
+      bias =
+          parameter(slice(vector(names().head_bias, model_.vocabulary, Initial::zeros), 0, shard_));
+    }
+    const auto logits =
+        linear("logits", share(x), words.size(),
+               {.layout = WeightLayout::out_in, .weight = head_weight(), .bias = bias});
     const auto word_begin = static_cast<std::uint32_t>(words.begin);
     auto statistics = no_value;
     if (shard_.count > 1) {
       statistics = bytes("word statistics",
                          shard_.count * padded(rows_ * word_statistics_count * sizeof(float)));
-      pass_.operations.push_back({.kind = OperationKind::word_statistics,
-                                  .in = words.size(),
-                                  .word_begin = word_begin,
-                                  .x = logits,
-                                  .y = statistics});
+      append({.kind = OperationKind::word_statistics,
+              .in = words.size(),
+              .word_begin = word_begin,
+              .x = logits,
+              .y = statistics});
       in_place(OperationKind::gather_shards, statistics);
     }
-    pass_.operations.push_back({.kind = OperationKind::cross_entropy,
-                                .in = words.size(),
-                                .word_begin = word_begin,
-                                .x = logits,
-                                .saved = {bytes("loss", sizeof(double)), statistics}});
+    cross_entropy(logits, statistics, word_begin);
+  }
+
+  void cross_entropy(ValueIndex logits, ValueIndex statistics = no_value,
+                     std::uint32_t word_begin = 0) {
+    append({.kind = OperationKind::cross_entropy,
+            .in = width_of(logits),
+            .word_begin = word_begin,
+            .x = logits,
+            .saved = {bytes("loss", sizeof(double)), statistics}});
   }
 
   // Between shards.
 
   /// What a product whose columns the shards divide reads.
   ValueIndex share(ValueIndex x) {
-    if (!divides_rows_) return in_place(OperationKind::share, x);
+    return divides_rows_ ? gather_rows(x, true) : in_place(OperationKind::share, x);
+  }
+
+  ValueIndex gather_rows(ValueIndex x, bool sums_backward) {
     const auto width = width_of(x);
     const auto y = value("all rows of " + pass_.values[x].name, width);
-    pass_.operations.push_back(
-        {.kind = OperationKind::gather_rows, .in = width, .out = width, .x = x, .y = y});
+    append({.kind = OperationKind::gather_rows,
+            .in = width,
+            .out = width,
+            .is_term = sums_backward,
+            .x = x,
+            .y = y});
     return y;
   }
 
@@ -257,17 +362,17 @@ private:
     if (!divides_rows_) return in_place(OperationKind::sum_shards, x);
     const auto width = width_of(x);
     const auto y = own_value("own rows of " + pass_.values[x].name, width);
-    pass_.operations.push_back({.kind = OperationKind::sum_to_rows,
-                                .in = width,
-                                .out = width,
-                                .x = x,
-                                .residual = residual,
-                                .y = y});
+    append({.kind = OperationKind::sum_to_rows,
+            .in = width,
+            .out = width,
+            .x = x,
+            .residual = residual,
+            .y = y});
     return y;
   }
 
   ValueIndex in_place(OperationKind kind, ValueIndex x) {
-    if (shard_.count > 1) pass_.operations.push_back({.kind = kind, .x = x, .y = x});
+    if (shard_.count > 1) append({.kind = kind, .x = x, .y = x});
     return x;
   }
 
@@ -276,16 +381,15 @@ private:
     const auto gain = parameter(vector(name + ".weight", width, Initial::ones));
     const auto bias = parameter(vector(name + ".bias", width, Initial::zeros));
     const auto y = own_value(name, width);
-    pass_.operations.push_back(
-        {.kind = OperationKind::layer_norm,
-         .weight = gain,
-         .bias = bias,
-         .in = width,
-         .out = width,
-         .on_own_rows = divides_rows_,
-         .x = x,
-         .y = y,
-         .saved = {own_value(name + " rstd", 1), own_value(name + " mean", 1)}});
+    append({.kind = OperationKind::layer_norm,
+            .weight = gain,
+            .bias = bias,
+            .in = width,
+            .out = width,
+            .on_own_rows = divides_rows_,
+            .x = x,
+            .y = y,
+            .saved = {own_value(name + " rstd", 1), own_value(name + " mean", 1)}});
     return y;
   }
 
@@ -299,36 +403,74 @@ private:
   ValueIndex linear(std::string name, ValueIndex x, std::uint32_t out,
                     const LinearParameters& parameters, ValueIndex residual = no_value) {
     const auto y = value(std::move(name), out);
-    pass_.operations.push_back({.kind = OperationKind::linear,
-                                .layout = parameters.layout,
-                                .weight = parameters.weight,
-                                .bias = parameters.bias,
-                                .in = width_of(x),
-                                .out = out,
-                                .is_term = parameters.is_term,
-                                .x = x,
-                                .residual = divides_rows_ ? no_value : residual,
-                                .y = y});
+    append({.kind = OperationKind::linear,
+            .layout = parameters.layout,
+            .weight = parameters.weight,
+            .bias = parameters.bias,
+            .in = width_of(x),
+            .out = out,
+            .is_term = parameters.is_term,
+            .x = x,
+            .residual = divides_rows_ ? no_value : residual,
+            .y = y});
     return parameters.is_term ? sum_shards(y, residual) : y;
+  }
+
+  struct Output {
+    const char* name;
+    std::uint32_t width;
+  };
+
+  /// One product with the matrices of all outputs, which lie below each other; the shards divide
+  /// each. Biases, if there are any, lie behind the matrices, one behind the other.
+  ValueIndex joined_columns(const std::string& name, const std::vector<Output>& outputs,
+                            ValueIndex x, bool has_bias = false) {
+    const auto weight = joined(name, ".weight", outputs, [&](std::string whole, auto width) {
+      return matrix(std::move(whole), width, width_of(x), deviation());
+    });
+    auto bias = no_parameter;
+    if (has_bias) {
+      bias = joined(name, ".bias", outputs, [](std::string whole, auto width) {
+        return vector(std::move(whole), width, Initial::zeros);
+      });
+    }
+    std::uint32_t out = 0;
+    for (const auto& output : outputs) out += Share{output.width, shard_}.size();
+    return linear(name + "." + outputs.front().name, x, out,
+                  {.layout = WeightLayout::out_in, .weight = weight, .bias = bias});
+  }
+
+  /// One parameter for each output, joined. @returns the first.
+  template <class Make>
+  std::uint32_t joined(const std::string& name, const char* suffix,
+                       const std::vector<Output>& outputs, Make make) {
+    const auto first = static_cast<std::uint32_t>(pass_.parameters.size());
+    for (const auto& output : outputs) {
+      const auto index =
+          parameter(slice(make(name + "." + output.name + suffix, output.width), 0, shard_));
+      pass_.parameters.back().joined = index > first;
+    }
+    return first;
   }
 
   ValueIndex attention(const std::string& name, ValueIndex qkv) {
     const auto heads = Share{model_.heads, shard_}.size();
     const auto width = heads * model_.head_size();
     const auto y = value(name, width);
-    pass_.operations.push_back({.kind = OperationKind::attention,
-                                .in = width_of(qkv),
-                                .out = width,
-                                .x = qkv,
-                                .y = y,
-                                .saved = {value(name + " log_sum_exp", heads), no_value}});
+    append({.kind = OperationKind::attention,
+            .in = width_of(qkv),
+            .out = width,
+            .x = qkv,
+            .y = y,
+            .saved = {value(name + " log_sum_exp", heads), no_value}});
     return y;
   }
 
-  ValueIndex gelu(const std::string& name, ValueIndex x) {
-    const auto y = value(name, width_of(x));
-    pass_.operations.push_back(
-        {.kind = OperationKind::gelu, .in = width_of(x), .out = width_of(x), .x = x, .y = y});
+  ValueIndex elementwise(OperationKind kind, const std::string& name, ValueIndex x,
+                         bool on_own_rows = false) {
+    const auto width = width_of(x);
+    const auto y = on_own_rows ? own_value(name, width) : value(name, width);
+    append({.kind = kind, .in = width, .out = width, .on_own_rows = on_own_rows, .x = x, .y = y});
     return y;
   }
 
@@ -357,20 +499,38 @@ private:
     return static_cast<float>(double{deviation()} / std::sqrt(2.0 * model_.layers));
   }
 
-  [[nodiscard]] ParameterSpec token_embedding() const {
-    return vocabulary_matrix(model_.family == Family::llama ? "model.embed_tokens.weight"
-                                                            : "wte.weight");
+  /// What Hugging Face calls what has a row for each word or position; null for none.
+  struct Names {
+    const char* words;
+    const char* positions;
+    const char* head;
+    const char* head_bias;
+  };
+  [[nodiscard]] const Names& names() const {
+    static constexpr std::array<Names, family_names.size()> by_family{{
+        {"wte.weight", "wpe.weight", "lm_head.weight", nullptr},
+        {"model.embed_tokens.weight", nullptr, "lm_head.weight", nullptr},
+        {"bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight",
+         "cls.predictions.decoder.weight", "cls.predictions.bias"},
+    }};
+    return by_family[static_cast<std::size_t>(model_.family)];
   }
   [[nodiscard]] ParameterSpec vocabulary_matrix(const char* name) const {
     return slice(matrix(name, model_.vocabulary, model_.hidden, deviation()), 0, shard_);
   }
 
   std::uint32_t head_weight() {
-    if (!model_.tie_embeddings) return parameter(vocabulary_matrix("lm_head.weight"));
+    if (!model_.tie_embeddings) return parameter(vocabulary_matrix(names().head));
     if (stage_.has_embedding) return 0;
-    const auto index = parameter(token_embedding());
+    const auto index = parameter(vocabulary_matrix(names().words));
     pass_.parameters.back().owned = false;
     return index;
+  }
+
+  void append(Operation operation) {
+    operation.rows =
+        static_cast<std::uint32_t>(operation.on_own_rows ? rows_ / shard_.count : rows_);
+    pass_.operations.push_back(operation);
   }
 
   std::uint32_t parameter(ParameterSpec spec) {
@@ -400,6 +560,7 @@ private:
   const ModelSpec& model_;
   const StageSpec& stage_;
   const Shard shard_;
+  // Of what is appended.
   std::uint64_t rows_;
   bool divides_rows_;
   ForwardPass pass_;
@@ -412,6 +573,7 @@ ForwardPass forward_pass_of(const ModelSpec& model, const StageSpec& stage,
                             std::uint32_t microbatch_size, const Shard& shard) {
   TROUPE_ASSERT(stage.layer_begin < stage.layer_end && stage.layer_end <= model.layers);
   TROUPE_ASSERT(shard.index < shard.count);
+  TROUPE_ASSERT(!(model.classifies() && model.tie_embeddings));
   return Builder{model, stage, microbatch_size, shard}.take();
 }
 

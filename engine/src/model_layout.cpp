@@ -153,9 +153,16 @@ private:
   }
 
   void append_tokens() {
-    const auto size_bytes = shape_.microbatch_count * rows_ * sizeof(std::int32_t);
-    if (stage_.has_embedding) list_.push_back({"tokens", "tokens", size_bytes});
-    if (stage_.has_head) list_.push_back({"tokens", "targets", size_bytes});
+    const auto append_integers = [this](const char* name, std::uint64_t per_sequence) {
+      if (per_sequence == 0) return;
+      const auto sequences = shape_.microbatch_count * rows_ / model_.sequence;
+      list_.push_back({"tokens", name, sequences * per_sequence * sizeof(std::int32_t)});
+    };
+    const auto widths = model_.batch_widths();
+    if (stage_.has_embedding) append_integers("tokens", widths.tokens);
+    if (stage_.has_embedding) append_integers("segments", widths.segments);
+    append_integers("lengths", widths.lengths);
+    if (stage_.has_head) append_integers("targets", widths.targets);
   }
 
   void append_results() {

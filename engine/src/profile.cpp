@@ -94,6 +94,10 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
     return misfit("model.family", name_of(family_names, measured.family),
                   name_of(family_names, planned.family));
   }
+  if (measured.task != planned.task) {
+    return misfit("model.task", name_of(task_names, measured.task),
+                  name_of(task_names, planned.task));
+  }
   const auto differs = [](const char* what, std::uint32_t a, std::uint32_t b) {
     return misfit(what, std::to_string(a), std::to_string(b));
   };
@@ -106,7 +110,8 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
         Count{"model.kv_heads", &ModelSpec::kv_heads},
         Count{"model.feed_forward", &ModelSpec::feed_forward},
         Count{"model.sequence", &ModelSpec::sequence},
-        Count{"model.vocabulary", &ModelSpec::vocabulary}}) {
+        Count{"model.vocabulary", &ModelSpec::vocabulary},
+        Count{"model.classes", &ModelSpec::classes}}) {
     if (measured.*value != planned.*value) return differs(key, measured.*value, planned.*value);
   }
   for (const auto& stage : plan.stages) {

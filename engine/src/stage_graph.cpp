@@ -29,8 +29,11 @@ Needs needs_of(OperationKind kind, Direction direction) {
     case OperationKind::attention:
       return {.x = true, .y = true, .saved = true};
     case OperationKind::gelu:
+    case OperationKind::exact_gelu:
     case OperationKind::swiglu:
       return {.x = true};
+    case OperationKind::tanh:
+      return {.y = true};
     default:
       return {};
   }
@@ -48,6 +51,7 @@ bool has_call(const Operation& of, Direction direction) {
   }
   switch (of.kind) {
     case OperationKind::embedding:
+    case OperationKind::segments:
     case OperationKind::cross_entropy:  // Forward it has made the gradient already.
     case OperationKind::word_statistics:
     case OperationKind::gather_shards:
@@ -60,8 +64,16 @@ bool has_call(const Operation& of, Direction direction) {
 
 /// The gradient of x may be written over that of y: both have one shape and are used once.
 bool differentiates_in_place(OperationKind kind) {
-  return kind == OperationKind::gelu || kind == OperationKind::rotate
-         || kind == OperationKind::share;
+  switch (kind) {
+    case OperationKind::gelu:
+    case OperationKind::exact_gelu:
+    case OperationKind::tanh:
+    case OperationKind::rotate:
+    case OperationKind::share:
+      return true;
+    default:
+      return false;
+  }
 }
 
 /// Whether a layer that recomputes selectively makes the results of the operation anew: they cost
@@ -107,6 +119,7 @@ private:
   void append_forward(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
     if (!has_call(of, Direction::forward)) return;
+    if (of.kind == OperationKind::segments && !adds_all(of)) return;
     graph_.forward.push_back({.direction = Direction::forward,
                               .operation = operation,
                               .x = of.x,
@@ -119,6 +132,14 @@ private:
   /// Whether bias and residual are the shard's to add.
   [[nodiscard]] bool adds_all(const Operation& of) const {
     return !of.is_term || options_.shard.index == 0;
+  }
+
+  /// Whether the gradient of x that comes by another way is the shard's to add. All shards have it;
+  /// if `share` is to sum what they make of it, one of them adds it.
+  [[nodiscard]] bool adds_other_gradient(std::uint32_t operation) const {
+    if (options_.shard.index == 0 || operation == 0) return true;
+    const auto& before = pass_.operations[operation - 1];
+    return before.kind != OperationKind::share || before.x != pass_.operations[operation].x;
   }
 
   void append_backward() {
@@ -151,7 +172,7 @@ private:
       const auto dy = gradients_[of.y];
       TROUPE_ASSERT(dy != no_value);
       auto call = backward_call(Direction::backward_input, operation, dy);
-      if (of.x != of.y) call.d_residual = gradients_[of.x];
+      if (of.x != of.y && adds_other_gradient(operation)) call.d_residual = gradients_[of.x];
       call.dx = gradient_of_input(of, dy);
       gradients_[of.x] = call.dx;
       calls_of(Direction::backward_input).push_back(call);
@@ -269,8 +290,15 @@ private:
     return model_.tie_embeddings && (stage_.has_embedding || stage_.has_head);
   }
 
-  /// The bucket of each block, if it has one of its own. The head's norm is too small to travel
-  /// alone and goes with the layer below; the tied weight waits for its other half.
+  [[nodiscard]] bool has_matrix(const Bucket& bucket) const {
+    for (auto i = bucket.begin; i < bucket.end; ++i) {
+      if (pass_.parameters[i].shape.size() > 1) return true;
+    }
+    return false;
+  }
+
+  /// The bucket of each block, if it has one of its own. A head's norm is too small to travel alone
+  /// and goes with the layer below; the tied weight waits for its other half.
   [[nodiscard]] std::vector<std::optional<Bucket>> buckets_of_blocks() const {
     using Kind = ForwardPass::Block::Kind;
     std::vector<std::optional<Bucket>> buckets(pass_.blocks.size());
@@ -278,7 +306,10 @@ private:
     auto end = static_cast<std::uint32_t>(pass_.parameters.size()) - (ends_with_tied ? 1U : 0U);
     for (auto b = pass_.blocks.size(); b-- > 0;) {
       const auto& block = pass_.blocks[b];
-      if (block.kind == Kind::head && model_.tie_embeddings) continue;
+      if (block.kind == Kind::head && model_.tie_embeddings
+          && !has_matrix({block.parameters_begin, end})) {
+        continue;
+      }
       const bool begins_with_tied = is_tied_here() && block.kind == Kind::embedding;
       const auto begin = block.parameters_begin + (begins_with_tied ? 1U : 0U);
       if (begin < end) buckets[b] = Bucket{.begin = begin, .end = end};
@@ -353,9 +384,9 @@ StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const GraphO
 
 PassFlops flops_of(const ModelSpec& model, const StageSpec& stage, std::uint32_t microbatch_size,
                    const Shard& shard) {
-  const double rows = double{1} * microbatch_size * model.sequence;
   PassFlops flops;
   for (const auto& operation : forward_pass_of(model, stage, microbatch_size, shard).operations) {
+    const double rows = operation.rows;
     if (operation.kind == OperationKind::linear) {
       const double product = 2.0 * rows * operation.in * operation.out;
       flops.forward += product;

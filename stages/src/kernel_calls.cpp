@@ -16,10 +16,10 @@ KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& pro
                  .sequence = props.model.sequence,
                  .heads = props.model.heads / shard_.count,
                  .kv_heads = props.model.kv_head_count() / shard_.count,
-                 .head_size = props.model.head_size()},
+                 .head_size = props.model.head_size(),
+                 .is_causal = props.model.family != Family::bert},
       epsilon_{static_cast<float>(props.model.norm_epsilon)},
-      precision_{props.train.precision},
-      rows_{props.microbatch_size * props.model.sequence} {}
+      precision_{props.train.precision} {}
 
 float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {
   if (value == no_value) return nullptr;
@@ -73,14 +73,16 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
   const auto* const bias = call.adds_bias ? value(of.bias) : nullptr;
   switch (of.kind) {
     case OperationKind::embedding:
-      return kernels_.embedding_forward(stream_, frame.tokens, value(of.weight), bias, y, rows_,
+      return kernels_.embedding_forward(stream_, frame.tokens, value(of.weight), bias, y, of.rows,
                                         attention_.sequence, of.out, words_of(of));
+    case OperationKind::segments:
+      return kernels_.add_rows(stream_, frame.segments, value(of.weight), y, of.rows, of.out);
     case OperationKind::layer_norm:
       return kernels_.layer_norm_forward(stream_, x, value(of.weight), value(of.bias), y,
-                                         at(call.saved[1], frame), saved, rows_of(of), of.out,
+                                         at(call.saved[1], frame), saved, of.rows, of.out,
                                          epsilon_);
     case OperationKind::rms_norm:
-      return kernels_.rms_norm_forward(stream_, x, value(of.weight), y, saved, rows_of(of), of.out,
+      return kernels_.rms_norm_forward(stream_, x, value(of.weight), y, saved, of.rows, of.out,
                                        epsilon_);
     case OperationKind::linear:
       return kernels_.linear_forward(stream_, x, value(of.weight), bias, at(call.residual, frame),
@@ -88,11 +90,17 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
     case OperationKind::rotate:
       return kernels_.rotate(stream_, y, memory_.turns.data(), false, attention_);
     case OperationKind::attention:
-      return kernels_.attention_forward(stream_, x, y, saved, attention_);
+      return kernels_.attention_forward(stream_, x, frame.lengths, y, saved, attention_);
     case OperationKind::gelu:
-      return kernels_.gelu_forward(stream_, x, y, std::size_t{rows_} * of.out);
+      return kernels_.gelu_forward(stream_, x, y, std::size_t{of.rows} * of.out);
+    case OperationKind::exact_gelu:
+      return kernels_.exact_gelu_forward(stream_, x, y, std::size_t{of.rows} * of.out);
+    case OperationKind::first_tokens:
+      return kernels_.first_rows(stream_, x, y, of.rows, attention_.sequence, of.out);
+    case OperationKind::tanh:
+      return kernels_.tanh_forward(stream_, x, y, std::size_t{of.rows} * of.out);
     case OperationKind::swiglu:
-      return kernels_.swiglu_forward(stream_, x, y, rows_, of.out);
+      return kernels_.swiglu_forward(stream_, x, y, of.rows, of.out);
     case OperationKind::cross_entropy:
       return cross_entropy(call, frame);
     case OperationKind::sum_shards:
@@ -101,34 +109,36 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
       return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.y, frame));
     case OperationKind::word_statistics:
       return kernels_.word_statistics(stream_, x, frame.targets,
-                                      y + shard_.index * statistics_stride(), rows_, words_of(of));
+                                      y + shard_.index * statistics_stride(of), of.rows,
+                                      words_of(of));
     case OperationKind::gather_rows:
       kernels_.copy(stream_, x, y + own_begin(of), own_count(of));
       return shards_.perform(StreamGroup::Operation::all_gather, bytes_of(call.y, frame));
-    case OperationKind::sum_to_rows: {
+    case OperationKind::sum_to_rows:
       shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.x, frame));
-      const auto* const sum = x + own_begin(of);
-      const auto* const residual = at(call.residual, frame);
-      if (residual == nullptr) return kernels_.copy(stream_, sum, y, own_count(of));
-      return kernels_.add(stream_, sum, residual, y, own_count(of));
-    }
+      return copy_plus(x + own_begin(of), at(call.residual, frame), y, own_count(of));
     case OperationKind::share:
       break;
   }
   TROUPE_ASSERT(false);
 }
 
+void KernelCalls::copy_plus(const float* x, const float* residual, float* y, std::size_t count) {
+  if (residual == nullptr) return kernels_.copy(stream_, x, y, count);
+  kernels_.add(stream_, x, residual, y, count);
+}
+
 void KernelCalls::cross_entropy(const KernelCall& call, const PassFrame& frame) {
   const auto& of = graph_.operations[call.operation];
   auto* const logits = at(call.x, frame);
   auto* const loss = reinterpret_cast<double*>(at(call.saved[0], frame));
-  if (shard_.count == 1) {
-    return kernels_.cross_entropy(stream_, logits, frame.targets, loss, frame.gradient_scale, rows_,
-                                  of.in);
+  if (call.saved[1] == no_value) {
+    return kernels_.cross_entropy(stream_, logits, frame.targets, loss, frame.gradient_scale,
+                                  of.rows, of.in);
   }
   kernels_.cross_entropy_of_shards(stream_, logits, frame.targets, at(call.saved[1], frame),
-                                   statistics_stride(), shard_.count, loss, frame.gradient_scale,
-                                   rows_, words_of(of));
+                                   statistics_stride(of), shard_.count, loss, frame.gradient_scale,
+                                   of.rows, words_of(of));
 }
 
 void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame) {
@@ -142,27 +152,36 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
     case OperationKind::layer_norm:
       return kernels_.layer_norm_backward_input(stream_, dy, x, value(of.weight),
                                                 at(call.saved[1], frame), saved, residual, dx,
-                                                rows_of(of), of.out);
+                                                of.rows, of.out);
     case OperationKind::rms_norm:
       return kernels_.rms_norm_backward_input(stream_, dy, x, value(of.weight), saved, residual, dx,
-                                              rows_of(of), of.out);
+                                              of.rows, of.out);
     case OperationKind::linear:
-      TROUPE_ASSERT(residual == nullptr);
-      return kernels_.linear_backward_input(stream_, dy, value(of.weight), dx, shape_of(of));
+      return kernels_.linear_backward_input(stream_, dy, value(of.weight), residual, dx,
+                                            shape_of(of));
     case OperationKind::rotate:
       return kernels_.rotate(stream_, dx, memory_.turns.data(), true, attention_);
     case OperationKind::attention:
-      return kernels_.attention_backward(stream_, dy, x, at(call.y, frame), saved, dx, attention_);
+      return kernels_.attention_backward(stream_, dy, x, frame.lengths, at(call.y, frame), saved,
+                                         dx, attention_);
     case OperationKind::gelu:
-      return kernels_.gelu_backward(stream_, x, dy, dx, std::size_t{rows_} * of.out);
+      return kernels_.gelu_backward(stream_, x, dy, dx, std::size_t{of.rows} * of.out);
+    case OperationKind::exact_gelu:
+      return kernels_.exact_gelu_backward(stream_, x, dy, dx, std::size_t{of.rows} * of.out);
+    case OperationKind::first_tokens:
+      return kernels_.first_rows_backward(stream_, dy, dx, of.rows, attention_.sequence, of.out);
+    case OperationKind::tanh:
+      return kernels_.tanh_backward(stream_, at(call.y, frame), dy, dx,
+                                    std::size_t{of.rows} * of.out);
     case OperationKind::swiglu:
-      return kernels_.swiglu_backward(stream_, x, dy, dx, rows_, of.out);
+      return kernels_.swiglu_backward(stream_, x, dy, dx, of.rows, of.out);
     case OperationKind::share:
       return shards_.perform(StreamGroup::Operation::all_reduce, bytes_of(call.dx, frame));
     case OperationKind::gather_rows:
-      TROUPE_ASSERT(residual == nullptr);
-      shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.dy, frame));
-      return kernels_.copy(stream_, dy + own_begin(of), dx, own_count(of));
+      if (of.is_term) {
+        shards_.perform(StreamGroup::Operation::reduce_scatter, bytes_of(call.dy, frame));
+      }
+      return copy_plus(dy + own_begin(of), residual, dx, own_count(of));
     case OperationKind::sum_to_rows:
       TROUPE_ASSERT(residual == nullptr);
       kernels_.copy(stream_, dy, dx + own_begin(of), own_count(of));
@@ -182,16 +201,19 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
   switch (of.kind) {
     case OperationKind::embedding:
       return kernels_.embedding_backward(stream_, frame.tokens, dy, gradient(of.weight),
-                                         gradient(of.bias), rows_, attention_.sequence, of.out,
+                                         gradient(of.bias), of.rows, attention_.sequence, of.out,
                                          words_of(of), accumulate);
+    case OperationKind::segments:
+      return kernels_.embedding_backward(stream_, frame.segments, dy, gradient(of.weight), nullptr,
+                                         of.rows, attention_.sequence, of.out, words_of(of),
+                                         accumulate);
     case OperationKind::layer_norm:
-      return kernels_.layer_norm_backward_weight(
-          stream_, dy, x, at(call.saved[1], frame), at(call.saved[0], frame), gradient(of.weight),
-          gradient(of.bias), rows_of(of), of.out, accumulate);
+      return kernels_.layer_norm_backward_weight(stream_, dy, x, at(call.saved[1], frame),
+                                                 at(call.saved[0], frame), gradient(of.weight),
+                                                 gradient(of.bias), of.rows, of.out, accumulate);
     case OperationKind::rms_norm:
       return kernels_.rms_norm_backward_weight(stream_, dy, x, at(call.saved[0], frame),
-                                               gradient(of.weight), rows_of(of), of.out,
-                                               accumulate);
+                                               gradient(of.weight), of.rows, of.out, accumulate);
     case OperationKind::linear:
       return kernels_.linear_backward_weight(stream_, x, dy, weight_gradient(of), gradient(of.bias),
                                              shape_of(of), accumulate);

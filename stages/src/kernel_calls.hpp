@@ -16,8 +16,11 @@ namespace troupe::stages {
 /// Where the values of one pass lie, and what else it works on.
 struct PassFrame {
   const Slot* slot = nullptr;
-  const std::int32_t* tokens = nullptr;   ///< [rows], where the embedding is.
-  const std::int32_t* targets = nullptr;  ///< [rows], where the head is.
+  // Of the microbatch; null where they are not needed.
+  const std::int32_t* tokens = nullptr;
+  const std::int32_t* segments = nullptr;
+  const std::int32_t* lengths = nullptr;
+  const std::int32_t* targets = nullptr;
   /// As for `Kernels::cross_entropy`: not 0 leaves the gradient of the logits.
   float gradient_scale = 0.0F;
   Accumulate accumulate{};  ///< Of weight gradients.
@@ -38,6 +41,8 @@ public:
 private:
   void forward(const KernelCall& call, const PassFrame& frame);
   void cross_entropy(const KernelCall& call, const PassFrame& frame);
+  /// y = x (+ residual).
+  void copy_plus(const float* x, const float* residual, float* y, std::size_t count);
   void backward_input(const KernelCall& call, const PassFrame& frame);
   void backward_weight(const KernelCall& call, const PassFrame& frame);
 
@@ -56,21 +61,19 @@ private:
   /// The bytes of a value, for a collective.
   [[nodiscard]] BufferView bytes_of(ValueIndex value, const PassFrame& frame) const;
   /// Floats from one shard's statistics to the next one's.
-  [[nodiscard]] std::size_t statistics_stride() const {
-    return padded(std::uint64_t{rows_} * word_statistics_count * sizeof(float)) / sizeof(float);
-  }
-  [[nodiscard]] std::uint32_t rows_of(const Operation& operation) const {
-    return operation.on_own_rows ? rows_ / shard_.count : rows_;
+  [[nodiscard]] static std::size_t statistics_stride(const Operation& operation) {
+    return padded(std::uint64_t{operation.rows} * word_statistics_count * sizeof(float))
+           / sizeof(float);
   }
   /// Where this shard's rows of a value that has all begin, and their floats.
   [[nodiscard]] std::size_t own_begin(const Operation& operation) const {
     return shard_.index * own_count(operation);
   }
   [[nodiscard]] std::size_t own_count(const Operation& operation) const {
-    return std::size_t{rows_} / shard_.count * operation.out;
+    return std::size_t{operation.rows} / shard_.count * operation.out;
   }
-  [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
-    return {.rows = rows_,
+  [[nodiscard]] LinearShape shape_of(const Operation& operation) {
+    return {.rows = operation.rows,
             .in = operation.in,
             .out = operation.out,
             .layout = operation.layout,
@@ -86,7 +89,6 @@ private:
   AttentionShape attention_;
   float epsilon_;
   Precision precision_;
-  std::uint32_t rows_;
 };
 
 }  // namespace troupe::stages

@@ -70,7 +70,10 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
   if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
   if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");
+  const auto widths = props.model.batch_widths();
   if (props.spec.has_embedding) tokens = cutter.integers("tokens");
+  if (props.spec.has_embedding && widths.segments > 0) segments = cutter.integers("segments");
+  if (widths.lengths > 0) lengths = cutter.integers("lengths");
   if (props.spec.has_head) targets = cutter.integers("targets");
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
   if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
@@ -110,10 +113,11 @@ void StageMemory::cut_gradients(const StageShape& shape, const StageGraph& graph
         cut_each(std::span{graph.parameters}.subspan(begin, end - begin), cutter);
     for (auto i = begin; i < end; ++i) parameters[i].gradients = gradients[i - begin];
   }
-  for (std::uint32_t p = 0; p < gradient_place_count && cutter.at("gradients"); ++p) {
-    const auto place = cutter.floats("place " + std::to_string(p));
+  for (std::uint32_t p = 0; p < gradient_place_count; ++p) {
+    std::span<float> place;
     for (auto b = p; b < in_parts.size(); b += gradient_place_count) {
       if (!in_parts[b]) continue;
+      if (place.empty()) place = cutter.floats("place " + std::to_string(p));
       const auto& [begin, end] = graph.buckets[b];
       const auto layout = layout_of(graph, graph.buckets[b]);
       for (auto i = begin; i < end; ++i) {

@@ -73,8 +73,11 @@ struct StageMemory {
   std::span<float> turns;              ///< [sequence, head_size], where positions are rotary.
   std::span<double> gradient_squares;  ///< [parameters]
   std::span<float> optimizer_sums;     ///< Of one parameter at a time; for Adafactor.
-  std::span<std::int32_t> tokens;      ///< [microbatches, rows], where the embedding is.
-  std::span<std::int32_t> targets;     ///< [microbatches, rows], where the head is.
+  // Of a batch, by microbatch; empty where they are not needed.
+  std::span<std::int32_t> tokens;
+  std::span<std::int32_t> segments;
+  std::span<std::int32_t> lengths;
+  std::span<std::int32_t> targets;
 
   /// What the host reads of the results.
   struct {

@@ -63,16 +63,18 @@ private:
   [[nodiscard]] float* gradient(std::size_t parameter) const {
     return memory_.parameters[parameter].gradients.data();
   }
-  [[nodiscard]] const std::int32_t* rows_of(std::span<const std::int32_t> tokens,
-                                            MicrobatchIndex microbatch) const {
-    return tokens.data() + std::size_t{microbatch.value()} * rows_;
+  /// What `integers`, of all microbatches, has of one.
+  [[nodiscard]] std::span<const std::int32_t> of_microbatch(std::span<const std::int32_t> integers,
+                                                            MicrobatchIndex microbatch) const {
+    const auto count = integers.size() / props_.microbatch_count;
+    return integers.subspan(microbatch.value() * count, count);
   }
 
   void initialise();
   void initialise(const ParameterSpec& spec, std::uint64_t first, std::span<float> values) const;
   void upload(std::span<const float> values, float* to);
   void download(const float* from, std::span<float> values);
-  void upload_tokens(const std::vector<std::int32_t>& tokens, std::span<std::int32_t> to);
+  void upload(const std::vector<std::int32_t>& integers, std::span<std::int32_t> to);
 
   Slot& take_slot(MicrobatchIndex microbatch);
   Slot& slot_of(MicrobatchIndex microbatch);
@@ -95,6 +97,7 @@ private:
   void sum_rows(std::uint32_t bucket);
   void scatter(std::uint32_t bucket);
   void settle(std::uint32_t place);
+  [[nodiscard]] std::uint32_t place_of_first_part() const;
   void hand_out(std::uint32_t bucket);
   void await_values(std::uint32_t parameter);
   void optimize(std::size_t index, const OptimizerStep& step);
@@ -106,7 +109,6 @@ private:
   Stream& stream_;
   Kernels& kernels_;
   const MemorySpace space_;
-  const std::uint32_t rows_;
 
   StageBuffers buffers_;
   StageMemory memory_;
@@ -148,7 +150,6 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
       stream_{stream},
       kernels_{device.kernels()},
       space_{device.memory_space()},
-      rows_{props.microbatch_size * props.model.sequence},
       buffers_{props.microbatch_count},
       memory_{props_, graph_, cutter, host_cutter, buffers_},
       shards_{stream, props.peers.shards},
@@ -247,17 +248,18 @@ void ArenaStage::write_parameter(std::size_t index, std::span<const float> value
 }
 
 void ArenaStage::read_logits(std::size_t row, std::span<float> logits) {
-  TROUPE_ASSERT(last_logits_ != nullptr && row < rows_ && props_.shard().count == 1);
-  TROUPE_ASSERT(logits.size() == props_.model.vocabulary);
-  download(last_logits_ + row * props_.model.vocabulary, logits);
+  const auto& of = graph_.operations.back();
+  TROUPE_ASSERT(last_logits_ != nullptr && row < of.rows && props_.shard().count == 1);
+  TROUPE_ASSERT(logits.size() == of.in);
+  download(last_logits_ + row * of.in, logits);
 }
 
-/// The batch outlives the step, and with it the copy.
-void ArenaStage::upload_tokens(const std::vector<std::int32_t>& tokens,
-                               std::span<std::int32_t> to) {
-  const auto count = std::size_t{step_.batch->microbatch_count} * rows_;
-  TROUPE_ASSERT(tokens.size() == count && count <= to.size());
-  kernels_.upload(stream_, tokens.data(), to.data(), count * sizeof(std::int32_t));
+/// Of the microbatches of the batch, which outlives the step, and with it the copy.
+void ArenaStage::upload(const std::vector<std::int32_t>& integers, std::span<std::int32_t> to) {
+  if (to.empty()) return;
+  const auto count = to.size() / props_.microbatch_count * step_.batch->microbatch_count;
+  TROUPE_ASSERT(integers.size() == count);
+  kernels_.upload(stream_, integers.data(), to.data(), count * sizeof(std::int32_t));
 }
 
 // -- slots and buffers ----------------------------------------------------------------------------
@@ -296,7 +298,7 @@ void ArenaStage::give_buffer(Edge edge, MicrobatchIndex microbatch) {
 // -- steps and passes -----------------------------------------------------------------------------
 
 void ArenaStage::begin_step(const StepInfo& info) {
-  TROUPE_ASSERT(info.batch != nullptr && info.token_count > 0);
+  TROUPE_ASSERT(info.batch != nullptr && info.batch->target_count > 0);
   TROUPE_ASSERT(info.batch->microbatch_count <= props_.microbatch_count);
   TROUPE_ASSERT(info.batch->microbatch_size == props_.microbatch_size);
   TROUPE_ASSERT(info.batch->sequence == props_.model.sequence);
@@ -305,8 +307,10 @@ void ArenaStage::begin_step(const StepInfo& info) {
   step_ = info;
   std::ranges::fill(memory_.host.losses, 0.0);
   weights_next_ = info.own_microbatches().begin;
-  if (props_.spec.has_embedding) upload_tokens(info.batch->tokens, memory_.tokens);
-  if (props_.spec.has_head) upload_tokens(info.batch->targets, memory_.targets);
+  upload(info.batch->tokens, memory_.tokens);
+  upload(info.batch->segments, memory_.segments);
+  upload(info.batch->lengths, memory_.lengths);
+  upload(info.batch->targets, memory_.targets);
 }
 
 void ArenaStage::begin_work() {
@@ -366,9 +370,11 @@ std::span<const double> ArenaStage::losses() const {
 PassFrame ArenaStage::frame_of(const Slot& slot, MicrobatchIndex microbatch) const {
   const bool trains = step_.kind == StepKind::training;
   return {.slot = &slot,
-          .tokens = rows_of(memory_.tokens, microbatch),
-          .targets = rows_of(memory_.targets, microbatch),
-          .gradient_scale = trains ? 1.0F / static_cast<float>(step_.token_count) : 0.0F,
+          .tokens = of_microbatch(memory_.tokens, microbatch).data(),
+          .segments = of_microbatch(memory_.segments, microbatch).data(),
+          .lengths = of_microbatch(memory_.lengths, microbatch).data(),
+          .targets = of_microbatch(memory_.targets, microbatch).data(),
+          .gradient_scale = trains ? 1.0F / static_cast<float>(step_.batch->target_count) : 0.0F,
           .accumulate = accumulate_};
 }
 
@@ -436,7 +442,14 @@ void ArenaStage::begin_weights(MicrobatchIndex microbatch) {
   accumulate_ = microbatch.value() == first ? Accumulate::overwrite : Accumulate::add;
   is_last_weights_ = weights_next_ == end;
   bucket_next_ = 0;
-  settle(0);
+  settle(place_of_first_part());
+}
+
+/// Where the gradients are computed that a pass is the first to keep in parts.
+std::uint32_t ArenaStage::place_of_first_part() const {
+  const auto& parts = memory_.gradient_parts;
+  const auto first = std::ranges::find_if(parts, [](const auto& part) { return !part.empty(); });
+  return static_cast<std::uint32_t>(first - parts.begin()) % gradient_place_count;
 }
 
 void ArenaStage::end_weights(MicrobatchIndex microbatch) {

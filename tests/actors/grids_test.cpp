@@ -10,7 +10,14 @@
 namespace troupe::actors {
 namespace {
 
-Config grid_config(Family family) {
+struct Kind {
+  Family family = Family::gpt2;
+  Task task = Task::masked;
+};
+
+Config grid_config(const Kind& kind) {
+  const auto& [family, task] = kind;
+  const bool classifies = task == Task::classification;
   auto config = tiny_config(false);
   config.model = {.family = family,
                   .layers = 4,
@@ -18,8 +25,10 @@ Config grid_config(Family family) {
                   .hidden = 48,
                   .sequence = 8,
                   .vocabulary = 257,
-                  .tie_embeddings = family == Family::gpt2,
-                  .feed_forward = 96};
+                  .tie_embeddings = family != Family::llama && !classifies,
+                  .feed_forward = 96,
+                  .task = task,
+                  .classes = classifies ? 3U : 0U};
   config.schedule.microbatches = 12;
   config.schedule.microbatch_size = 3;
   config.train.steps = 20;
@@ -40,7 +49,7 @@ std::string describe(const Config& config) {
          + (train.sequence_parallel ? ", sequence parallel" : "");
 }
 
-class Grids : public testing::TestWithParam<Family> {};
+class Grids : public testing::TestWithParam<Kind> {};
 
 TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
   const auto config = grid_config(GetParam());
@@ -70,10 +79,14 @@ TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Grids, testing::Values(Family::gpt2, Family::llama),
-                         [](const auto& test) {
-                           return std::string{family_names[static_cast<std::size_t>(test.param)]};
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Families, Grids,
+    testing::Values(Kind{Family::gpt2}, Kind{Family::llama}, Kind{Family::bert},
+                    Kind{Family::bert, Task::classification}),
+    [](const auto& test) {
+      return std::string{family_names[static_cast<std::size_t>(test.param.family)]}
+             + (test.param.task == Task::classification ? "_classification" : "");
+    });
 
 }  // namespace
 }  // namespace troupe::actors

@@ -1,8 +1,10 @@
 // tests/actors/tiny_training.hpp -- a training small enough to repeat for every grid, bit by bit.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,8 +36,47 @@ inline Config tiny_config(bool tied) {
   return config;
 }
 
+/// What a BERT has of a sequence besides the tokens: the first two it is to tell, the first of them
+/// behind a zero; or the class of the first.
+inline void fill_bert(const ModelSpec& model, std::uint32_t row, Random& random,
+                      stages::Batch& batch) {
+  const auto tokens = std::span{batch.tokens}.subspan(std::size_t{row} * model.sequence);
+  const auto length = 2 + random.below(model.sequence - 1);
+  batch.lengths[row] = static_cast<std::int32_t>(length);
+  for (std::uint32_t t = 0; t < model.sequence; ++t) {
+    batch.segments[std::size_t{row} * model.sequence + t] = t % 2 == 1 && t < length ? 1 : 0;
+  }
+  if (model.classifies()) {
+    batch.targets[row] = tokens[0] % static_cast<std::int32_t>(model.classes);
+    return;
+  }
+  const auto targets = std::span{batch.targets}.subspan(std::size_t{row} * model.sequence);
+  std::ranges::fill(targets.first(model.sequence), -1);
+  std::ranges::copy(tokens.first(2), targets.begin());
+  tokens[0] = 0;
+}
+
 /// Samples that depend on (step, sample) alone: sample g of a step is the same for every grid.
 inline BatchSource source_of(const Config& config) {
+  if (config.model.family == Family::bert) {
+    return
+        [config](StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) {
+          const auto& model = config.model;
+          const auto rows = batch.microbatch_count * batch.microbatch_size;
+          for (std::uint32_t row = 0; row < rows; ++row) {
+            Random random{(std::uint64_t{step} << 32U) + (std::uint64_t{replica} * rows + row) * 2
+                          + (kind == StepKind::training ? 0 : 1)};
+            const auto stride = 1 + random.below(3);
+            const auto first = random.below(model.vocabulary);
+            for (std::uint32_t t = 0; t < model.sequence; ++t) {
+              batch.tokens[std::size_t{row} * model.sequence + t] =
+                  static_cast<std::int32_t>((first + t * stride) % model.vocabulary);
+            }
+            fill_bert(model, row, random, batch);
+          }
+          batch.target_count = config.parallel.data * rows * (model.classifies() ? 1 : 2);
+        };
+  }
   return [vocabulary = config.model.vocabulary,
           per_replica = config.schedule.microbatches * config.schedule.microbatch_size](
              StepKind kind, std::uint32_t step, std::uint32_t replica, stages::Batch& batch) {

@@ -194,6 +194,57 @@ TEST(SameBits, ReplicasStayCloseToTheSerialRunAndRepeatThemselves) {
   }
 }
 
+/// The head of a BERT tells words, or classes.
+class SameBitsOfBerts : public testing::TestWithParam<Task> {
+protected:
+  static Config config_of(Task task) {
+    const bool is_masked = task == Task::masked;
+    auto config = tiny_config(is_masked);
+    config.model.family = Family::bert;
+    config.model.task = task;
+    config.model.classes = is_masked ? 0 : 3;
+    return config;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Tasks, SameBitsOfBerts,
+                         testing::Values(Task::masked, Task::classification), [](const auto& test) {
+                           return std::string{task_names[static_cast<std::size_t>(test.param)]};
+                         });
+
+TEST_P(SameBitsOfBerts, PipelinesAndRecomputationEqualTheSerialRun) {
+  const auto serial_run = train(config_of(GetParam()));
+  EXPECT_LT(serial_run.losses.back(), serial_run.losses.front());
+  for (const std::uint32_t ranks : {2U, 3U}) {
+    for (const auto* schedule : {"1f1b", "interleaved-1f1b", "zb-h1"}) {
+      for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+        SCOPED_TRACE(testing::Message() << ranks << " ranks, " << schedule << ", recompute "
+                                        << static_cast<int>(recompute));
+        auto config = config_of(GetParam());
+        config.parallel.pipeline = ranks;
+        config.schedule.name = schedule;
+        config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+        config.train.recompute = recompute;
+        EXPECT_TRUE(train(config) == serial_run);
+      }
+    }
+  }
+}
+
+/// The loss is a mean over the targets of all replicas.
+TEST_P(SameBitsOfBerts, ReplicasStayCloseToTheSerialRun) {
+  auto config = config_of(GetParam());
+  config.train.optimizer = OptimizerKind::sgd;
+  const auto expected = train(config);
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches /= 2;
+  const auto outcome = train(config);
+  for (std::size_t step = 0; step < step_count; ++step) {
+    EXPECT_NEAR(outcome.losses[step], expected.losses[step], 1e-5 * expected.losses[step]);
+    EXPECT_NEAR(outcome.norms[step], expected.norms[step], 1e-4 * expected.norms[step]);
+  }
+}
+
 /// The schedule called `name`, with as many chunks as it needs.
 Expected<Plan> plan_of(Config config, std::string_view name, std::uint32_t ranks) {
   const bool is_looped = name == "interleaved-1f1b" || name == "looped-bfs";
@@ -205,7 +256,7 @@ Expected<Plan> plan_of(Config config, std::string_view name, std::uint32_t ranks
 
 /// What shards change is the order of additions within the products that they share out.
 TEST(SameBits, ShardsStayCloseToTheSerialRunAndEqualThemselvesInAnyPipeline) {
-  for (const auto family : {Family::gpt2, Family::llama}) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
     for (const bool tied : {false, true}) {
       SCOPED_TRACE(testing::Message()
                    << family_names[static_cast<std::size_t>(family)] << " tied=" << tied);
@@ -261,7 +312,7 @@ TEST(SameBits, ShardsFollowThePolicyOfTheirLeader) {
 
 /// Who updates what leaves no trace; the norm alone is added up in another order.
 TEST(SameBits, ShardedOptimizerStateEqualsWholeState) {
-  for (const auto family : {Family::gpt2, Family::llama}) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
     for (const auto& [parallel, schedule] :
          {std::pair{GridExtent{.data = 2, .tensor = 1, .pipeline = 1}, "1f1b"},
           std::pair{GridExtent{.data = 3, .tensor = 1, .pipeline = 2}, "zb-h1"},
@@ -290,15 +341,16 @@ TEST(SameBits, ShardedOptimizerStateEqualsWholeState) {
 
 /// Gradients kept in parts are added up replica by replica before they are over microbatches.
 TEST(SameBits, ShardedGradientsStayCloseToWholeOnesAndRepeatThemselves) {
-  for (const bool tied : {false, true}) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
     for (const auto& [parallel, schedule] :
          {std::pair{GridExtent{.data = 2, .tensor = 1, .pipeline = 1}, "1f1b"},
           std::pair{GridExtent{.data = 3, .tensor = 1, .pipeline = 2}, "zb-h1"},
           std::pair{GridExtent{.data = 2, .tensor = 2, .pipeline = 2}, "1f1b"}}) {
-      SCOPED_TRACE(testing::Message() << "tied=" << tied << " data " << parallel.data << " tensor "
-                                      << parallel.tensor << " " << schedule);
-      auto config = tiny_config(tied);
-      config.model.family = tied ? Family::gpt2 : Family::llama;
+      SCOPED_TRACE(testing::Message()
+                   << family_names[static_cast<std::size_t>(family)] << " data " << parallel.data
+                   << " tensor " << parallel.tensor << " " << schedule);
+      auto config = tiny_config(family != Family::llama);
+      config.model.family = family;
       config.train.optimizer = OptimizerKind::sgd;
       config.train.learning_rate = 0.05;
       config.parallel = parallel;
@@ -618,6 +670,33 @@ TEST(Trainer, EndsTheStepWhenTheSourceFails) {
   ASSERT_FALSE(report.has_value());
   EXPECT_EQ(report.error().code, Errc::invalid_batch);
   EXPECT_EQ(report.error().context, "step 2: the tape broke");
+}
+
+TEST(Trainer, RefusesBatchesThatNoBertCanRead) {
+  auto config = tiny_config(true);
+  config.model.family = Family::bert;
+  const auto plan = make_plan(config);
+  const auto refusal_of = [&](auto spoil) {
+    auto trainer = Trainer::make(
+        *plan, [&, source = source_of(config)](auto kind, auto step, auto replica, auto& batch) {
+          source(kind, step, replica, batch);
+          spoil(batch);
+        });
+    const auto report = (*trainer)->train_step();
+    return report ? "accepted" : report.error().context;
+  };
+  EXPECT_EQ(refusal_of([](auto&) {}), "accepted");
+  EXPECT_EQ(refusal_of([](auto& batch) { batch.segments[5] = 2; }),
+            "step 1: the segment 2 at position 5 of replica 0's batch is outside the 2 segments");
+  EXPECT_EQ(refusal_of([](auto& batch) { batch.lengths[1] = 0; }),
+            "step 1: the length 0 at position 1 of replica 0's batch is outside 1 to 8");
+  EXPECT_EQ(refusal_of([](auto& batch) { batch.lengths[1] = 9; }),
+            "step 1: the length 9 at position 1 of replica 0's batch is outside 1 to 8");
+  EXPECT_EQ(refusal_of([](auto& batch) { batch.targets[3] = -2; }),
+            "step 1: the target -2 at position 3 of replica 0's batch is outside the vocabulary of "
+            "256");
+  EXPECT_EQ(refusal_of([](auto& batch) { batch.target_count = 47; }),
+            "step 1: replica 0's batch has 48 targets, but says that the step has 47");
 }
 
 TEST(Trainer, RefusesTokensOutsideTheVocabulary) {

@@ -1,5 +1,6 @@
 // The command as a person meets it: what it prints, how it ends, what it leaves behind.
 
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
@@ -43,6 +44,21 @@ TEST_F(Command, TrainLeavesWhatItPromises) {
   }
   EXPECT_EQ(pass_count, 2U * 4U * 2U) << "F and B of 4 microbatches on 2 stages";
   EXPECT_NE(read("out/timeline.svg").find("</svg>"), std::string::npos);
+}
+
+/// Whatever its grid, it hides the same words.
+TEST_F(Command, TrainsABertOnMaskedWords) {
+  const std::string bert =
+      "troupe train run.toml --set model.family=bert --set model.vocabulary=257 --set run.output=";
+  const auto outcome = shell(bert + "a --set parallel.pipeline=1");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  ASSERT_EQ(shell(bert + "b --set parallel.pipeline=2 --processes 2").exit_code, 0);
+  EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors").exit_code, 0);
+  EXPECT_NE(read("a/metrics.jsonl").find("validation_loss"), std::string::npos);
+  const auto metrics = read("a/metrics.jsonl");
+  const auto first = nlohmann::json::parse(metrics.substr(0, metrics.find('\n')));
+  EXPECT_NEAR(first.at("loss"), std::log(257.0), 0.1) << "a uniform guess at first";
+  expect_refused("troupe generate a/weights.safetensors --prompt In", "holds a BERT");
 }
 
 TEST_F(Command, EqualBitsMakeEqualWeightFilesWhateverTheGridWas) {
@@ -235,6 +251,11 @@ TEST_F(Command, RefusesABadConfiguration) {
   expect_refused("troupe train run.toml --set train.stepz=3", "train.steps");
   expect_refused("troupe train run.toml --set model.layers=1", "layers");
   expect_refused("troupe train run.toml --set model.heads=3", "heads");
+  expect_refused("troupe train run.toml --set model.family=bert", "at least 257");
+  expect_refused(
+      "troupe train run.toml --set model.family=bert --set model.task=classification "
+      "--set model.classes=2 --set model.tie_embeddings=false",
+      "labelled sequences");
   expect_refused("troupe train run.toml --set parallel.tensor=3", "tensor");
   expect_refused(
       "troupe train run.toml --set schedule.name=dualpipe "

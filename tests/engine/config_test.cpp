@@ -126,6 +126,10 @@ TEST(Config, WrittenOutReadsBackEqual) {
                   .momentum = 0.3,
                   .validation_interval = 0,
                   .validation_batches = 17};
+  config.model.family = Family::bert;
+  config.model.task = Task::classification;
+  config.model.classes = 4;
+  config.model.norm_epsilon = 1e-12;
   config.data.text = "a \"quoted\" back\\slash \xc3\xa9\xf0\x9f\x8e\xad = # [x]";
   EXPECT_EQ(parsed(to_toml(config)), config);
 }
@@ -324,6 +328,41 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             }),
             "model.hidden: 390 over model.heads = 6 gives heads of size 65, but rotary positions "
             "turn pairs of elements; the nearest values that work are 384 and 396");
+  EXPECT_EQ(with([](Config& c) {
+              c.model.family = Family::bert;
+              c.model.kv_heads = 3;
+            }),
+            "model.kv_heads: 3, but in model.family = \"bert\" every head has its own keys and "
+            "values; leave it 0, or take model.family = \"llama\"");
+  EXPECT_EQ(with([](Config& c) { c.model.task = Task::classification; }),
+            "model.task: \"classification\", but a model of model.family = \"gpt2\" tells the next "
+            "token; leave it \"masked\", or take model.family = \"bert\"");
+  EXPECT_EQ(
+      with([](Config& c) { c.model.classes = 3; }),
+      "model.classes: 3, but there is nothing to classify; leave it 0, or take model.family = "
+      "\"bert\" and model.task = \"classification\"");
+  const auto classifier = [&](std::uint32_t classes, bool tie) {
+    return with([=](Config& c) {
+      c.model.family = Family::bert;
+      c.model.task = Task::classification;
+      c.model.classes = classes;
+      c.model.tie_embeddings = tie;
+    });
+  };
+  EXPECT_EQ(classifier(1, false),
+            "model.classes: 1, but model.task = \"classification\" needs at least 2");
+  EXPECT_EQ(
+      classifier(2, true),
+      "model.tie_embeddings: true, but with model.task = \"classification\" no head multiplies "
+      "by the embedding; set it to false");
+  EXPECT_EQ(classifier(2, false), "valid");
+  EXPECT_EQ(with([](Config& c) {
+              c.model.family = Family::bert;
+              c.parallel.tensor = 4;
+            }),
+            "parallel.tensor: 4 shards cannot share out model.heads = 6, kv_heads = 6, "
+            "feed_forward = 1536 and a vocabulary of 256; the nearest grid that works is data = 1, "
+            "tensor = 3, pipeline = 1");
   EXPECT_EQ(with([](Config& c) {
               c.parallel.pipeline = 4;
               c.schedule.chunks = 2;

@@ -67,6 +67,102 @@ TEST(Parameters, OfGpt2SmallCountAsPublished) {
   EXPECT_EQ(elements_of(parameters_of(gpt2)), 124'439'808U);
 }
 
+ModelSpec tiny_bert(bool classifies) {
+  auto model = tiny(!classifies);
+  model.family = Family::bert;
+  if (classifies) model.task = Task::classification;
+  if (classifies) model.classes = 3;
+  return model;
+}
+
+/// Those of queries, keys and values lie in an order that makes one matrix and one vector of them.
+TEST(Parameters, OfABertHaveTheNamesAndShapesOfHuggingFace) {
+  using Shape = std::vector<std::uint64_t>;
+  const std::vector<std::pair<std::string, Shape>> expected{
+      {"bert.embeddings.word_embeddings.weight", {5, 4}},
+      {"bert.embeddings.position_embeddings.weight", {3, 4}},
+      {"bert.embeddings.token_type_embeddings.weight", {2, 4}},
+      {"bert.embeddings.LayerNorm.weight", {4}},
+      {"bert.embeddings.LayerNorm.bias", {4}},
+      {"bert.encoder.layer.0.attention.self.query.weight", {4, 4}},
+      {"bert.encoder.layer.0.attention.self.key.weight", {4, 4}},
+      {"bert.encoder.layer.0.attention.self.value.weight", {4, 4}},
+      {"bert.encoder.layer.0.attention.self.query.bias", {4}},
+      {"bert.encoder.layer.0.attention.self.key.bias", {4}},
+      {"bert.encoder.layer.0.attention.self.value.bias", {4}},
+      {"bert.encoder.layer.0.attention.output.dense.weight", {4, 4}},
+      {"bert.encoder.layer.0.attention.output.dense.bias", {4}},
+      {"bert.encoder.layer.0.attention.output.LayerNorm.weight", {4}},
+      {"bert.encoder.layer.0.attention.output.LayerNorm.bias", {4}},
+      {"bert.encoder.layer.0.intermediate.dense.weight", {16, 4}},
+      {"bert.encoder.layer.0.intermediate.dense.bias", {16}},
+      {"bert.encoder.layer.0.output.dense.weight", {4, 16}},
+      {"bert.encoder.layer.0.output.dense.bias", {4}},
+      {"bert.encoder.layer.0.output.LayerNorm.weight", {4}},
+      {"bert.encoder.layer.0.output.LayerNorm.bias", {4}},
+  };
+  const auto list = parameters_of(tiny_bert(false), first);
+  ASSERT_EQ(list.size(), expected.size());
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    EXPECT_EQ(std::pair(list[i].name, list[i].shape), expected[i]);
+  }
+  const auto tail_of = [](const ModelSpec& model, std::size_t count) {
+    const auto names = names_of(parameters_of(model, last));
+    return std::vector<std::string>(names.end() - static_cast<std::ptrdiff_t>(count), names.end());
+  };
+  EXPECT_EQ(
+      tail_of(tiny_bert(false), 6),
+      (std::vector<std::string>{
+          "cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias",
+          "cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias",
+          "cls.predictions.bias", "bert.embeddings.word_embeddings.weight"}));
+  EXPECT_EQ(tail_of(tiny_bert(true), 4),
+            (std::vector<std::string>{"bert.pooler.dense.weight", "bert.pooler.dense.bias",
+                                      "classifier.weight", "classifier.bias"}));
+  auto untied = tiny_bert(false);
+  untied.tie_embeddings = false;
+  EXPECT_EQ(tail_of(untied, 1).front(), "cls.predictions.decoder.weight");
+}
+
+/// BertForMaskedLM and, with two classes, BertForSequenceClassification.
+TEST(Parameters, OfBertBaseCountAsPublished) {
+  ModelSpec bert{.family = Family::bert,
+                 .layers = 12,
+                 .heads = 12,
+                 .hidden = 768,
+                 .sequence = 512,
+                 .vocabulary = 30522};
+  EXPECT_EQ(elements_of(parameters_of(bert)), 109'514'298U);
+  bert.tie_embeddings = false;
+  bert.task = Task::classification;
+  bert.classes = 2;
+  EXPECT_EQ(elements_of(parameters_of(bert)), 109'483'778U);
+}
+
+/// Six sequences of three tokens.
+TEST(Memory, OfABatchIsWhatEachStageOfABertNeeds) {
+  const auto tokens_of = [](const ModelSpec& model, const StageSpec& stage) {
+    for (const auto& item : memory_of({.model = model,
+                            .spec = stage,
+                            .bounds = {},
+                            .microbatch_count = 3,
+                            .microbatch_size = 2})) {
+      if (item.name == "tokens") return item.bytes;
+    }
+    return std::uint64_t{0};
+  };
+  const StageSpec middle{.layer_begin = 0, .layer_end = 1};
+  const auto by_token = padded(6 * 3 * sizeof(std::int32_t));
+  const auto by_sequence = padded(6 * sizeof(std::int32_t));
+  EXPECT_EQ(tokens_of(tiny(true), middle), 0U);
+  for (const bool classifies : {false, true}) {
+    const auto model = tiny_bert(classifies);
+    EXPECT_EQ(tokens_of(model, first), 2 * by_token + by_sequence);
+    EXPECT_EQ(tokens_of(model, middle), by_sequence);
+    EXPECT_EQ(tokens_of(model, last), by_sequence + (classifies ? by_sequence : by_token));
+  }
+}
+
 TEST(Parameters, OfAllStagesAreThoseOfTheModelEachOwnedOnce) {
   for (const bool tie : {true, false}) {
     std::vector<std::string> owned;

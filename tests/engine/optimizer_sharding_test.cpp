@@ -28,7 +28,7 @@ StageShape shape_of(Family family, bool tied, bool has_embedding, bool has_head)
 
 template <class Body>
 void for_each_shape(Body body) {
-  for (const auto family : {Family::gpt2, Family::llama}) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
     for (const bool tied : {false, true}) {
       for (const bool has_embedding : {false, true}) {
         for (const bool has_head : {false, true}) {
@@ -81,7 +81,10 @@ TEST(OptimizerSharding, ATiedParameterAndWhatIsComputedWithItKeepWholeGradients)
         is_whole = is_whole
                    || (shape.model.tie_embeddings
                        && (name == "wte.weight" || name == "wpe.weight"
-                           || name == "model.embed_tokens.weight"));
+                           || name == "model.embed_tokens.weight"
+                           || name == "bert.embeddings.word_embeddings.weight"
+                           || name == "bert.embeddings.position_embeddings.weight"
+                           || name == "cls.predictions.bias"));
       }
       EXPECT_EQ(in_parts[b], !is_whole) << graph.parameters[graph.buckets[b].begin].name;
     }

@@ -116,7 +116,7 @@ void expect_every_value_is_there(const StageGraph& graph) {
 }
 
 TEST(StageGraph, FindsInMemoryWhateverItReads) {
-  const ModelSpec model{.layers = 9, .heads = 2, .hidden = 24, .sequence = 8, .vocabulary = 50};
+  ModelSpec model{.layers = 9, .heads = 2, .hidden = 24, .sequence = 8, .vocabulary = 50};
   for (std::uint32_t layers = 1; layers <= 4; ++layers) {
     for (const auto recompute : recomputes) {
       for (const bool splits : {false, true}) {
@@ -125,13 +125,16 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
           SCOPED_TRACE(std::to_string(layers) + " layers, recompute "
                        + std::to_string(static_cast<int>(recompute))
                        + (splits ? ", split" : ", whole"));
-          for (const auto& shard :
-               {Shard{}, Shard{0, 2}, Shard{1, 2}, Shard{0, 2, true}, Shard{1, 2, true}}) {
-            expect_every_value_is_there(graph_of(model, spec,
-                                                 {.microbatch_size = 2,
-                                                  .splits_backward = splits,
-                                                  .recompute = recompute,
-                                                  .shard = shard}));
+          for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
+            model.family = family;
+            for (const auto& shard :
+                 {Shard{}, Shard{0, 2}, Shard{1, 2}, Shard{0, 2, true}, Shard{1, 2, true}}) {
+              expect_every_value_is_there(graph_of(model, spec,
+                                                   {.microbatch_size = 2,
+                                                    .splits_backward = splits,
+                                                    .recompute = recompute,
+                                                    .shard = shard}));
+            }
           }
         }
       }
@@ -221,7 +224,7 @@ TEST(StageGraph, CallsTheOtherShardsAsOftenOnEach) {
     }
     return list;
   };
-  for (const auto family : {Family::gpt2, Family::llama}) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
     auto model = wide;
     model.family = family;
     model.vocabulary = 17;
@@ -233,8 +236,10 @@ TEST(StageGraph, CallsTheOtherShardsAsOftenOnEach) {
                        {.splits_backward = splits, .recompute = recompute, .shard = {index, 4}}));
         };
         // Two sums a layer each way, one more for the embedding, for the head's input and for what
-        // is recomputed in full: the sum after attention.
-        const std::size_t recomputed = recompute == Recompute::full ? 2 : 0;
+        // is recomputed in full: the sum after attention, and what the last norm of a BERT's layer
+        // reads.
+        const std::size_t sums = family == Family::bert ? 4 : 2;
+        const std::size_t recomputed = recompute == Recompute::full ? sums : 0;
         EXPECT_EQ(of_shard(0).size(), 4 + 4 + 1 + 1 + 1 + recomputed);
         for (const auto index : {1U, 2U, 3U}) EXPECT_EQ(of_shard(index), of_shard(0));
       }
@@ -243,7 +248,7 @@ TEST(StageGraph, CallsTheOtherShardsAsOftenOnEach) {
 }
 
 TEST(StageGraph, SharesParametersOutSoThatEveryElementIsHeldOnceOrByAll) {
-  for (const auto family : {Family::gpt2, Family::llama}) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
     ModelSpec model{.family = family,
                     .layers = 2,
                     .heads = 6,
@@ -279,6 +284,42 @@ TEST(StageGraph, SharesParametersOutSoThatEveryElementIsHeldOnceOrByAll) {
   }
 }
 
+/// Between layers the gradient of a BERT's x comes through the product and past it. Where shards
+/// share the product's, one of them adds the other.
+TEST(StageGraph, AddsTheGradientThatBypassesAProductOnce) {
+  auto model = wide;
+  model.family = Family::bert;
+  for (const std::uint32_t index : {0U, 1U}) {
+    for (const std::uint32_t count : {1U, 2U}) {
+      if (index >= count) continue;
+      const auto graph = graph_of(model, stage_of(2), {.shard = {index, count}});
+      std::size_t added = 0;
+      for (const auto& call : graph.backward) added += call.d_residual != no_value ? 1 : 0;
+      EXPECT_EQ(added, index == 0 ? 4U : 0U);
+    }
+  }
+}
+
+TEST(StageGraph, ClassifiesTheFirstTokenOfEachSequence) {
+  auto model = wide;
+  model.family = Family::bert;
+  model.task = Task::classification;
+  model.classes = 3;
+  model.tie_embeddings = false;
+  const auto graph = graph_of(model, stage_of(1, false, true), {.microbatch_size = 2});
+  const auto& loss = graph.operations.back();
+  EXPECT_EQ(loss.kind, OperationKind::cross_entropy);
+  EXPECT_EQ(loss.in, 3U);
+  EXPECT_EQ(loss.rows, 2U);
+  EXPECT_EQ(graph.values[loss.x].size_bytes, 2 * 3 * sizeof(float));
+  expect_every_value_is_there(graph);
+  // Pooler and classifier are what it has besides the layer: next to nothing.
+  const StageSpec middle = stage_of(1);
+  const auto flops = flops_of(model, stage_of(1, false, true), 2);
+  const auto of_layer = flops_of(model, middle, 2);
+  EXPECT_EQ(flops.forward - of_layer.forward, 2.0 * 2 * (1024 * 1024 + 1024 * 3));
+}
+
 TEST(StageGraph, KeepsNothingIfItDoesNotTrain) {
   const auto graph = graph_of(wide, stage_of(5, true, true), {.trains = false});
   EXPECT_EQ(graph.slot_bytes, 0U);
@@ -304,6 +345,19 @@ TEST(StageGraph, FillsBucketsWithTheGradientsOfWholeLayers) {
       // The tied one is complete when both halves are.
       EXPECT_EQ(static_cast<std::size_t>(completed), graph.buckets.size() - (tie ? 1U : 0U));
     }
+  }
+}
+
+/// What it multiplies by besides the tied weight is not small.
+TEST(StageGraph, GivesTheHeadOfABertABucketOfItsOwn) {
+  auto model = wide;
+  model.family = Family::bert;
+  const StageSpec spec{.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true};
+  for (const bool splits : {false, true}) {
+    const auto graph = graph_of(model, spec, {.splits_backward = splits});
+    EXPECT_EQ(graph.buckets, (std::vector<Bucket>{{37, 42}, {21, 37}, {5, 21}, {1, 5}, {0, 1}}));
+    const auto& calls = splits ? graph.backward_weight : graph.backward;
+    EXPECT_EQ(std::ranges::count_if(calls, &KernelCall::completes_bucket), 4);
   }
 }
 

@@ -40,6 +40,24 @@ ModelSpec llama(bool tie) {
           .feed_forward = 5};
 }
 
+ModelSpec bert(bool tie) {
+  return {.family = Family::bert,
+          .layers = 3,
+          .heads = 2,
+          .hidden = 6,
+          .sequence = 4,
+          .vocabulary = 7,
+          .tie_embeddings = tie,
+          .feed_forward = 9};
+}
+
+ModelSpec classifier() {
+  auto model = bert(false);
+  model.task = Task::classification;
+  model.classes = 3;
+  return model;
+}
+
 /// One stage and one microbatch. The loss is the model's on a stage with the head; elsewhere it is
 /// the product of the output with a fixed direction.
 class Probe {
@@ -79,7 +97,7 @@ public:
   double loss() {
     begin(StepKind::evaluation);
     forward();
-    if (spec_.has_head) return stage_->losses()[0] / rows_;
+    if (spec_.has_head) return stage_->losses()[0] / batch_.target_count;
     double sum = 0.0;
     take(Edge::activation_out, [&](std::span<float> output) {
       for (std::size_t i = 0; i < output.size(); ++i) sum += double{output[i]} * direction_[i];
@@ -116,9 +134,7 @@ private:
     return values;
   }
 
-  void begin(StepKind kind) {
-    stage_->begin_step({.step = 0, .kind = kind, .batch = &batch_, .token_count = rows_});
-  }
+  void begin(StepKind kind) { stage_->begin_step({.step = 0, .kind = kind, .batch = &batch_}); }
 
   void forward() {
     if (!spec_.has_embedding) hold(Edge::activation_in, input_);
@@ -175,7 +191,8 @@ void expect_gradient(Probe& probe, const std::string& name, std::span<float> val
 
 /// Checks every element of every parameter and of the input.
 void expect_gradients(const ModelSpec& model, StageSpec spec, bool splits) {
-  SCOPED_TRACE(std::string{model.family == Family::gpt2 ? "gpt2" : "llama"}
+  SCOPED_TRACE(std::string{family_names[static_cast<std::size_t>(model.family)]}
+               + (model.classifies() ? ", classification" : "")
                + (model.tie_embeddings ? ", tied" : ", untied") + (splits ? ", split" : ", whole"));
   Probe probe{model, spec, splits};
   const auto input_gradient = probe.backward();
@@ -187,7 +204,9 @@ void expect_gradients(const ModelSpec& model, StageSpec spec, bool splits) {
 }
 
 void expect_gradients(bool tie, StageSpec spec) {
-  for (const auto& model : {gpt2(tie), llama(tie)}) {
+  std::vector models{gpt2(tie), llama(tie), bert(tie)};
+  if (!tie) models.push_back(classifier());
+  for (const auto& model : models) {
     for (const bool splits : {false, true}) expect_gradients(model, spec, splits);
   }
 }

@@ -66,6 +66,14 @@ protected:
     return tokens;
   }
 
+  /// Of each sequence, the keys that all see; of the first all.
+  std::vector<std::int32_t> random_lengths(const AttentionShape& shape) {
+    auto lengths = random_tokens(shape.batch, shape.sequence);
+    for (auto& length : lengths) ++length;
+    lengths.front() = static_cast<std::int32_t>(shape.sequence);
+    return lengths;
+  }
+
   /// Runs call(kernels, stream, outputs...) with the oracle, then twice on each of two streams with
   /// the kernels under test, each time from the same `outputs`; expects the same values, and always
   /// the same bits.
@@ -149,6 +157,21 @@ TEST_P(VectorKernels, EmbedTokensAndPositions) {
               token_weight, position_weight);
         }
       }
+    }
+  }
+}
+
+TEST_P(VectorKernels, AddTheRowsOfATable) {
+  for (const auto rows : row_counts) {
+    for (const auto hidden : hidden_sizes) {
+      const auto table = random(std::size_t{5} * hidden);
+      const auto indices = random_tokens(rows, 5);
+      expect_same(
+          0.0,
+          [&](auto& kernels, Stream& stream, Floats& y) {
+            kernels.add_rows(stream, indices.data(), table.data(), y.data(), rows, hidden);
+          },
+          random(std::size_t{rows} * hidden));
     }
   }
 }
@@ -322,12 +345,17 @@ TEST_P(VectorKernels, DifferentiateAProductForItsInput) {
   for (const auto& shape : linear_shapes()) {
     const auto dy = random(std::size_t{shape.rows} * shape.out);
     const auto w = random(std::size_t{shape.in} * shape.out);
-    expect_same(
-        3e-6,
-        [&](auto& kernels, Stream& stream, Floats& dx) {
-          kernels.linear_backward_input(stream, dy.data(), w.data(), dx.data(), shape);
-        },
-        Floats(std::size_t{shape.rows} * shape.in, 7.0F));
+    const auto residual = random(std::size_t{shape.rows} * shape.in);
+    for (const bool has_residual : {false, true}) {
+      expect_same(
+          3e-6,
+          [&](auto& kernels, Stream& stream, Floats& dx) {
+            kernels.linear_backward_input(stream, dy.data(), w.data(),
+                                          has_residual ? residual.data() : nullptr, dx.data(),
+                                          shape);
+          },
+          Floats(residual.size(), 7.0F));
+    }
   }
 }
 
@@ -359,50 +387,110 @@ Floats activations() {
   return values;
 }
 
+/// An activation function of the kernels.
+struct Activation {
+  const char* name;
+  void (Kernels::*forward)(Stream&, const float*, float*, std::size_t);
+  void (Kernels::*backward)(Stream&, const float*, const float*, float*, std::size_t);
+  double tolerance;  ///< Relative.
+};
+/// Where the exact one is next to nothing, e^(-x^2 / 2) has the roundings of x^2 / 2, up to 32.
+constexpr Activation activation_functions[]{
+    {"GELU", &Kernels::gelu_forward, &Kernels::gelu_backward, 2e-6},
+    {"exact GELU", &Kernels::exact_gelu_forward, &Kernels::exact_gelu_backward, 4e-6}};
+
 /// Each element by its own size; what is left of the oracle's double where tanh is -1 bounds it
 /// below.
 TEST_P(VectorKernels, ActivateWithFullRelativePrecision) {
   const auto x = activations();
   const Floats one(x.size(), 1.0F);
-  Floats y(x.size());
-  Floats dx(x.size());
-  device_->kernels().gelu_forward(*stream_, x.data(), y.data(), x.size());
-  device_->kernels().gelu_backward(*stream_, x.data(), one.data(), dx.data(), x.size());
-  stream_->synchronize();
-  Floats expected_y(x.size());
-  Floats expected_dx(x.size());
-  oracle_.kernels().gelu_forward(*oracle_stream_, x.data(), expected_y.data(), x.size());
-  oracle_.kernels().gelu_backward(*oracle_stream_, x.data(), one.data(), expected_dx.data(),
+  for (const auto& [name, forward, backward, tolerance] : activation_functions) {
+    Floats y(x.size());
+    Floats dx(x.size());
+    (device_->kernels().*forward)(*stream_, x.data(), y.data(), x.size());
+    (device_->kernels().*backward)(*stream_, x.data(), one.data(), dx.data(), x.size());
+    stream_->synchronize();
+    Floats expected_y(x.size());
+    Floats expected_dx(x.size());
+    (oracle_.kernels().*forward)(*oracle_stream_, x.data(), expected_y.data(), x.size());
+    (oracle_.kernels().*backward)(*oracle_stream_, x.data(), one.data(), expected_dx.data(),
                                   x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    EXPECT_NEAR(y[i], expected_y[i], 2e-6 * std::abs(expected_y[i]) + 1e-14) << "GELU of " << x[i];
-    // The derivative is a sum that crosses zero: relative to its terms, which are at most 1.
-    EXPECT_NEAR(dx[i], expected_dx[i], 1e-6) << "GELU' of " << x[i];
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      EXPECT_NEAR(y[i], expected_y[i], tolerance * std::abs(expected_y[i]) + 1e-14)
+          << name << " of " << x[i];
+      // The derivative is a sum that crosses zero: relative to its terms, which are at most 1.
+      EXPECT_NEAR(dx[i], expected_dx[i], 1e-6) << name << "' of " << x[i];
+    }
   }
 }
 
 TEST_P(VectorKernels, ActivateArrays) {
   const auto x = activations();
-  for (const std::size_t count : {std::size_t{1}, std::size_t{15}, std::size_t{33}, x.size()}) {
-    expect_same(
-        1e-6,
-        [&](auto& kernels, Stream& stream, Floats& y) {
-          kernels.gelu_forward(stream, x.data(), y.data(), count);
-        },
-        Floats(x.size(), 3.0F));
-    const auto dy = random(x.size());
-    for (const bool in_place : {false, true}) {
+  for (const auto& [name, forward, backward, tolerance] : activation_functions) {
+    for (const std::size_t count : {std::size_t{1}, std::size_t{15}, std::size_t{33}, x.size()}) {
       expect_same(
           1e-6,
-          [&](auto& kernels, Stream& stream, Floats& dx) {
-            kernels.gelu_backward(stream, x.data(), in_place ? dx.data() : dy.data(), dx.data(),
-                                  count);
+          [&, call = forward](auto& kernels, Stream& stream, Floats& y) {
+            (kernels.*call)(stream, x.data(), y.data(), count);
           },
-          dy);
+          Floats(x.size(), 3.0F));
+      const auto dy = random(x.size());
+      for (const bool in_place : {false, true}) {
+        expect_same(
+            1e-6,
+            [&, call = backward](auto& kernels, Stream& stream, Floats& dx) {
+              (kernels.*call)(stream, x.data(), in_place ? dx.data() : dy.data(), dx.data(), count);
+            },
+            dy);
+      }
     }
   }
 }
 
+TEST_P(VectorKernels, TakeTheHyperbolicTangent) {
+  const auto x = activations();
+  expect_same(
+      3e-7,
+      [&](auto& kernels, Stream& stream, Floats& y) {
+        kernels.tanh_forward(stream, x.data(), y.data(), x.size());
+      },
+      Floats(x.size()));
+  const auto y = random(20'000);
+  const auto dy = random(y.size());
+  for (const bool in_place : {false, true}) {
+    expect_same(
+        1e-6,
+        [&](auto& kernels, Stream& stream, Floats& dx) {
+          kernels.tanh_backward(stream, y.data(), in_place ? dx.data() : dy.data(), dx.data(),
+                                y.size());
+        },
+        dy);
+  }
+}
+
+TEST_P(VectorKernels, TakeTheFirstRowOfEachSequence) {
+  constexpr std::uint32_t batch = 3;
+  for (const std::uint32_t sequence : {1U, 5U}) {
+    for (const auto hidden : hidden_sizes) {
+      const auto x = random(std::size_t{batch} * sequence * hidden);
+      const auto dy = random(std::size_t{batch} * hidden);
+      expect_same(
+          0.0,
+          [&](auto& kernels, Stream& stream, Floats& y) {
+            kernels.first_rows(stream, x.data(), y.data(), batch, sequence, hidden);
+          },
+          Floats(dy.size()));
+      expect_same(
+          0.0,
+          [&](auto& kernels, Stream& stream, Floats& dx) {
+            kernels.first_rows_backward(stream, dy.data(), dx.data(), batch, sequence, hidden);
+          },
+          Floats(x.size(), 7.0F));
+    }
+  }
+}
+
+/// Half of them causal.
 std::vector<AttentionShape> attention_shapes() {
   std::vector<AttentionShape> shapes;
   for (const auto sequence : {1U, 2U, 5U, 64U, 100U}) {
@@ -413,11 +501,17 @@ std::vector<AttentionShape> attention_shapes() {
   // Groups of heads with one key and value.
   shapes.push_back({2, 5, 6, 2, 4});
   shapes.push_back({1, 300, 4, 1, 20});
+  for (std::size_t i = 0, count = shapes.size(); i < count; ++i) {
+    shapes.push_back(shapes[i]);
+    shapes.back().is_causal = false;
+  }
   return shapes;
 }
 
-TEST_P(VectorKernels, AttendToThePast) {
+TEST_P(VectorKernels, AttendToThePastOrToAllUpToALength) {
   for (const auto& shape : attention_shapes()) {
+    const auto lengths = random_lengths(shape);
+    const auto* const of_sequences = shape.is_causal ? nullptr : lengths.data();
     const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
     auto qkv = random(rows * shape.qkv_width());
     for (float& value : qkv) value *= 3.0F;
@@ -426,7 +520,8 @@ TEST_P(VectorKernels, AttendToThePast) {
     expect_same(
         3e-6,
         [&](auto& kernels, Stream& stream, Floats& to, Floats& saved) {
-          kernels.attention_forward(stream, qkv.data(), to.data(), saved.data(), shape);
+          kernels.attention_forward(stream, qkv.data(), of_sequences, to.data(), saved.data(),
+                                    shape);
         },
         y, log_sum_exp);
   }
@@ -434,18 +529,21 @@ TEST_P(VectorKernels, AttendToThePast) {
 
 TEST_P(VectorKernels, DifferentiateAttention) {
   for (const auto& shape : attention_shapes()) {
+    const auto lengths = random_lengths(shape);
+    const auto* const of_sequences = shape.is_causal ? nullptr : lengths.data();
     const std::size_t rows = std::size_t{shape.batch} * shape.sequence;
     const auto qkv = random(rows * shape.qkv_width());
     const auto dy = random(rows * shape.width());
     Floats y(rows * shape.width());
     Floats log_sum_exp(rows * shape.heads);
     InlineStream stream;
-    ReferenceKernels{}.attention_forward(stream, qkv.data(), y.data(), log_sum_exp.data(), shape);
+    ReferenceKernels{}.attention_forward(stream, qkv.data(), of_sequences, y.data(),
+                                         log_sum_exp.data(), shape);
     expect_same(
         5e-6,
         [&](auto& kernels, Stream& on, Floats& d_qkv) {
-          kernels.attention_backward(on, dy.data(), qkv.data(), y.data(), log_sum_exp.data(),
-                                     d_qkv.data(), shape);
+          kernels.attention_backward(on, dy.data(), qkv.data(), of_sequences, y.data(),
+                                     log_sum_exp.data(), d_qkv.data(), shape);
         },
         Floats(qkv.size(), 7.0F));
   }
@@ -503,7 +601,8 @@ TEST_P(VectorKernels, MeasureAndDifferentiateTheLoss) {
     for (const auto vocabulary : {2U, 50U, 256U}) {
       auto logits = random(std::size_t{rows} * vocabulary);
       for (float& value : logits) value *= 20.0F;
-      const auto targets = random_tokens(rows, vocabulary);
+      auto targets = random_tokens(rows, vocabulary);
+      targets[rows / 2] = -1;
       for (const float scale : {0.0F, 0.25F}) {
         expect_same(
             1e-6,
@@ -521,7 +620,8 @@ TEST_P(VectorKernels, MeasureTheLossOverTheWordsOfAllShards) {
   constexpr std::uint32_t rows = 17;
   constexpr std::uint32_t vocabulary = 50;
   const std::vector<WordRange> shards{{0, 20}, {20, 1}, {21, 29}};
-  const auto targets = random_tokens(rows, vocabulary);
+  auto targets = random_tokens(rows, vocabulary);
+  targets[3] = -1;
   auto whole = random(std::size_t{rows} * vocabulary);
   for (float& value : whole) value *= 20.0F;
   const std::size_t stride = 64;
@@ -598,7 +698,7 @@ TEST_P(VectorKernels, NeverTurnWhatIsNotANumberIntoANumber) {
     qkv[at * 3 + 1] = std::numeric_limits<float>::quiet_NaN();
     Floats attended(31);
     Floats log_sum_exp(31);
-    kernels.attention_forward(*stream_, qkv.data(), attended.data(), log_sum_exp.data(),
+    kernels.attention_forward(*stream_, qkv.data(), nullptr, attended.data(), log_sum_exp.data(),
                               {1, 31, 1, 1, 1});
     stream_->synchronize();
     EXPECT_TRUE(std::isnan(y[at]));
@@ -759,7 +859,7 @@ TEST(ProductsOnTwoStreams, AgreeBitForBit) {
     auto& kernels = device->kernels();
     kernels.linear_forward(stream, x.data(), w.data(), dy.data(), dy.data(), results.y.data(),
                            shape);
-    kernels.linear_backward_input(stream, dy.data(), w.data(), results.dx.data(), shape);
+    kernels.linear_backward_input(stream, dy.data(), w.data(), nullptr, results.dx.data(), shape);
     for (const auto accumulate : {Accumulate::overwrite, Accumulate::add}) {
       kernels.linear_backward_weight(stream, x.data(), dy.data(), results.dw.data(), nullptr, shape,
                                      accumulate);
@@ -794,9 +894,9 @@ TEST(KernelsOnTwoStreams, AgreeBitForBitWhateverTheirThreads) {
     Results results{Floats(dy.size()), Floats(6 * 50), Floats(qkv.size()),
                     Floats(hidden),    Floats(hidden), 0.0};
     auto& kernels = device->kernels();
-    kernels.attention_forward(*stream, qkv.data(), results.y.data(), results.log_sum_exp.data(),
-                              shape);
-    kernels.attention_backward(*stream, dy.data(), qkv.data(), results.y.data(),
+    kernels.attention_forward(*stream, qkv.data(), nullptr, results.y.data(),
+                              results.log_sum_exp.data(), shape);
+    kernels.attention_backward(*stream, dy.data(), qkv.data(), nullptr, results.y.data(),
                                results.log_sum_exp.data(), results.d_qkv.data(), shape);
     kernels.layer_norm_backward_weight(*stream, dy.data(), qkv.data(), qkv.data(), dy.data(),
                                        results.d_gamma.data(), results.d_beta.data(), rows, hidden,

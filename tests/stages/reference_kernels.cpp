@@ -56,25 +56,30 @@ struct Head {
   [[nodiscard]] std::size_t v(std::size_t t) const {
     return in_qkv(t, shape.heads + shape.kv_heads + kv());
   }
+  /// How many keys, the first, query `t` sees.
+  [[nodiscard]] std::size_t seen_by(std::size_t t, const std::int32_t* lengths) const {
+    if (shape.is_causal) return t + 1;
+    return lengths == nullptr ? shape.sequence : static_cast<std::size_t>(lengths[batch]);
+  }
 };
 
-void head_forward(const float* qkv, float* y, float* log_sum_exp, const Head& head,
-                  std::size_t sequence) {
+void head_forward(const float* qkv, const std::int32_t* lengths, float* y, float* log_sum_exp,
+                  const Head& head, std::size_t sequence) {
   const std::size_t size = head.shape.head_size;
   const double scale = 1.0 / std::sqrt(static_cast<double>(size));
   std::vector<double> scores(sequence);
   for (std::size_t t = 0; t < sequence; ++t) {
-    for (std::size_t s = 0; s <= t; ++s) {
+    const std::size_t seen = head.seen_by(t, lengths);
+    for (std::size_t s = 0; s < seen; ++s) {
       scores[s] = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], size);
     }
-    const double highest =
-        *std::max_element(scores.begin(), scores.begin() + std::ptrdiff_t(t) + 1);
+    const double highest = *std::max_element(scores.begin(), scores.begin() + std::ptrdiff_t(seen));
     double sum = 0.0;
-    for (std::size_t s = 0; s <= t; ++s) sum += std::exp(scores[s] - highest);
+    for (std::size_t s = 0; s < seen; ++s) sum += std::exp(scores[s] - highest);
     log_sum_exp[t] = static_cast<float>(highest + std::log(sum));
     for (std::size_t i = 0; i < size; ++i) {
       double value = 0.0;
-      for (std::size_t s = 0; s <= t; ++s) {
+      for (std::size_t s = 0; s < seen; ++s) {
         value += std::exp(scores[s] - highest) / sum * qkv[head.v(s) + i];
       }
       y[head.y(t) + i] = static_cast<float>(value);
@@ -82,8 +87,8 @@ void head_forward(const float* qkv, float* y, float* log_sum_exp, const Head& he
   }
 }
 
-void head_backward(const float* dy, const float* qkv, const float* y, const float* log_sum_exp,
-                   float* d_qkv, const Head& head, std::size_t sequence) {
+void head_backward(const float* dy, const float* qkv, const std::int32_t* lengths, const float* y,
+                   const float* log_sum_exp, float* d_qkv, const Head& head, std::size_t sequence) {
   const std::size_t size = head.shape.head_size;
   const double scale = 1.0 / std::sqrt(static_cast<double>(size));
   std::vector<double> dq(sequence * size);
@@ -91,7 +96,7 @@ void head_backward(const float* dy, const float* qkv, const float* y, const floa
   std::vector<double> dv(sequence * size);
   for (std::size_t t = 0; t < sequence; ++t) {
     const double mean = dot(&dy[head.y(t)], &y[head.y(t)], size);
-    for (std::size_t s = 0; s <= t; ++s) {
+    for (std::size_t s = 0; s < head.seen_by(t, lengths); ++s) {
       const double score = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], size);
       const double p = std::exp(score - log_sum_exp[t]);
       const double d_score = p * (dot(&dy[head.y(t)], &qkv[head.v(s)], size) - mean) * scale;
@@ -152,6 +157,17 @@ void ReferenceKernels::embedding_backward(Stream& stream, const std::int32_t* to
         }
         if (d_position_weight == nullptr) continue;
         d_position_weight[(r % sequence) * hidden + i] += dy[r * hidden + i];
+      }
+    }
+  });
+}
+
+void ReferenceKernels::add_rows(Stream& stream, const std::int32_t* indices, const float* table,
+                                float* y, std::uint32_t rows, std::uint32_t hidden) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t i = 0; i < hidden; ++i) {
+        y[r * hidden + i] += table[static_cast<std::size_t>(indices[r]) * hidden + i];
       }
     }
   });
@@ -316,13 +332,14 @@ void ReferenceKernels::linear_forward(Stream& stream, const float* x, const floa
 }
 
 void ReferenceKernels::linear_backward_input(Stream& stream, const float* dy, const float* w,
-                                             float* dx, const LinearShape& shape) {
+                                             const float* residual, float* dx,
+                                             const LinearShape& shape) {
   run(stream, [=] {
     const auto dys = outputs_of(dy, shape);
     const auto ws = weights_of(w, shape);
     for (std::size_t r = 0; r < shape.rows; ++r) {
       for (std::size_t i = 0; i < shape.in; ++i) {
-        double sum = 0.0;
+        double sum = residual == nullptr ? 0.0 : double{residual[r * shape.in + i]};
         for (std::size_t o = 0; o < shape.out; ++o) {
           sum += dys[r * shape.out + o] * ws[weight_at(shape, i, o)];
         }
@@ -372,6 +389,63 @@ void ReferenceKernels::gelu_backward(Stream& stream, const float* x, const float
       const double t = std::tanh(gelu_slope * (v + 0.044715 * v * v * v));
       const double slope = gelu_slope * (1.0 + 3.0 * 0.044715 * v * v);
       dx[i] = static_cast<float>(dy[i] * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * slope));
+    }
+  });
+}
+
+void ReferenceKernels::exact_gelu_forward(Stream& stream, const float* x, float* y,
+                                          std::size_t count) {
+  run(stream, [=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      y[i] = static_cast<float>(x[i] * 0.5 * std::erfc(-x[i] / std::numbers::sqrt2));
+    }
+  });
+}
+
+void ReferenceKernels::exact_gelu_backward(Stream& stream, const float* x, const float* dy,
+                                           float* dx, std::size_t count) {
+  run(stream, [=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const double v = x[i];
+      const double density =
+          std::exp(-0.5 * v * v) * std::numbers::inv_sqrtpi / std::numbers::sqrt2;
+      dx[i] = static_cast<float>(dy[i] * (0.5 * std::erfc(-v / std::numbers::sqrt2) + v * density));
+    }
+  });
+}
+
+void ReferenceKernels::tanh_forward(Stream& stream, const float* x, float* y, std::size_t count) {
+  run(stream, [=] {
+    for (std::size_t i = 0; i < count; ++i) y[i] = static_cast<float>(std::tanh(double{x[i]}));
+  });
+}
+
+void ReferenceKernels::tanh_backward(Stream& stream, const float* y, const float* dy, float* dx,
+                                     std::size_t count) {
+  run(stream, [=] {
+    for (std::size_t i = 0; i < count; ++i) {
+      dx[i] = static_cast<float>(dy[i] * (1.0 - double{y[i]} * y[i]));
+    }
+  });
+}
+
+void ReferenceKernels::first_rows(Stream& stream, const float* x, float* y, std::uint32_t batch,
+                                  std::uint32_t sequence, std::uint32_t hidden) {
+  run(stream, [=] {
+    for (std::size_t b = 0; b < batch; ++b) {
+      for (std::size_t i = 0; i < hidden; ++i) y[b * hidden + i] = x[b * sequence * hidden + i];
+    }
+  });
+}
+
+void ReferenceKernels::first_rows_backward(Stream& stream, const float* dy, float* dx,
+                                           std::uint32_t batch, std::uint32_t sequence,
+                                           std::uint32_t hidden) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < std::size_t{batch} * sequence; ++r) {
+      for (std::size_t i = 0; i < hidden; ++i) {
+        dx[r * hidden + i] = r % sequence == 0 ? dy[r / sequence * hidden + i] : 0.0F;
+      }
     }
   });
 }
@@ -427,12 +501,13 @@ void ReferenceKernels::rotate(Stream& stream, float* qkv, const float* turns, bo
   });
 }
 
-void ReferenceKernels::attention_forward(Stream& stream, const float* qkv, float* y,
-                                         float* log_sum_exp, const AttentionShape& shape) {
+void ReferenceKernels::attention_forward(Stream& stream, const float* qkv,
+                                         const std::int32_t* lengths, float* y, float* log_sum_exp,
+                                         const AttentionShape& shape) {
   run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
-        head_forward(qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
+        head_forward(qkv, lengths, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
                      Head{shape, b, h}, shape.sequence);
       }
     }
@@ -440,13 +515,14 @@ void ReferenceKernels::attention_forward(Stream& stream, const float* qkv, float
 }
 
 void ReferenceKernels::attention_backward(Stream& stream, const float* dy, const float* qkv,
-                                          const float* y, const float* log_sum_exp, float* d_qkv,
+                                          const std::int32_t* lengths, const float* y,
+                                          const float* log_sum_exp, float* d_qkv,
                                           const AttentionShape& shape) {
   run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
-        head_backward(dy, qkv, y, log_sum_exp + (b * shape.heads + h) * shape.sequence, d_qkv,
-                      Head{shape, b, h}, shape.sequence);
+        head_backward(dy, qkv, lengths, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
+                      d_qkv, Head{shape, b, h}, shape.sequence);
       }
     }
   });
@@ -459,6 +535,10 @@ void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::i
     double total = 0.0;
     for (std::size_t r = 0; r < rows; ++r) {
       float* row = logits + r * vocabulary;
+      if (targets[r] < 0) {
+        if (gradient_scale != 0.0F) std::fill_n(row, vocabulary, 0.0F);
+        continue;
+      }
       const auto target = static_cast<std::size_t>(targets[r]);
       const double highest = *std::max_element(row, row + vocabulary);
       double sum = 0.0;
@@ -500,6 +580,11 @@ void ReferenceKernels::cross_entropy_of_shards(Stream& stream, float* logits,
   run(stream, [=] {
     double total = 0.0;
     for (std::size_t r = 0; r < rows; ++r) {
+      float* row = logits + r * words.count;
+      if (targets[r] < 0) {
+        if (gradient_scale != 0.0F) std::fill_n(row, words.count, 0.0F);
+        continue;
+      }
       const auto of_shard = [&](std::size_t s) {
         return statistics + s * statistics_stride + 3 * r;
       };
@@ -515,7 +600,6 @@ void ReferenceKernels::cross_entropy_of_shards(Stream& stream, float* logits,
       }
       total += highest + std::log(sum) - target;
       if (gradient_scale == 0.0F) continue;
-      float* row = logits + r * words.count;
       for (std::size_t i = 0; i < words.count; ++i) {
         const bool is_target = is_among(words, targets[r]) && place_among(words, targets[r]) == i;
         const double p = std::exp(row[i] - highest) / sum;

@@ -40,6 +40,28 @@ StageBounds bounds_of(const ChainProps& props, const StageSpec& spec) {
 
 }  // namespace
 
+namespace {
+
+/// Appends what a BERT has of a sequence, whose tokens are the last of `batch`.
+void append_bert(const ModelSpec& model, Random& random, Batch& batch) {
+  const auto tokens = std::span{batch.tokens}.last(model.sequence);
+  const auto length = model.sequence - random.below(model.sequence / 2);
+  const auto first_segment = random.below(length + 1);
+  batch.lengths.push_back(static_cast<std::int32_t>(length));
+  if (model.classifies()) {
+    const auto first = static_cast<std::uint32_t>(tokens[0]);
+    batch.targets.push_back(static_cast<std::int32_t>(first % model.classes));
+  }
+  for (std::uint32_t i = 0; i < model.sequence; ++i) {
+    batch.segments.push_back(first_segment <= i && i < length ? 1 : 0);
+    const bool is_told = !model.classifies() && i < length && (i == 0 || random.below(4) == 0);
+    if (!model.classifies()) batch.targets.push_back(is_told ? tokens[i] : -1);
+    if (is_told || i >= length) tokens[i] = 0;
+  }
+}
+
+}  // namespace
+
 Batch make_batch(const ModelSpec& model, std::uint32_t microbatch_count,
                  std::uint32_t microbatch_size, std::uint64_t seed, std::uint32_t step) {
   Batch batch{.microbatch_count = microbatch_count,
@@ -47,15 +69,19 @@ Batch make_batch(const ModelSpec& model, std::uint32_t microbatch_count,
               .sequence = model.sequence,
               .tokens = {},
               .targets = {}};
+  const bool is_bert = model.family == Family::bert;
   Random random{seed + step};
   for (std::uint32_t row = 0; row < microbatch_count * microbatch_size; ++row) {
     auto token = random.below(model.vocabulary);
     for (std::uint32_t i = 0; i < model.sequence; ++i) {
       batch.tokens.push_back(static_cast<std::int32_t>(token));
       token = (5 * token + 3 + random.below(4)) % model.vocabulary;
-      batch.targets.push_back(static_cast<std::int32_t>(token));
+      if (!is_bert) batch.targets.push_back(static_cast<std::int32_t>(token));
     }
+    if (is_bert) append_bert(model, random, batch);
   }
+  const auto target_count = std::ranges::count_if(batch.targets, [](auto t) { return t >= 0; });
+  batch.target_count = static_cast<std::uint32_t>(target_count);
   return batch;
 }
 
@@ -156,10 +182,7 @@ void StageChain::carry(std::size_t from, Edge out, std::size_t to, Edge in,
 
 void StageChain::begin_step(const Batch& batch, StepKind kind) {
   for (const auto& stage : stages_) {
-    stage->begin_step({.step = step_,
-                       .kind = kind,
-                       .batch = &batch,
-                       .token_count = static_cast<std::uint32_t>(batch.tokens.size())});
+    stage->begin_step({.step = step_, .kind = kind, .batch = &batch});
   }
 }
 
@@ -203,7 +226,7 @@ void StageChain::exchange_tied() {
 double StageChain::mean_loss(const Batch& batch) const {
   const auto losses = stages_.back()->losses();
   return std::accumulate(losses.begin(), losses.end(), 0.0)
-         / static_cast<double>(batch.tokens.size());
+         / static_cast<double>(batch.target_count);
 }
 
 double StageChain::gradient_norm() {

@@ -32,7 +32,7 @@ struct ChainProps {
 };
 
 struct StepOutcome {
-  double loss = 0.0;           ///< Mean over the tokens.
+  double loss = 0.0;           ///< Mean over the targets.
   double gradient_norm = 0.0;  ///< Before clipping.
 
   friend bool operator==(const StepOutcome&, const StepOutcome&) = default;
@@ -40,6 +40,11 @@ struct StepOutcome {
 
 /// The batch of `step`: each sequence, in order, begins with Random{seed + step}.below(vocabulary);
 /// each next token is (5 * token + 3 + below(4)) mod vocabulary. Predictable up to two bits.
+///
+/// A BERT then has of each sequence only the first sequence - below(sequence / 2) tokens, then
+/// zeros, and of these the first below(length + 1) are of segment 0, the others of 1. It is to tell
+/// the first and, if below(4) = 0, each next of them, behind a zero; or, if it classifies, the
+/// first modulo the classes.
 [[nodiscard]] Batch make_batch(const ModelSpec& model, std::uint32_t microbatch_count,
                                std::uint32_t microbatch_size, std::uint64_t seed,
                                std::uint32_t step);

@@ -1,9 +1,9 @@
-// stages/src/cpu/attention.hpp -- causal attention of one head.
+// stages/src/cpu/attention.hpp -- attention of one head.
 //
-// Forward: a panel of `tile_rows` queries meets all keys up to its last query, so that its scores
-// stay in the first-level cache and the masked half costs nothing. Backward: the probabilities and
-// the gradients of the scores are computed anew for a block of queries (as in Dao et al. 2022),
-// used from the second-level cache, and forgotten.
+// Forward: a panel of `tile_rows` queries meets all keys that its last query sees, so that its
+// scores stay in the first-level cache and what is masked costs nothing. Backward: the
+// probabilities and the gradients of the scores are computed anew for a block of queries (as in Dao
+// et al. 2022), used from the second-level cache, and forgotten.
 #pragma once
 
 #include "tiles.hpp"
@@ -119,13 +119,14 @@ inline void attention_forward(const AttentionHead& head, float* y, float* log_su
   pack(head.v, head.qkv_stride, head.sequence, size, values);
   for (std::size_t t = 0; t < head.sequence; t += tile_rows) {
     const std::size_t rows = std::min(tile_rows, head.sequence - t);
-    const std::size_t seen = t + rows;
+    const std::size_t seen = head.seen_by(t + rows - 1);
     multiply_keys(head.q + t * head.qkv_stride, head.qkv_stride, rows, keys, size, seen, scores,
                   stride);
     float inverse[tile_rows];
     for (std::size_t r = 0; r < rows; ++r) {
       float largest = 0.0F;
-      const float sum = exponentiate(scores + r * stride, t + r + 1, seen, scale, &largest);
+      const float sum =
+          exponentiate(scores + r * stride, head.seen_by(t + r), seen, scale, &largest);
       log_sum_exp[t + r] = largest + __builtin_logf(sum);
       inverse[r] = 1.0F / sum;
     }
@@ -190,7 +191,7 @@ inline void differentiate_panel(const AttentionHead& head, const AttentionGradie
                                 const BackwardScratch& s, std::size_t t, std::size_t rows,
                                 float* scores, float* d_scores) {
   const std::size_t size = head.head_size;
-  const std::size_t seen = t + rows;
+  const std::size_t seen = head.seen_by(t + rows - 1);
   const float scale = score_scale(size);
   const float* dy = gradients.dy + t * head.y_stride;
   multiply_keys(head.q + t * head.qkv_stride, head.qkv_stride, rows, s.keys_transposed, size, seen,
@@ -198,7 +199,7 @@ inline void differentiate_panel(const AttentionHead& head, const AttentionGradie
   multiply_keys(dy, head.y_stride, rows, s.values_transposed, size, seen, d_scores, s.stride);
   for (std::size_t r = 0; r < rows; ++r) {
     const float mean = dot(dy + r * head.y_stride, gradients.y + (t + r) * head.y_stride, size);
-    differentiate(scores + r * s.stride, d_scores + r * s.stride, t + r + 1, seen, scale,
+    differentiate(scores + r * s.stride, d_scores + r * s.stride, head.seen_by(t + r), seen, scale,
                   gradients.log_sum_exp[t + r], mean);
   }
   multiply_rows({d_scores, s.stride, rows, s.keys, head.sequence, 0, seen,
@@ -222,18 +223,26 @@ inline void attention_backward(const AttentionHead& head, const AttentionGradien
       differentiate_panel(head, gradients, s, q + t, std::min(tile_rows, queries - t),
                           s.scores + t * s.stride, s.d_scores + t * s.stride);
     }
-    for (std::size_t k = 0; k < q + queries; k += tile_rows) {
-      const std::size_t rows = std::min(tile_rows, head.sequence - k);
-      const std::size_t first = k > q ? k - q : 0;  // Earlier queries do not see these keys.
+    const std::size_t keys = head.seen_by(q + queries - 1);
+    for (std::size_t k = 0; k < keys; k += tile_rows) {
+      const std::size_t rows = std::min(tile_rows, keys - k);
+      // Earlier queries do not see these keys.
+      const std::size_t first = head.is_causal && k > q ? k - q : 0;
+      const bool is_begun = head.is_causal ? k < q : q > 0;
       const std::size_t at = first * s.stride + k;
       const std::size_t to = k * head.qkv_stride;
       multiply_rows({s.scores + at, s.stride, rows, s.dy, queries, first, queries - first,
-                     gradients.dv + to, head.qkv_stride, size, k < q || gradients.adds},
+                     gradients.dv + to, head.qkv_stride, size, is_begun || gradients.adds},
                     multiply_transposed);
       multiply_rows({s.d_scores + at, s.stride, rows, s.queries, queries, first, queries - first,
-                     gradients.dk + to, head.qkv_stride, size, k < q || gradients.adds},
+                     gradients.dk + to, head.qkv_stride, size, is_begun || gradients.adds},
                     multiply_transposed);
     }
+  }
+  if (gradients.adds) return;
+  for (std::size_t k = head.seen_by(head.sequence - 1); k < head.sequence; ++k) {
+    std::fill_n(gradients.dv + k * head.qkv_stride, size, 0.0F);
+    std::fill_n(gradients.dk + k * head.qkv_stride, size, 0.0F);
   }
 }
 

@@ -113,14 +113,20 @@ struct HeadPlace {
   std::size_t y;
 };
 
-AttentionHead head_of(const float* qkv, const AttentionShape& shape, const HeadPlace& place) {
+AttentionHead head_of(const float* qkv, const std::int32_t* lengths, const AttentionShape& shape,
+                      std::size_t index, const HeadPlace& place) {
+  const auto key_count = lengths == nullptr
+                             ? std::size_t{shape.sequence}
+                             : static_cast<std::size_t>(lengths[index / shape.heads]);
   return {.q = qkv + place.q,
           .k = qkv + place.k,
           .v = qkv + place.v,
           .qkv_stride = shape.qkv_width(),
           .y_stride = shape.width(),
           .sequence = shape.sequence,
-          .head_size = shape.head_size};
+          .head_size = shape.head_size,
+          .key_count = key_count,
+          .is_causal = shape.is_causal};
 }
 
 }  // namespace
@@ -176,6 +182,16 @@ void CpuKernels::embedding_backward(Stream& stream, const std::int32_t* tokens, 
       if (d_position_weight == nullptr) continue;
       float* d_position = at(d_position_weight, r % sequence);
       isa.add(d_position, at(dy, r), d_position, count);
+    }
+  });
+}
+
+void CpuKernels::add_rows(Stream& stream, const std::int32_t* indices, const float* table, float* y,
+                          std::uint32_t rows, std::uint32_t hidden) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const auto* row = table + static_cast<std::size_t>(indices[r]) * hidden;
+      isa.add(y + r * hidden, row, y + r * hidden, hidden);
     }
   });
 }
@@ -252,16 +268,19 @@ void CpuKernels::linear_forward(Stream& stream, const float* x, const float* w, 
                    .c = y});
 }
 
-void CpuKernels::linear_backward_input(Stream& stream, const float* dy, const float* w, float* dx,
-                                       const LinearShape& shape) {
+void CpuKernels::linear_backward_input(Stream& stream, const float* dy, const float* w,
+                                       const float* residual, float* dx, const LinearShape& shape) {
+  using Addend = Product::Shape::Addend;
   enqueue_product(stream, isa_,
                   {.shape = {.m = shape.rows,
                              .n = shape.in,
                              .k = shape.out,
                              .transposed_b = shape.layout == WeightLayout::in_out,
-                             .precision = shape.precision},
+                             .precision = shape.precision,
+                             .addend = residual != nullptr ? Addend::elsewhere : Addend::none},
                    .a = dy,
                    .b = w,
+                   .addend = residual,
                    .c = dx});
 }
 
@@ -300,6 +319,56 @@ void CpuKernels::gelu_backward(Stream& stream, const float* x, const float* dy, 
   });
 }
 
+void CpuKernels::exact_gelu_forward(Stream& stream, const float* x, float* y, std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    isa.exact_gelu_forward(x + part.begin, y + part.begin, part.end - part.begin);
+  });
+}
+
+void CpuKernels::exact_gelu_backward(Stream& stream, const float* x, const float* dy, float* dx,
+                                     std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=, &isa = isa_](const Part& part) {
+    isa.exact_gelu_backward(x + part.begin, dy + part.begin, dx + part.begin,
+                            part.end - part.begin);
+  });
+}
+
+// One row for each sequence: too little to be worth vectors.
+
+void CpuKernels::tanh_forward(Stream& stream, const float* x, float* y, std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=](const Part& part) {
+    for (std::size_t i = part.begin; i < part.end; ++i) y[i] = std::tanh(x[i]);
+  });
+}
+
+void CpuKernels::tanh_backward(Stream& stream, const float* y, const float* dy, float* dx,
+                               std::size_t count) {
+  enqueue_in_parts(stream, count, grain_floats, [=](const Part& part) {
+    for (std::size_t i = part.begin; i < part.end; ++i) dx[i] = dy[i] * (1.0F - y[i] * y[i]);
+  });
+}
+
+void CpuKernels::first_rows(Stream& stream, const float* x, float* y, std::uint32_t batch,
+                            std::uint32_t sequence, std::uint32_t hidden) {
+  enqueue_in_parts(stream, batch, 1, [=](const Part& part) {
+    for (std::size_t b = part.begin; b < part.end; ++b) {
+      std::copy_n(x + b * sequence * hidden, hidden, y + b * hidden);
+    }
+  });
+}
+
+void CpuKernels::first_rows_backward(Stream& stream, const float* dy, float* dx,
+                                     std::uint32_t batch, std::uint32_t sequence,
+                                     std::uint32_t hidden) {
+  enqueue_in_parts(stream, batch, 1, [=](const Part& part) {
+    for (std::size_t b = part.begin; b < part.end; ++b) {
+      float* to = dx + b * sequence * hidden;
+      std::fill_n(std::copy_n(dy + b * hidden, hidden, to), std::size_t{sequence - 1} * hidden,
+                  0.0F);
+    }
+  });
+}
+
 void CpuKernels::swiglu_forward(Stream& stream, const float* x, float* y, std::uint32_t rows,
                                 std::uint32_t width) {
   enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
@@ -329,21 +398,22 @@ void CpuKernels::rotate(Stream& stream, float* qkv, const float* turns, bool bac
   });
 }
 
-void CpuKernels::attention_forward(Stream& to, const float* qkv, float* y, float* log_sum_exp,
-                                   const AttentionShape& shape) {
+void CpuKernels::attention_forward(Stream& to, const float* qkv, const std::int32_t* lengths,
+                                   float* y, float* log_sum_exp, const AttentionShape& shape) {
   const std::size_t heads = std::size_t{shape.batch} * shape.heads;
   enqueue_in_parts(to, heads, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
     float* scratch =
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin; i < part.end; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_forward(head_of(qkv, shape, place), y + place.y,
+      isa.attention_forward(head_of(qkv, lengths, shape, i, place), y + place.y,
                             log_sum_exp + i * shape.sequence, scratch);
     }
   });
 }
 
-void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qkv, const float* y,
+void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qkv,
+                                    const std::int32_t* lengths, const float* y,
                                     const float* log_sum_exp, float* d_qkv,
                                     const AttentionShape& shape) {
   // Heads that share keys and values stay together and in order: they add to one gradient.
@@ -354,7 +424,7 @@ void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qk
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin * group; i < part.end * group; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_backward(head_of(qkv, shape, place),
+      isa.attention_backward(head_of(qkv, lengths, shape, i, place),
                              {.dy = dy + place.y,
                               .y = y + place.y,
                               .log_sum_exp = log_sum_exp + i * shape.sequence,
@@ -397,6 +467,12 @@ void CpuKernels::cross_entropy_of_shards(Stream& to, float* logits, const std::i
     auto* losses = reinterpret_cast<double*>(stream.scratch(0, std::size_t{2} * rows));
     in_parts(stream.thread_count(), rows, 1, [=, &isa](const Part& part) {
       for (std::size_t r = part.begin; r < part.end; ++r) {
+        float* row = logits + r * words.count;
+        if (targets[r] < 0) {
+          losses[r] = 0.0;
+          if (gradient_scale != 0.0F) std::fill_n(row, words.count, 0.0F);
+          continue;
+        }
         const auto of_shard = [&](std::size_t shard) {
           return statistics + shard * statistics_stride + 3 * r;
         };
@@ -412,7 +488,6 @@ void CpuKernels::cross_entropy_of_shards(Stream& to, float* logits, const std::i
         }
         losses[r] = double{highest - target_logit} + std::log(double{sum});
         if (gradient_scale == 0.0F) continue;
-        float* row = logits + r * words.count;
         isa.scaled_exponentials(row, highest, gradient_scale / sum, words.count);
         const auto target = static_cast<std::uint32_t>(targets[r]) - words.begin;
         if (target < words.count) row[target] -= gradient_scale;

@@ -22,6 +22,8 @@ public:
                           float* d_token_weight, float* d_position_weight, std::uint32_t rows,
                           std::uint32_t sequence, std::uint32_t hidden, const WordRange& words,
                           Accumulate) override;
+  void add_rows(Stream&, const std::int32_t* indices, const float* table, float* y,
+                std::uint32_t rows, std::uint32_t hidden) override;
 
   void layer_norm_forward(Stream&, const float* x, const float* gamma, const float* beta, float* y,
                           float* mean, float* rstd, std::uint32_t rows, std::uint32_t hidden,
@@ -44,8 +46,8 @@ public:
 
   void linear_forward(Stream&, const float* x, const float* w, const float* bias,
                       const float* residual, float* y, const LinearShape&) override;
-  void linear_backward_input(Stream&, const float* dy, const float* w, float* dx,
-                             const LinearShape&) override;
+  void linear_backward_input(Stream&, const float* dy, const float* w, const float* residual,
+                             float* dx, const LinearShape&) override;
   void linear_backward_weight(Stream&, const float* x, const float* dy, float* dw, float* d_bias,
                               const LinearShape&, Accumulate) override;
 
@@ -53,16 +55,29 @@ public:
   void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
                      std::size_t count) override;
 
+  void exact_gelu_forward(Stream&, const float* x, float* y, std::size_t count) override;
+  void exact_gelu_backward(Stream&, const float* x, const float* dy, float* dx,
+                           std::size_t count) override;
+  void tanh_forward(Stream&, const float* x, float* y, std::size_t count) override;
+  void tanh_backward(Stream&, const float* y, const float* dy, float* dx,
+                     std::size_t count) override;
+
+  void first_rows(Stream&, const float* x, float* y, std::uint32_t batch, std::uint32_t sequence,
+                  std::uint32_t hidden) override;
+  void first_rows_backward(Stream&, const float* dy, float* dx, std::uint32_t batch,
+                           std::uint32_t sequence, std::uint32_t hidden) override;
+
   void swiglu_forward(Stream&, const float* x, float* y, std::uint32_t rows,
                       std::uint32_t width) override;
   void swiglu_backward(Stream&, const float* x, const float* dy, float* dx, std::uint32_t rows,
                        std::uint32_t width) override;
 
   void rotate(Stream&, float* qkv, const float* turns, bool back, const AttentionShape&) override;
-  void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
-                         const AttentionShape&) override;
-  void attention_backward(Stream&, const float* dy, const float* qkv, const float* y,
-                          const float* log_sum_exp, float* d_qkv, const AttentionShape&) override;
+  void attention_forward(Stream&, const float* qkv, const std::int32_t* lengths, float* y,
+                         float* log_sum_exp, const AttentionShape&) override;
+  void attention_backward(Stream&, const float* dy, const float* qkv, const std::int32_t* lengths,
+                          const float* y, const float* log_sum_exp, float* d_qkv,
+                          const AttentionShape&) override;
 
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;

@@ -24,6 +24,11 @@ struct AttentionHead {
   std::size_t y_stride = 0;
   std::size_t sequence = 0;
   std::size_t head_size = 0;
+  std::size_t key_count = 0;  ///< The first, which queries see if attention is not causal.
+  bool is_causal = true;
+
+  /// How many keys, the first, query `t` sees.
+  [[nodiscard]] std::size_t seen_by(std::size_t t) const { return is_causal ? t + 1 : key_count; }
 };
 
 /// What its backward pass reads and, laid out like q, k and v, writes.
@@ -83,6 +88,8 @@ struct Isa {
 
   void (*gelu_forward)(const float* x, float* y, std::size_t count);
   void (*gelu_backward)(const float* x, const float* dy, float* dx, std::size_t count);
+  void (*exact_gelu_forward)(const float* x, float* y, std::size_t count);
+  void (*exact_gelu_backward)(const float* x, const float* dy, float* dx, std::size_t count);
 
   /// Writes the loss of each row to `losses`.
   void (*cross_entropy)(float* logits, const std::int32_t* targets, double* losses,

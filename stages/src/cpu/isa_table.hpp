@@ -25,6 +25,8 @@ constexpr Isa make_isa(const char* name) {
           .swiglu_backward = &swiglu_backward,
           .gelu_forward = &gelu_forward,
           .gelu_backward = &gelu_backward,
+          .exact_gelu_forward = &exact_gelu_forward,
+          .exact_gelu_backward = &exact_gelu_backward,
           .cross_entropy = &cross_entropy,
           .word_statistics = &word_statistics,
           .scaled_exponentials = &scaled_exponentials,

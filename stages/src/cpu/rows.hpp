@@ -185,6 +185,11 @@ inline void cross_entropy(float* logits, const std::int32_t* targets, double* lo
                           std::size_t vocabulary) {
   for (std::size_t r = begin; r < end; ++r) {
     float* row = logits + r * vocabulary;
+    if (targets[r] < 0) {
+      losses[r] = 0.0;
+      if (gradient_scale != 0.0F) std::fill_n(row, vocabulary, 0.0F);
+      continue;
+    }
     float* target = row + targets[r];
     const float highest = largest_of(row, vocabulary);
     const float distance = highest - *target;

@@ -87,10 +87,11 @@ struct StepReported {
   std::uint32_t rank = 0;                    ///< Of the grid.
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
   std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
+  std::uint32_t target_count = 0;            ///< Of the step over all replicas.
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepReported& x) {
-  return f(x.rank, x.losses, x.squares);
+  return f(x.rank, x.losses, x.squares, x.target_count);
 }
 
 /// From a stage actor: the step is over on this rank.

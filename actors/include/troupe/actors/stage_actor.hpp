@@ -98,6 +98,7 @@ private:
   StageMachine::Commands commands_;
   stages::OptimizerStep update_;
   std::uint32_t step_ = 0;
+  std::uint32_t target_count_ = 0;  ///< Of the step's batch.
   std::uint32_t choices_told_ = 0;  ///< In the current step.
   bool has_failed_ = false;  ///< Told once; whatever completes later belongs to no step any more.
 };

@@ -34,7 +34,7 @@ struct RankReport {
 struct StepReport {
   std::uint32_t step = 0;  ///< Counted from 1.
   StepKind kind = StepKind::training;
-  double loss = 0.0;           ///< Mean over the step's tokens, in nats.
+  double loss = 0.0;           ///< Mean over the step's targets, in nats.
   double gradient_norm = 0.0;  ///< Over all parameters, before clipping; 0 in an evaluation step.
   double learning_rate = 0.0;
   std::int64_t begin_ns = 0;  ///< Of the process's steady clock.

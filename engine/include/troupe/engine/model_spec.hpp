@@ -11,10 +11,36 @@ namespace troupe {
 enum class Family : std::uint8_t {
   gpt2,   ///< Learned positions, layer norms before each part, tanh GELU.
   llama,  ///< Rotary positions, RMS norms before each part, grouped queries, SwiGLU, no biases.
+  bert,   ///< Learned positions and segments, every token sees all, layer norms after each part,
+          ///< exact GELU.
 };
 
 /// As they are written in files, by value.
-inline constexpr std::array<std::string_view, 2> family_names{"gpt2", "llama"};
+inline constexpr std::array<std::string_view, 3> family_names{"gpt2", "llama", "bert"};
+
+/// What a BERT learns. The other families learn to tell the next token.
+enum class Task : std::uint8_t {
+  masked,          ///< To tell some tokens of a sequence from the others.
+  classification,  ///< To tell the class of a sequence.
+};
+
+/// As they are written in files, by value.
+inline constexpr std::array<std::string_view, 2> task_names{"masked", "classification"};
+
+/// Parts of a sequence that a BERT tells apart, for example question and answer.
+inline constexpr std::uint32_t segment_count = 2;
+
+/// Integers that a batch has for each sequence.
+struct BatchWidths {
+  std::uint32_t tokens = 0;
+  std::uint32_t segments = 0;
+  std::uint32_t lengths = 0;
+  std::uint32_t targets = 0;
+
+  [[nodiscard]] constexpr std::uint64_t sum() const noexcept {
+    return std::uint64_t{tokens} + segments + lengths + targets;
+  }
+};
 
 /// The shape of a model. All counts at least 1 where 0 is not said to mean something; `hidden` is a
 /// multiple of `heads`, and `heads` of `kv_heads`.
@@ -30,16 +56,32 @@ struct ModelSpec {
   std::uint32_t feed_forward = 0;  ///< Its width; 0: what the family takes, see below.
   double rotary_base = 10'000.0;   ///< Of the wavelengths of rotary positions.
   double norm_epsilon = 1e-5;      ///< Is added to variances.
+  Task task = Task::masked;        ///< Of a BERT.
+  std::uint32_t classes = 0;       ///< Of a classification; 0: there is none.
 
   [[nodiscard]] constexpr std::uint32_t head_size() const noexcept { return hidden / heads; }
   [[nodiscard]] constexpr std::uint32_t kv_head_count() const noexcept {
     return kv_heads == 0 ? heads : kv_heads;
   }
-  /// GPT-2: 4 hidden. Llama: 8/3 hidden, which gives its three matrices as many elements, rounded
-  /// up to a multiple of 64.
+  /// GPT-2 and BERT: 4 hidden. Llama: 8/3 hidden, which gives its three matrices as many elements,
+  /// rounded up to a multiple of 64.
   [[nodiscard]] constexpr std::uint32_t feed_forward_width() const noexcept {
     if (feed_forward != 0) return feed_forward;
-    return family == Family::gpt2 ? 4 * hidden : (8 * hidden + 3 * 64 - 1) / (3 * 64) * 64;
+    return family == Family::llama ? (8 * hidden + 3 * 64 - 1) / (3 * 64) * 64 : 4 * hidden;
+  }
+  [[nodiscard]] constexpr bool classifies() const noexcept {
+    return family == Family::bert && task == Task::classification;
+  }
+  /// What a target is one of: words or classes.
+  [[nodiscard]] constexpr std::uint32_t outcome_count() const noexcept {
+    return classifies() ? classes : vocabulary;
+  }
+  [[nodiscard]] constexpr BatchWidths batch_widths() const noexcept {
+    const bool is_bert = family == Family::bert;
+    return {.tokens = sequence,
+            .segments = is_bert ? sequence : 0,
+            .lengths = is_bert ? 1U : 0U,
+            .targets = classifies() ? 1 : sequence};
   }
 
   /// With what zeros stand for.

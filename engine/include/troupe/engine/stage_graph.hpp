@@ -85,13 +85,17 @@ enum class WeightLayout : std::uint8_t {
 /// What an operation does to its values; `stages::Kernels` has the formulas.
 enum class OperationKind : std::uint8_t {
   embedding,      ///< tokens -> y: zero for words of other shards. Its bias are the positions.
+  segments,       ///< x -> y = x, where it lies: the row of each token's segment is added.
   layer_norm,     ///< x -> y; saves rstd and mean.
   rms_norm,       ///< x -> y; saves rstd.
   linear,         ///< x (and residual) -> y
   rotate,         ///< x = qkv -> y = x, where it lies: queries and keys turn with their position.
   attention,      ///< x = qkv -> y; saves log_sum_exp.
   gelu,           ///< x -> y
+  exact_gelu,     ///< x -> y
   swiglu,         ///< x = gates and values, side by side -> y, half as wide.
+  first_tokens,   ///< x -> y: the first row of each sequence.
+  tanh,           ///< x -> y
   cross_entropy,  ///< x = logits -> the loss, `saved[0]`; training, their gradient replaces them.
                   ///< Between shards it reads `saved[1]`, the statistics of all.
 
@@ -102,8 +106,8 @@ enum class OperationKind : std::uint8_t {
   gather_shards,    ///< Every shard's part of y.
 
   // Between shards that divide rows.
-  gather_rows,  ///< Every shard's rows of x -> y, all rows; backward the sum over all shards, of
-                ///< the own rows.
+  gather_rows,  ///< Every shard's rows of x -> y, all rows; backward the own rows, if `is_term` of
+                ///< the sum over all shards.
   sum_to_rows,  ///< The sum of x over all shards, of the own rows (and residual) -> y; backward
                 ///< every shard's rows.
 };
@@ -121,8 +125,10 @@ struct Operation {
   std::uint32_t bias = no_parameter;
   std::uint32_t in = 0;   ///< Width of x.
   std::uint32_t out = 0;  ///< Width of y.
-  /// Its result is one of the terms of a sum over shards, of which the first also has bias and
-  /// residual.
+  /// That it works on: the tokens of the microbatch, the shard's own of them, or the sequences.
+  std::uint32_t rows = 0;
+  /// Its result is one of the terms of a sum over shards, of which the first also has bias,
+  /// segments and residual.
   bool is_term = false;
   bool on_own_rows = false;      ///< x and y are the shard's rows alone.
   std::uint32_t word_begin = 0;  ///< The first word of the vocabulary that the shard holds.
@@ -175,8 +181,9 @@ struct Bucket {
 };
 
 /// Floating-point operations of a pass of one microbatch on a stage, a multiply-add counted as two;
-/// causal attention counted in full: for GPT-2 together 6 N + 12 L T C per token, N the elements of
-/// the matrices that multiply (Narayanan et al. 2021, appendix; Chowdhery et al. 2022, appendix B).
+/// attention, causal or not, counted in full: for GPT-2 together 6 N + 12 L T C per token, N the
+/// elements of the matrices that multiply (Narayanan et al. 2021, appendix; Chowdhery et al. 2022,
+/// appendix B).
 struct PassFlops {
   double forward = 0.0;
   double backward_input = 0.0;

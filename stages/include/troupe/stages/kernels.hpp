@@ -35,7 +35,7 @@ struct LinearShape {
   Precision precision = Precision::fp32;
 };
 
-/// Extent of causal self-attention. `heads` is a multiple of `kv_heads`: each of these many keys
+/// Extent of self-attention. `heads` is a multiple of `kv_heads`: each of these many keys
 /// and values serves as many neighbouring queries (Ainslie et al. 2023).
 struct AttentionShape {
   std::uint32_t batch = 0;
@@ -43,6 +43,7 @@ struct AttentionShape {
   std::uint32_t heads = 0;
   std::uint32_t kv_heads = 0;
   std::uint32_t head_size = 0;
+  bool is_causal = true;  ///< A query sees its own and earlier keys; else all of its sequence.
 
   /// Of y, and of the queries.
   [[nodiscard]] std::size_t width() const { return std::size_t{heads} * head_size; }
@@ -123,6 +124,10 @@ public:
                                   std::uint32_t rows, std::uint32_t sequence, std::uint32_t hidden,
                                   const WordRange& words, Accumulate) = 0;
 
+  /// y[r] += table[indices[r]], table [any, hidden].
+  virtual void add_rows(Stream&, const std::int32_t* indices, const float* table, float* y,
+                        std::uint32_t rows, std::uint32_t hidden) = 0;
+
   // -- norms -------------------------------------------------------------------------------------
 
   /// y = (x - mean) * rstd * gamma + beta over each row, rstd = 1 / sqrt(variance + epsilon). Saves
@@ -159,9 +164,10 @@ public:
   /// be `y`.
   virtual void linear_forward(Stream&, const float* x, const float* w, const float* bias,
                               const float* residual, float* y, const LinearShape&) = 0;
-  /// dx = dy w^T.
-  virtual void linear_backward_input(Stream&, const float* dy, const float* w, float* dx,
-                                     const LinearShape&) = 0;
+  /// dx = residual + dy w^T. `residual` [rows, in] is the gradient that bypasses the product, null
+  /// for none; it may not be `dx`.
+  virtual void linear_backward_input(Stream&, const float* dy, const float* w,
+                                     const float* residual, float* dx, const LinearShape&) = 0;
   /// dw (+)= x^T dy in the layout of w, d_bias (+)= column sums of dy; `d_bias` may be null.
   virtual void linear_backward_weight(Stream&, const float* x, const float* dy, float* dw,
                                       float* d_bias, const LinearShape&, Accumulate) = 0;
@@ -173,6 +179,25 @@ public:
   /// dx = dy * GELU'(x); `dx` may be `dy`.
   virtual void gelu_backward(Stream&, const float* x, const float* dy, float* dx,
                              std::size_t count) = 0;
+
+  /// y = x times the probability that a standard normal number is below x (Hendrycks and Gimpel
+  /// 2016).
+  virtual void exact_gelu_forward(Stream&, const float* x, float* y, std::size_t count) = 0;
+  /// As for the approximation.
+  virtual void exact_gelu_backward(Stream&, const float* x, const float* dy, float* dx,
+                                   std::size_t count) = 0;
+
+  virtual void tanh_forward(Stream&, const float* x, float* y, std::size_t count) = 0;
+  /// dx = dy * (1 - y^2); `dx` may be `dy`.
+  virtual void tanh_backward(Stream&, const float* y, const float* dy, float* dx,
+                             std::size_t count) = 0;
+
+  /// y [batch, hidden] = the first row of each sequence of x [batch, sequence, hidden].
+  virtual void first_rows(Stream&, const float* x, float* y, std::uint32_t batch,
+                          std::uint32_t sequence, std::uint32_t hidden) = 0;
+  /// dx = dy in these rows, 0 in the others.
+  virtual void first_rows_backward(Stream&, const float* dy, float* dx, std::uint32_t batch,
+                                   std::uint32_t sequence, std::uint32_t hidden) = 0;
 
   /// y = silu(gate) * value with silu(x) = x / (1 + e^-x) (Shazeer 2020), for x [rows, 2 width]:
   /// gates, then values. y [rows, width].
@@ -189,13 +214,16 @@ public:
   virtual void rotate(Stream&, float* qkv, const float* turns, bool back,
                       const AttentionShape&) = 0;
 
-  /// Causal attention with scale 1 / sqrt(head_size). qkv [rows, qkv_width]: q, k, v side by side,
-  /// each by heads. y [rows, width]. Saves log_sum_exp [batch, heads, sequence].
-  virtual void attention_forward(Stream&, const float* qkv, float* y, float* log_sum_exp,
-                                 const AttentionShape&) = 0;
+  /// Attention with scale 1 / sqrt(head_size). qkv [rows, qkv_width]: q, k, v side by side, each by
+  /// heads. y [rows, width]. Saves log_sum_exp [batch, heads, sequence]. Where it is not causal,
+  /// queries see the first `lengths[b]` keys of sequence b, at least one; causal attention has none
+  /// (null).
+  virtual void attention_forward(Stream&, const float* qkv, const std::int32_t* lengths, float* y,
+                                 float* log_sum_exp, const AttentionShape&) = 0;
   /// d_qkv [rows, qkv_width] from dy [rows, width] and what the forward pass saw and saved. What
   /// several queries add to the gradients of a key or value is added in the order of their heads.
-  virtual void attention_backward(Stream&, const float* dy, const float* qkv, const float* y,
+  virtual void attention_backward(Stream&, const float* dy, const float* qkv,
+                                  const std::int32_t* lengths, const float* y,
                                   const float* log_sum_exp, float* d_qkv,
                                   const AttentionShape&) = 0;
 
@@ -203,7 +231,8 @@ public:
 
   /// *loss = sum over rows of -log softmax(logits)[target], added in row order in double. When
   /// `gradient_scale` is not 0, replaces logits [rows, vocabulary] by
-  /// (softmax(logits) - one_hot(target)) * gradient_scale.
+  /// (softmax(logits) - one_hot(target)) * gradient_scale. A row whose target is negative has no
+  /// loss and a gradient of 0, here and below.
   virtual void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                              float gradient_scale, std::uint32_t rows,
                              std::uint32_t vocabulary) = 0;

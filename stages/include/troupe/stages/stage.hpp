@@ -28,13 +28,20 @@ struct DeviceSpan {
 /// `device_failure` if the device failed.
 using DeviceDone = InlineFunction<void(Errc, DeviceSpan)>;
 
-/// The tokens of one step of one replica, in host memory; the first and the last stage upload them.
+/// The data of one step of one replica, in host memory; each stage uploads what it needs of it. How
+/// much there is of what says `ModelSpec::batch_widths`.
 struct Batch {
   std::uint32_t microbatch_count = 0;
   std::uint32_t microbatch_size = 0;  ///< Sequences.
   std::uint32_t sequence = 0;         ///< Tokens.
   std::vector<std::int32_t> tokens;   ///< [microbatch_count, microbatch_size, sequence]
-  std::vector<std::int32_t> targets;  ///< Same shape: the token that follows each.
+  /// Same shape: the token that follows each. For a BERT the one to be told there, or -1 for none;
+  /// if it classifies, [microbatch_count, microbatch_size], the class of each sequence.
+  std::vector<std::int32_t> targets;
+  std::vector<std::int32_t> segments{};  ///< For a BERT, same shape as the tokens: 0 or 1.
+  /// For a BERT, [microbatch_count, microbatch_size]: tokens before the padding, at least one.
+  std::vector<std::int32_t> lengths{};
+  std::uint32_t target_count = 0;  ///< Of the step over all replicas; the loss is their mean.
 };
 
 /// What holds for one step.
@@ -42,7 +49,6 @@ struct StepInfo {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
   const Batch* batch = nullptr;    ///< Outlives the step.
-  std::uint32_t token_count = 0;   ///< Tokens of the step over all replicas; the loss is a mean.
   MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
 
   /// Those of the batch that pass through the stage.
@@ -126,8 +132,8 @@ public:
   virtual void on_bucket_ready(BucketReady ready) = 0;
 
   /// The losses of the step so far, by microbatch of the batch: each the sum over the microbatch's
-  /// tokens, zero for those that do not pass through the stage. Filled on the last stage as forward
-  /// passes finish; empty elsewhere.
+  /// targets, zero for those that do not pass through the stage. Filled on the last stage as
+  /// forward passes finish; empty elsewhere.
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
 
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which

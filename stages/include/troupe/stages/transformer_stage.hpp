@@ -50,9 +50,9 @@ public:
   /// Where the gradients of a bucket are computed; see `gradient_place_count`.
   [[nodiscard]] virtual BufferView bucket(std::uint32_t index) = 0;
 
-  /// Copies `row` of the logits [rows, vocabulary] of the last evaluation pass of a stage with the
-  /// head and no other shards to `logits` [vocabulary]. Blocks until the stream is empty. For text
-  /// generation.
+  /// Copies `row` of the logits [rows, vocabulary], or [sequences, classes], of the last evaluation
+  /// pass of a stage with the head and no other shards to `logits`. Blocks until the stream is
+  /// empty. For text generation.
   virtual void read_logits(std::size_t row, std::span<float> logits) = 0;
 };
 
