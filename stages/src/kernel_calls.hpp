@@ -72,7 +72,7 @@ private:
   [[nodiscard]] std::size_t own_count(const Operation& operation) const {
     return std::size_t{operation.rows} / shard_.count * operation.out;
   }
-  [[nodiscard]] LinearShape shape_of(const Operation& operation) {
+  [[nodiscard]] LinearShape shape_of(const Operation& operation) const {
     return {.rows = operation.rows,
             .in = operation.in,
             .out = operation.out,

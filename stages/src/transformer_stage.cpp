@@ -314,7 +314,12 @@ void ArenaStage::begin_step(const StepInfo& info) {
 }
 
 void ArenaStage::begin_work() {
-  stream_.enqueue([this] { work_begin_ns_ = steady_now_ns(); });
+  stream_.enqueue([this] {
+    // Whoever read parameters may have waited for them, outside of any work.
+    static_cast<void>(shards_.take_waiting_ns());
+    static_cast<void>(holders_.take_waiting_ns());
+    work_begin_ns_ = steady_now_ns();
+  });
 }
 
 void ArenaStage::end_work(DeviceDone done) {

@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include <gtest/gtest.h>
+
+#include "troupe/stages/cpu_device.hpp"
+#include "troupe/transport/in_process.hpp"
 
 #include "allocations.hpp"
 #include "device_cases.hpp"
@@ -387,6 +392,40 @@ TEST_P(TransformerStageOn, AnnouncesEachBucketOnceInOrderWhenItsGradientsAreFina
       }
     }
   }
+}
+
+/// Who reads parameters that another holder updates waits for them; no pass has waited then.
+TEST(TransformerStage, CountsNoWaitOfAReaderAsThatOfAPass) {
+  const auto device = make_cpu_device();
+  const auto group = transport::make_in_process_group(2);
+  auto props = alone(true, whole, 1, false);
+  props.train.optimizer_sharding = OptimizerSharding::zero1;
+  std::vector<std::unique_ptr<Stream>> streams;
+  std::vector<std::unique_ptr<TransformerStage>> stages;
+  for (std::size_t i = 0; i < 2; ++i) {
+    streams.push_back(device->make_stream("stage", 1));
+    streams.push_back(device->make_stream("sums", 1));
+    props.peers.holders = {.group = group[i].get(), .stream = streams.back().get()};
+    stages.push_back(make_transformer_stage(*device, *streams[2 * i], props).value());
+  }
+  const OptimizerStep step{.step = 1, .learning_rate = 0.1F};
+  const auto ignore = [](Errc, const DeviceSpan&) {};
+  stages[0]->optimize(step, ignore);
+  {
+    const std::jthread late{[&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds{50});
+      stages[1]->optimize(step, ignore);
+    }};
+    std::vector<float> values(stages[0]->parameters().front().values.size());
+    stages[0]->read_parameter(0, values);
+  }
+  const auto batch = make_batch(small(true), 1, 2, data_seed, 0);
+  stages[0]->begin_step({.step = 1, .kind = StepKind::evaluation, .batch = &batch});
+  DeviceSpan seen;
+  stages[0]->enqueue({.stage = {}, .pass = Pass::forward, .microbatch = {}},
+                     [&seen](Errc, const DeviceSpan& span) { seen = span; });
+  for (const auto& stream : streams) stream->synchronize();
+  EXPECT_LE(seen.gathering_ns, seen.end_ns - seen.begin_ns);
 }
 
 TEST_P(TransformerStageOn, MeasuresTheSquaresOfEachOwnedGradient) {
