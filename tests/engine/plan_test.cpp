@@ -82,7 +82,8 @@ TEST(Plan, OptimizerStateOfFourReplicasTakesAQuarterOfTheMemory) {
   const auto bytes = [&](OptimizerSharding sharding) {
     config.train.optimizer_sharding = sharding;
     double sum = 0.0;
-    for (const auto& stage : make_plan(config)->stages) {
+    const auto plan = make_plan(config).value();
+    for (const auto& stage : plan.stages) {
       for (const auto& item : stage.memory) {
         if (item.name == "optimizer state") sum += static_cast<double>(item.bytes);
       }
