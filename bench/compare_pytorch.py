@@ -127,13 +127,18 @@ def start_troupe_processes(folder, cores, **settings):
     return [director, *nodes], metrics
 
 
-def finish_troupe(started, warmup=2):
-    """Returns the median tokens/s of the steps after the warm-up."""
+def rates_of(started, warmup=2):
+    """Returns the tokens/s of the steps after the warm-up."""
     processes, metrics = started
     if any([process.wait() for process in processes]):
         raise SystemExit("troupe failed")
     rates = [json.loads(line)["tokens_per_second"] for line in metrics.read_text().splitlines()]
-    return statistics.median(rates[warmup:])
+    return rates[warmup:]
+
+
+def finish_troupe(started):
+    """Returns the median tokens/s of the steps after the warm-up."""
+    return statistics.median(rates_of(started))
 
 
 def run_pytorch(core, steps, precision):

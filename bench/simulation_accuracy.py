@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How far a simulated step is from a measured one: two stages on two cores, over schedules, numbers of
-microbatches, partitions and links, with what `troupe profile` measured a little earlier. Beside the time the
-peak memory of the process: what `troupe plan` announces against what the kernel has counted.
+microbatches, partitions and links, with what `troupe profile` measured before and after, the mean of both. Beside the
+time the peak memory of the process: what `troupe plan` announces against what the kernel has counted.
 
 The bars are medians of at most 3 %. Nothing else should run meanwhile.
 Usage: bench/simulation_accuracy.py [--steps N] [--seconds S]     needs build/release
@@ -111,15 +111,14 @@ def main():
           "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(folder)
-        last = None
+        laboratory.profile(args.seconds)
         for name, split, microbatches, layers, delay_us in cases():
-            if name != last:  # A machine's speed drifts.
-                laboratory.profile(args.seconds)
-                last = name
             settings = laboratory.settings(name, split, microbatches, layers, delay_us)
-            simulated = laboratory.simulated_ms(settings)
+            before = laboratory.simulated_ms(settings)
             announced = laboratory.announced_bytes(settings)
             measured, peak = laboratory.measured(settings, args.steps)
+            laboratory.profile(args.seconds)  # A machine's speed drifts.
+            simulated = (before + laboratory.simulated_ms(settings)) / 2
             time_errors.append(abs(simulated / measured - 1))
             memory_errors.append(abs(announced / peak - 1))
             print(f"| {name}{' split' if split else ''} | {microbatches} | {layers} | {delay_us / 1000:.0f} | "

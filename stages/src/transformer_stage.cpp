@@ -70,6 +70,11 @@ private:
     return integers.subspan(microbatch.value() * count, count);
   }
 
+  /// The gradients of the bucket are; this holder's part may be empty.
+  [[nodiscard]] bool is_kept_in_parts(std::uint32_t bucket) const {
+    return memory_.is_kept_in_parts[graph_.buckets[bucket].begin];
+  }
+
   void initialise();
   void initialise(const ParameterSpec& spec, std::uint64_t first, std::span<float> values) const;
   void upload(std::span<const float> values, float* to);
@@ -452,9 +457,9 @@ void ArenaStage::begin_weights(MicrobatchIndex microbatch) {
 
 /// Where the gradients are computed that a pass is the first to keep in parts.
 std::uint32_t ArenaStage::place_of_first_part() const {
-  const auto& parts = memory_.gradient_parts;
-  const auto first = std::ranges::find_if(parts, [](const auto& part) { return !part.empty(); });
-  return static_cast<std::uint32_t>(first - parts.begin()) % gradient_place_count;
+  std::uint32_t first = 0;
+  while (first < bucket_count() && !is_kept_in_parts(first)) ++first;
+  return first % gradient_place_count;
 }
 
 void ArenaStage::end_weights(MicrobatchIndex microbatch) {
@@ -469,9 +474,9 @@ void ArenaStage::end_weights(MicrobatchIndex microbatch) {
 void ArenaStage::bucket_done() {
   const auto index = bucket_next_++;
   TROUPE_ASSERT(index < bucket_count());
-  const bool is_kept_in_parts = !memory_.gradient_parts[index].empty();
-  if (is_last_weights_ || is_kept_in_parts) sum_rows(index);
-  if (is_kept_in_parts) scatter(index);
+  const bool in_parts = is_kept_in_parts(index);
+  if (is_last_weights_ || in_parts) sum_rows(index);
+  if (in_parts) scatter(index);
   if (!is_last_weights_) return;
   stream_.enqueue([this, index] {
     if (bucket_ready_) bucket_ready_(index);
@@ -534,7 +539,7 @@ void ArenaStage::reduce_bucket(std::uint32_t index, transport::CollectiveDone do
     case OptimizerSharding::zero1:
       return group->reduce_scatter(*additions, bucket(index), std::move(done));
     case OptimizerSharding::zero2:
-      if (!memory_.gradient_parts[index].empty()) return done(Errc::none);
+      if (is_kept_in_parts(index)) return done(Errc::none);
       return stream_.enqueue([this, sums = bucket(index), done = std::move(done)]() mutable {
         const auto& peers = props_.peers.holders;
         peers.group->reduce_scatter(*peers.stream, sums, std::move(done));

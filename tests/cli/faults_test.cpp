@@ -11,6 +11,7 @@
 
 #include <poll.h>
 
+#include "troupe/engine/optimizer_sharding.hpp"
 #include "troupe/transport/orphaned_segments.hpp"
 
 #include "run_fixture.hpp"
@@ -44,6 +45,7 @@ struct Scenario {
     constexpr std::array delays_max_ms{500U, 30U, 400U, 60U};
     delay = milliseconds{below(delays_max_ms[moment])};
     sharded = below(2) == 0;
+    optimizer_sharding = optimizer_sharding_names[below(3)];
   }
 
   [[nodiscard]] Moment when() const { return static_cast<Moment>(moment); }
@@ -67,7 +69,8 @@ struct Scenario {
   bool shared_memory = true;
   bool launched = false;  ///< By the director, instead of by hand.
   milliseconds delay{};
-  bool sharded = false;  ///< Two shards that follow a policy, instead of two replicas.
+  bool sharded = false;            ///< Two shards that follow a policy, instead of two replicas.
+  std::string optimizer_sharding;  ///< Of replicas.
 };
 
 class Faults : public Run {
@@ -109,13 +112,16 @@ std::optional<milliseconds> wait_for_end(PeerProcess& process, Clock::time_point
 
 void Faults::perform(std::uint64_t seed) {
   Scenario scenario{seed};
-  const auto what = std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment]
-                    + (scenario.sharded ? ", shards" : ", replicas");
+  const auto what =
+      std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment]
+      + (scenario.sharded ? ", shards" : ", replicas, " + scenario.optimizer_sharding);
   SCOPED_TRACE("seed " + std::to_string(seed) + ": " + what);
   const std::uint32_t step_count = scenario.when() == Moment::end ? 5 : 100000;
   std::vector<std::string> more{"train.steps=" + std::to_string(step_count),
                                 "train.validation_interval=100000"};
-  if (scenario.sharded) {
+  if (!scenario.sharded) {
+    more.push_back("train.optimizer_sharding=" + scenario.optimizer_sharding);
+  } else {
     more.insert(more.end(),
                 {"parallel.data=1", "parallel.tensor=2", "schedule.policy=backward-first"});
   }
