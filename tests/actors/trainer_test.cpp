@@ -27,6 +27,12 @@
 namespace troupe::actors {
 namespace {
 
+/// With as many chunks as it needs.
+void set_schedule(Config& config, const char* name) {
+  config.schedule.name = name;
+  config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+}
+
 const Outcome& serial(bool tied) {
   static std::map<bool, Outcome> outcomes;
   if (!outcomes.contains(tied)) outcomes[tied] = train(tiny_config(tied));
@@ -83,8 +89,7 @@ TEST(SameBits, APolicyEqualsTheSerialRun) {
                                         << schedule << " split=" << split);
         auto config = tiny_config(true);
         config.parallel.pipeline = 3;
-        config.schedule.name = schedule;
-        config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+        set_schedule(config, schedule);
         config.schedule.split_backward = split;
         config.schedule.policy = policy;
         EXPECT_TRUE(train(config) == serial(true));
@@ -222,8 +227,7 @@ TEST_P(SameBitsOfBerts, PipelinesAndRecomputationEqualTheSerialRun) {
                                         << static_cast<int>(recompute));
         auto config = config_of(GetParam());
         config.parallel.pipeline = ranks;
-        config.schedule.name = schedule;
-        config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+        set_schedule(config, schedule);
         config.train.recompute = recompute;
         EXPECT_TRUE(train(config) == serial_run);
       }
@@ -301,8 +305,7 @@ TEST(SameBits, ShardsFollowThePolicyOfTheirLeader) {
         SCOPED_TRACE(testing::Message() << policy_names[static_cast<std::size_t>(policy)] << " "
                                         << schedule << " split=" << split);
         config.schedule.policy = policy;
-        config.schedule.name = schedule;
-        config.schedule.chunks = config.schedule.name == "interleaved-1f1b" ? 2 : 1;
+        set_schedule(config, schedule);
         config.schedule.split_backward = split;
         EXPECT_TRUE(train(config) == in_order);
       }
