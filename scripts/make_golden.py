@@ -38,8 +38,9 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 0.02, "min_learning_rate
              "weight_decay": 0.1}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
        "weight_decay": 0.01, "momentum": 0.9}
-# With a loss scale that no gradient here overflows or, but for a few, underflows.
-HALVES = {"precision": "fp16", "loss_scale": 4096.0}
+# With a loss scale that no gradient here overflows or, but for a few, underflows. What is apart in the last
+# digit falls on other sides of ties: a few steps, before that grows.
+HALVES = {"precision": "fp16", "loss_scale": 4096.0, "steps": 5}
 CASES = {
     "tied_adamw": (GPT2, True, ADAMW),
     "untied_adamw": (GPT2, False, ADAMW),
@@ -363,10 +364,10 @@ FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_f
 
 def learning_rate_at(train, step):
     """As engine/config.hpp, `step` counted from 1."""
-    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], TRAIN["warmup_steps"]
+    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], train["warmup_steps"]
     if step <= warmup:
         return peak * step / warmup
-    share = (step - warmup) / (TRAIN["steps"] - warmup)
+    share = (step - warmup) / (train["steps"] - warmup)
     return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * share))
 
 
@@ -423,6 +424,7 @@ def to_safetensors(tensors):
 
 def run(model, tie, train):
     """What the training was and what it measured; and the weights after it, by name."""
+    train = {**TRAIN, **train}
     shapes_of, forward = FAMILIES[model["family"]]
     if model is CLASSIFIER:
         shapes_of, forward = classifier_shapes, classifier_forward
@@ -431,7 +433,7 @@ def run(model, tie, train):
     products = {"product": ProductOfHalves.apply} if "precision" in train else {}
     scale = train.get("loss_scale", 1.0)
     losses, norms = [], []
-    for step in range(1, TRAIN["steps"] + 1):
+    for step in range(1, train["steps"] + 1):
         seen, targets = make_batch(model, step - 1)
         logits = forward(parameters, **seen, **products)
         loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
@@ -444,7 +446,7 @@ def run(model, tie, train):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(train, step)
         optimizer.step()
-    return {"model": {**model, "tie_embeddings": tie}, "train": {**TRAIN, **train},
+    return {"model": {**model, "tie_embeddings": tie}, "train": train,
             "losses": losses, "gradient_norms": norms}, parameters
 
 
