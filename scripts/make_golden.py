@@ -38,12 +38,16 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 0.02, "min_learning_rate
              "weight_decay": 0.1}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
        "weight_decay": 0.01, "momentum": 0.9}
+# With a loss scale that no gradient here overflows or, but for a few, underflows. What is apart in the last
+# digit falls on other sides of ties: a few steps, before that grows.
+HALVES = {"precision": "fp16", "loss_scale": 4096.0, "steps": 5}
 CASES = {
     "tied_adamw": (GPT2, True, ADAMW),
     "untied_adamw": (GPT2, False, ADAMW),
     "tied_sgd": (GPT2, True, SGD),
     "llama_adamw": (LLAMA, False, ADAMW),
     "tied_llama_sgd": (LLAMA, True, SGD),
+    "tied_sgd_fp16": (GPT2, True, {**SGD, **HALVES}),
     "untied_adam": (GPT2, False, ADAM),
     "llama_adafactor": (LLAMA, False, ADAFACTOR),
     "bert_adamw": (BERT, True, BERT_ADAMW),
@@ -231,6 +235,22 @@ def make_parameters(shapes):
     return parameters
 
 
+class ProductOfHalves(torch.autograd.Function):
+    """x [..., in] times w [in, out]: the operands of it and of its backward pass are rounded to half
+    precision; they add up in 32 bits, as tensor cores do."""
+
+    @staticmethod
+    def forward(context, x, w):
+        context.save_for_backward(x, w)
+        return x.half().float() @ w.half().float()
+
+    @staticmethod
+    def backward(context, dy):
+        x, w = (saved.half().float() for saved in context.saved_tensors)
+        dy = dy.half().float()
+        return dy @ w.T, x.flatten(0, -2).T @ dy.flatten(0, -2)
+
+
 def attend(q, k, v, hidden_keys=None):
     """Each [batch, heads, sequence, head_size]; returns [batch, sequence, hidden]. Later keys are
     hidden, or those marked in [batch, sequence]."""
@@ -248,13 +268,13 @@ def by_heads(x, heads):
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def gpt2_forward(p, tokens):
+def gpt2_forward(p, tokens, product=torch.matmul):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], 1e-5)
 
     def linear(x, name):
-        return x @ p[name + ".weight"] + p[name + ".bias"]
+        return product(x, p[name + ".weight"]) + p[name + ".bias"]
 
     x = p["wte.weight"][tokens] + p["wpe.weight"][:tokens.shape[1]]
     for i in range(GPT2["layers"]):
@@ -263,7 +283,7 @@ def gpt2_forward(p, tokens):
         x = x + linear(attend(*(by_heads(t, GPT2["heads"]) for t in qkv)), h + "attn.c_proj")
         wide = F.gelu(linear(norm(x, h + "ln_2"), h + "mlp.c_fc"), approximate="tanh")
         x = x + linear(wide, h + "mlp.c_proj")
-    return norm(x, "ln_f") @ p.get("lm_head.weight", p["wte.weight"]).T
+    return product(norm(x, "ln_f"), p.get("lm_head.weight", p["wte.weight"]).T)
 
 
 def llama_forward(p, tokens):
@@ -344,10 +364,10 @@ FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_f
 
 def learning_rate_at(train, step):
     """As engine/config.hpp, `step` counted from 1."""
-    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], TRAIN["warmup_steps"]
+    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], train["warmup_steps"]
     if step <= warmup:
         return peak * step / warmup
-    share = (step - warmup) / (TRAIN["steps"] - warmup)
+    share = (step - warmup) / (train["steps"] - warmup)
     return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * share))
 
 
@@ -404,24 +424,29 @@ def to_safetensors(tensors):
 
 def run(model, tie, train):
     """What the training was and what it measured; and the weights after it, by name."""
+    train = {**TRAIN, **train}
     shapes_of, forward = FAMILIES[model["family"]]
     if model is CLASSIFIER:
         shapes_of, forward = classifier_shapes, classifier_forward
     parameters = make_parameters(shapes_of(tie))
     optimizer = make_optimizer(parameters, train)
+    products = {"product": ProductOfHalves.apply} if "precision" in train else {}
+    scale = train.get("loss_scale", 1.0)
     losses, norms = [], []
-    for step in range(1, TRAIN["steps"] + 1):
+    for step in range(1, train["steps"] + 1):
         seen, targets = make_batch(model, step - 1)
-        logits = forward(parameters, **seen)
+        logits = forward(parameters, **seen, **products)
         loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
         optimizer.zero_grad()
-        loss.backward()
+        (scale * loss).backward()
+        for p in parameters.values():
+            p.grad /= scale
         norms.append(torch.nn.utils.clip_grad_norm_(parameters.values(), train["clip_norm"]).item())
         losses.append(loss.item())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(train, step)
         optimizer.step()
-    return {"model": {**model, "tie_embeddings": tie}, "train": {**TRAIN, **train},
+    return {"model": {**model, "tie_embeddings": tie}, "train": train,
             "losses": losses, "gradient_norms": norms}, parameters
 
 

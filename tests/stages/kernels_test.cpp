@@ -295,8 +295,10 @@ std::vector<LinearShape> linear_shapes() {
   }
   for (auto shape : std::vector{shapes}) {
     if (shape.rows != 17) continue;
-    shape.precision = Precision::bf16;
-    shapes.push_back(shape);
+    for (const auto precision : {Precision::bf16, Precision::fp16}) {
+      shape.precision = precision;
+      shapes.push_back(shape);
+    }
   }
   return shapes;
 }
@@ -339,6 +341,61 @@ TEST_P(VectorKernels, CarryWhatIsNoNumberThroughProductsOfBf16) {
   // Halfway between two: to the even one. 1 + 2^-8 and 1 + 3 * 2^-8.
   EXPECT_EQ(product({1.00390625F, 0.0F, 0.0F})[0], 1.0F);
   EXPECT_EQ(product({1.01171875F, 0.0F, 0.0F})[0], 1.015625F);
+}
+
+/// The numbers of half precision from 0 to the infinite one, which has the place of 65536.
+std::vector<double> halves() {
+  std::vector<double> numbers;
+  for (int bits = 0; bits <= 0x7c00; ++bits) {
+    const int exponent = bits >> 10;
+    const int fraction = bits & 0x3ff;
+    numbers.push_back(exponent == 0 ? std::ldexp(fraction, -24)
+                                    : std::ldexp(1024 + fraction, exponent - 25));
+  }
+  return numbers;
+}
+
+/// A product of width one shows what becomes of an operand, whichever it is.
+TEST_P(VectorKernels, RoundOperandsToEachNumberOfHalfPrecision) {
+  constexpr auto infinity = std::numeric_limits<float>::infinity();
+  const auto numbers = halves();
+  Floats x;
+  Floats expected;
+  const auto add = [&](double value, double rounded) {
+    for (const float sign : {1.0F, -1.0F}) {
+      x.push_back(sign * static_cast<float>(value));
+      expected.push_back(sign * (rounded < 65536.0 ? static_cast<float>(rounded) : infinity));
+    }
+  };
+  for (std::size_t i = 0; i + 1 < numbers.size(); ++i) {
+    const auto middle = static_cast<float>((numbers[i] + numbers[i + 1]) / 2);
+    add(numbers[i], numbers[i]);
+    add(std::nextafter(middle, 0.0F), numbers[i]);
+    add(middle, numbers[i + i % 2]);  // A tie: the even one.
+    add(std::nextafter(middle, infinity), numbers[i + 1]);
+  }
+  add(std::numeric_limits<float>::denorm_min(), 0.0);
+  add(std::numeric_limits<float>::max(), 65536.0);
+  add(infinity, 65536.0);
+  const auto count = static_cast<std::uint32_t>(x.size());
+  const Floats one{1.0F};
+  Floats y(count);
+  auto& kernels = device_->kernels();
+  kernels.linear_forward(*stream_, x.data(), one.data(), nullptr, nullptr, y.data(),
+                         {count, 1, 1, WeightLayout::out_in, Precision::fp16});
+  stream_->synchronize();
+  EXPECT_EQ(y, expected);
+  kernels.linear_forward(*stream_, one.data(), x.data(), nullptr, nullptr, y.data(),
+                         {1, 1, count, WeightLayout::out_in, Precision::fp16});
+  stream_->synchronize();
+  EXPECT_EQ(y, expected);
+  for (const auto bits : {0x7f800001U, 0x7fffffffU, 0xffc00000U}) {
+    const auto nan = std::bit_cast<float>(bits);
+    kernels.linear_forward(*stream_, &nan, one.data(), nullptr, nullptr, y.data(),
+                           {1, 1, 1, WeightLayout::out_in, Precision::fp16});
+    stream_->synchronize();
+    EXPECT_TRUE(std::isnan(y[0])) << bits;
+  }
 }
 
 TEST_P(VectorKernels, DifferentiateAProductForItsInput) {

@@ -289,15 +289,20 @@ void ReferenceKernels::rms_norm_backward_weight(Stream& stream, const float* dy,
   });
 }
 
-/// Rounded, if that is the precision, to the eight significant bits of bfloat16, ties to even.
+/// Rounded, if that is the precision, to the eight significant bits of bfloat16, or to the eleven
+/// of half precision, fewer below 2^-14, and none from 2^16 on; ties to even.
 static std::vector<double> operand(const float* values, std::size_t count, Precision precision) {
   std::vector<double> rounded(values, values + count);
   if (precision == Precision::fp32) return rounded;
   for (auto& value : rounded) {
     if (!std::isfinite(value)) continue;
     int exponent = 0;
-    const double fraction = std::frexp(value, &exponent);
-    value = std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
+    static_cast<void>(std::frexp(value, &exponent));
+    const int last = precision == Precision::bf16 ? exponent - 8 : std::max(exponent - 11, -24);
+    value = std::ldexp(std::nearbyint(std::ldexp(value, -last)), last);
+    if (precision == Precision::fp16 && std::abs(value) > 65504.0) {
+      value = std::copysign(std::numeric_limits<double>::infinity(), value);
+    }
   }
   return rounded;
 }

@@ -408,7 +408,7 @@ TEST(TransformerStage, CountsNoWaitOfAReaderAsThatOfAPass) {
     props.peers.holders = {.group = group[i].get(), .stream = streams.back().get()};
     stages.push_back(make_transformer_stage(*device, *streams[2 * i], props).value());
   }
-  const OptimizerStep step{.step = 1, .learning_rate = 0.1F};
+  const OptimizerStep step{.update = 1, .learning_rate = 0.1F};
   const auto ignore = [](Errc, const DeviceSpan&) {};
   stages[0]->optimize(step, ignore);
   {
@@ -482,7 +482,7 @@ TEST(TransformerStage, AllocatesNothingOnceItIsBuilt) {
       if (splits) pass(Pass::backward_weight, m);
     }
     stage->measure_gradients(done);
-    stage->optimize({.step = 1, .learning_rate = 1e-3F}, done);
+    stage->optimize({.update = 1, .learning_rate = 1e-3F}, done);
     const auto allocations = watched_allocations();
 
     EXPECT_GT(done_count, 6);
@@ -503,7 +503,7 @@ TEST(TransformerStage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
       stage->enqueue({.stage = {}, .pass = pass, .microbatch = MicrobatchIndex{0}}, done);
     }
     stage->measure_gradients(done);
-    stage->optimize({.step = number, .learning_rate = 1e-3F}, done);
+    stage->optimize({.update = number, .learning_rate = 1e-3F}, done);
     stream->synchronize();
   };
   step(1);

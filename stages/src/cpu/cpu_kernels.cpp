@@ -50,11 +50,13 @@ void enqueue_in_parts(Stream& stream, std::size_t count, std::size_t grain, cons
 constexpr std::size_t line_floats = 16;      ///< Of a cache line: threads do not share one.
 constexpr std::size_t grain_floats = 16384;  ///< Less is not worth a thread.
 
-/// Runs a product whose operands are rounded first: to bf16, or on a processor that does not
-/// multiply that to the same numbers as floats.
+/// Runs a product whose operands are rounded first: to bf16 where that is multiplied, otherwise to
+/// floats that have the values of bf16 or fp16.
 void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
   auto& products = stream.products();
-  const bool is_native = isa.multiplies_bf16 && OnednnProducts::has_bf16();
+  const bool is_bf16 = product.shape.precision == Precision::bf16;
+  const bool is_native = is_bf16 && isa.multiplies_bf16 && OnednnProducts::has_bf16();
+  const auto round = is_bf16 ? isa.round_to_bf16 : isa.round_to_fp16;
   if (!is_native) product.shape.precision = Precision::fp32;
   const auto& [m, n, k] = std::tie(product.shape.m, product.shape.n, product.shape.k);
   const auto a_count = std::size_t{m} * k;
@@ -74,7 +76,7 @@ void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
       if (is_native) {
         isa.to_bf16(values + part.begin, reinterpret_cast<std::uint16_t*>(to) + part.begin, size);
       } else {
-        isa.round_to_bf16(values + part.begin, to + part.begin, size);
+        round(values + part.begin, to + part.begin, size);
       }
     });
     return to;
@@ -86,7 +88,7 @@ void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
 
 void enqueue_product(Stream& to, const Isa& isa, const Product& product) {
   to.enqueue([product, &isa, &stream = cpu(to)] {
-    if (product.shape.precision == Precision::bf16) return run_rounded(isa, stream, product);
+    if (product.shape.precision != Precision::fp32) return run_rounded(isa, stream, product);
     auto& products = stream.products();
     products.run(product, stream.scratch(0, products.scratch_floats(product.shape)));
   });

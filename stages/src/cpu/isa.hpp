@@ -105,6 +105,8 @@ struct Isa {
   void (*to_bf16)(const float* x, std::uint16_t* y, std::size_t count);
   /// The same numbers, as floats.
   void (*round_to_bf16)(const float* x, float* y, std::size_t count);
+  /// To numbers of half precision, as floats.
+  void (*round_to_fp16)(const float* x, float* y, std::size_t count);
 
   void (*add)(const float* a, const float* b, float* y, std::size_t count);
   double (*sum_of_squares)(const float* x, std::size_t count);
