@@ -56,6 +56,7 @@ struct Case {
   bool tied;
   Policy policy = Policy::in_order;
   OptimizerSharding sharding = OptimizerSharding::none;
+  double dropout = 0.0;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -70,6 +71,8 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.chunks = grid.chunks;
   config.schedule.policy = grid.policy;
   config.train.optimizer_sharding = grid.sharding;
+  config.model.dropout = grid.dropout;
+  config.model.attention_dropout = grid.dropout;
   config.schedule.microbatches /= grid.parallel.data;
   config.train.steps = 5;
   auto alone = Trainer::make(make_plan(config).value(), source_of(config));
@@ -113,6 +116,14 @@ constexpr Case cases[] = {
      true,
      Policy::in_order,
      OptimizerSharding::zero2},
+    {"dropout",
+     "1f1b",
+     {.data = 2, .tensor = 2, .pipeline = 1},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     0.1},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {
