@@ -133,10 +133,15 @@ void StageActorState::on(const StepStarted& message) {
   trace_.reserve(trace_size_max());
   choices_told_ = 0;
   const auto stages = plan_->training.stages_of(local_->coordinate.pipeline);
+  const auto& schedule = plan_->config.schedule;
+  const auto samples = schedule.microbatches * schedule.microbatch_size;
   for (std::size_t i = 0; i < stages.size(); ++i) {
-    local_->stages[i].stage->begin_step({message.step, message.kind, message.batch,
-                                         plan_->training.microbatches_of(stages[i]),
-                                         static_cast<float>(message.loss_scale)});
+    local_->stages[i].stage->begin_step({.step = message.step,
+                                         .kind = message.kind,
+                                         .batch = message.batch,
+                                         .microbatches = plan_->training.microbatches_of(stages[i]),
+                                         .first_sample = local_->coordinate.replica * samples,
+                                         .loss_scale = static_cast<float>(message.loss_scale)});
   }
   advance(Started{});
 }

@@ -386,7 +386,10 @@ PassFrame ArenaStage::frame_of(const Slot& slot, MicrobatchIndex microbatch) con
           .targets = of_microbatch(memory_.targets, microbatch).data(),
           .gradient_scale =
               trains ? step_.loss_scale / static_cast<float>(step_.batch->target_count) : 0.0F,
-          .accumulate = accumulate_};
+          .accumulate = accumulate_,
+          .drops = trains,
+          .step = step_.step,
+          .first_sample = step_.first_sample + microbatch.value() * props_.microbatch_size};
 }
 
 void ArenaStage::enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame) {

@@ -46,10 +46,11 @@ struct Batch {
 
 /// What holds for one step.
 struct StepInfo {
-  std::uint32_t step = 0;
+  std::uint32_t step = 0;  ///< Of the training, counted from 1; masks of dropout depend on it.
   StepKind kind = StepKind::training;
   const Batch* batch = nullptr;    ///< Outlives the step.
   MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
+  std::uint32_t first_sample = 0;  ///< Of the batch: its number among those of all replicas.
   float loss_scale = 1.0F;  ///< Gradients, not losses, are multiplied by it: see `LossScaler`.
 
   /// Those of the batch that pass through the stage.
