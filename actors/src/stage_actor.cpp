@@ -357,10 +357,13 @@ void StageActorState::carry_out(const MeasureGradients& command) {
 void StageActorState::carry_out(const ReportStep&) {
   StepReported report{.rank = rank(), .losses = {}, .squares = {}, .target_count = target_count_};
   for (auto& held : local_->stages) {
-    // Ends of two copies of the model have losses of different microbatches.
+    // Ends of two copies of the model have losses and predictions of different microbatches.
     const auto losses = held.stage->losses();
     if (!losses.empty()) report.losses.resize(losses.size());
     for (std::size_t m = 0; m < losses.size(); ++m) report.losses[m] += losses[m];
+    const auto predictions = held.stage->predictions();
+    if (!predictions.empty()) report.predictions.resize(predictions.size());
+    for (std::size_t s = 0; s < predictions.size(); ++s) report.predictions[s] += predictions[s];
     const auto squares = held.stage->gradient_squares();
     report.squares.emplace_back(squares.begin(), squares.end());
   }

@@ -765,6 +765,7 @@ public:
     stage_->on_bucket_ready(std::move(ready));
   }
   std::span<const double> losses() const override { return stage_->losses(); }
+  std::span<const std::int32_t> predictions() const override { return stage_->predictions(); }
   void add_tied(stages::DeviceDone done) override { stage_->add_tied(std::move(done)); }
   void measure_gradients(stages::DeviceDone done) override {
     stage_->measure_gradients(std::move(done));

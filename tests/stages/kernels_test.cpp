@@ -751,6 +751,28 @@ TEST_P(VectorKernels, MeasureAndDifferentiateTheLoss) {
   }
 }
 
+/// The first of several that are equal, and a column also where there is no largest.
+TEST_P(VectorKernels, FindTheLargestOfEachRow) {
+  constexpr auto nan = std::numeric_limits<float>::quiet_NaN();
+  const Floats x{1, 3, 3, 2, -5, -4, -4, -9, 7, 0, 0, 7, nan, nan, nan, nan, 0, 0, 0, 1};
+  std::vector<std::int32_t> indices(5, -1);
+  device_->kernels().arg_max(*stream_, x.data(), indices.data(), 5, 4);
+  stream_->synchronize();
+  EXPECT_EQ(indices, (std::vector<std::int32_t>{1, 1, 0, 0, 3}));
+  for (const auto rows : row_counts) {
+    for (const auto columns : {1U, 2U, 50U}) {
+      const auto values = random(std::size_t{rows} * columns);
+      std::vector<std::int32_t> expected(rows);
+      std::vector<std::int32_t> found(rows);
+      InlineStream stream;
+      ReferenceKernels{}.arg_max(stream, values.data(), expected.data(), rows, columns);
+      device_->kernels().arg_max(*stream_, values.data(), found.data(), rows, columns);
+      stream_->synchronize();
+      EXPECT_EQ(found, expected) << rows << " x " << columns;
+    }
+  }
+}
+
 TEST_P(VectorKernels, MeasureTheLossOverTheWordsOfAllShards) {
   constexpr std::uint32_t rows = 17;
   constexpr std::uint32_t vocabulary = 50;

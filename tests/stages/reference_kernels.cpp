@@ -621,6 +621,19 @@ void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::i
   });
 }
 
+void ReferenceKernels::arg_max(Stream& stream, const float* x, std::int32_t* indices,
+                               std::uint32_t rows, std::uint32_t columns) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      std::size_t best = 0;
+      for (std::size_t i = 1; i < columns; ++i) {
+        if (x[r * columns + i] > x[r * columns + best]) best = i;
+      }
+      indices[r] = static_cast<std::int32_t>(best);
+    }
+  });
+}
+
 void ReferenceKernels::word_statistics(Stream& stream, const float* logits,
                                        const std::int32_t* targets, float* statistics,
                                        std::uint32_t rows, const WordRange& words) {

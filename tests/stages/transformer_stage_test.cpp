@@ -284,6 +284,46 @@ TEST_P(TransformerStageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
   EXPECT_NEAR(stage->losses()[0], loss, 1e-5);
 }
 
+ModelSpec classifier() {
+  auto model = small(false, Family::bert);
+  model.task = Task::classification;
+  model.classes = 5;
+  return model;
+}
+
+/// Logits can be read of the last microbatch alone, hence each is the last once.
+TEST_P(TransformerStageOn, TakesEachSequenceForTheClassWithTheLargestLogit) {
+  for (const bool in_two : {false, true}) {
+    auto props = props_of(false, in_two ? std::vector{2U, 4U} : std::vector{6U});
+    props.model = classifier();
+    StageChain chain{*device_, props};
+    auto& last = chain.stage(chain.stage_count() - 1);
+    auto batch = batch_of(props, 0);
+    for (std::uint32_t step = 0; step < 3; ++step) (void)chain.train(batch);
+    EXPECT_TRUE(last.predictions().empty()) << "a training step tells none";
+    std::vector<std::int32_t> expected;
+    for (std::uint32_t turn = 0; turn < 3; ++turn) {
+      (void)chain.evaluate(batch);
+      if (in_two) EXPECT_TRUE(chain.stage(0).predictions().empty());
+      const auto predictions = last.predictions();
+      ASSERT_EQ(predictions.size(), 6U);
+      if (turn == 0) expected.assign(predictions.begin(), predictions.end());
+      EXPECT_TRUE(std::ranges::equal(predictions, expected));
+      for (std::size_t row = 0; row < 2; ++row) {
+        std::array<float, 5> logits{};
+        last.read_logits(row, logits);
+        EXPECT_EQ(predictions[4 + row], std::ranges::max_element(logits) - logits.begin());
+      }
+      for (auto* of_batch :
+           {&batch.tokens, &batch.segments, &batch.lengths, &batch.targets, &expected}) {
+        const auto of_microbatch = static_cast<std::ptrdiff_t>(of_batch->size() / 3);
+        std::ranges::rotate(*of_batch, of_batch->begin() + of_microbatch);
+      }
+    }
+    EXPECT_NE(std::ranges::min(expected), std::ranges::max(expected)) << "else nothing is seen";
+  }
+}
+
 TEST_P(TransformerStageOn, StartsFromTheNormalNumbersOfEachParameterAndReadsWhatWasWritten) {
   auto props = alone(true, whole, 1, false);
   props.train.seed = 77;
@@ -378,9 +418,12 @@ TEST_P(TransformerStageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
            {whole, StageSpec{.layer_begin = 0, .layer_end = 2, .has_embedding = true},
             StageSpec{.layer_begin = 2, .layer_end = 5},
             StageSpec{.layer_begin = 5, .layer_end = 6, .has_head = true}}) {
-        for (const auto family : families) {
+        std::vector<ModelSpec> models;
+        for (const auto family : families) models.push_back(small(tie, family));
+        if (!tie) models.push_back(classifier());
+        for (const auto& model : models) {
           auto props = alone(tie, spec, 2, splits);
-          props.model = tie ? dropping(small(tie, family)) : small(tie, family);
+          props.model = tie ? dropping(model) : model;
           InlineDevice enough{bytes_of(props)};
           InlineDevice too_small{bytes_of(props) - 1};
           InlineStream stream;

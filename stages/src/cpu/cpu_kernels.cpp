@@ -479,6 +479,16 @@ void CpuKernels::cross_entropy(Stream& to, float* logits, const std::int32_t* ta
   });
 }
 
+void CpuKernels::arg_max(Stream& stream, const float* x, std::int32_t* indices, std::uint32_t rows,
+                         std::uint32_t columns) {
+  enqueue_in_parts(stream, rows, 1, [=](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const auto* row = x + r * columns;
+      indices[r] = static_cast<std::int32_t>(std::max_element(row, row + columns) - row);
+    }
+  });
+}
+
 void CpuKernels::word_statistics(Stream& stream, const float* logits, const std::int32_t* targets,
                                  float* statistics, std::uint32_t rows, const WordRange& words) {
   enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {

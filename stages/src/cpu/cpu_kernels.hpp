@@ -84,6 +84,9 @@ public:
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
 
+  void arg_max(Stream&, const float* x, std::int32_t* indices, std::uint32_t rows,
+               std::uint32_t columns) override;
+
   void word_statistics(Stream&, const float* logits, const std::int32_t* targets, float* statistics,
                        std::uint32_t rows, const WordRange& words) override;
   void cross_entropy_of_shards(Stream&, float* logits, const std::int32_t* targets,

@@ -98,10 +98,12 @@ struct StepReported {
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
   std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
   std::uint32_t target_count = 0;            ///< Of the step over all replicas.
+  /// Of an evaluation that classifies, on the last stage's rank: [microbatches, sequences].
+  std::vector<std::int32_t> predictions{};
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepReported& x) {
-  return f(x.rank, x.losses, x.squares, x.target_count);
+  return f(x.rank, x.losses, x.squares, x.target_count, x.predictions);
 }
 
 /// From a stage actor: the step is over on this rank.

@@ -269,6 +269,11 @@ public:
                              float gradient_scale, std::uint32_t rows,
                              std::uint32_t vocabulary) = 0;
 
+  /// indices[r] = where the largest element of row r of x [rows, columns] is, the first if several
+  /// are; some column where an element is not a number.
+  virtual void arg_max(Stream&, const float* x, std::int32_t* indices, std::uint32_t rows,
+                       std::uint32_t columns) = 0;
+
   /// What other shards must know of these logits [rows, words]: statistics [rows, 3] are the
   /// largest logit m, the sum of e^(logit - m), and the target's logit, or minus infinity if it is
   /// not among `words`.
