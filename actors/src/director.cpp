@@ -96,7 +96,7 @@ bool DirectorState::refuse(const std::optional<std::string>& misfit) {
 }
 
 void DirectorState::on(StepReported& message) {
-  if (!is_running_ || refuse(misfit_of(*plan_, message)) || refuse(misfit_of_parts(message))) {
+  if (!is_running_ || refuse(misfit_of(*plan_, report_.kind, message)) || refuse(misfit_of_parts(message))) {
     return;
   }
   auto& place = reported_[message.rank];
@@ -104,7 +104,11 @@ void DirectorState::on(StepReported& message) {
   place = std::move(message);
   if (++reported_count_ < stages_.size()) return;
   report_.loss = mean_loss();
-  if (report_.kind == StepKind::evaluation) return;
+  report_.target_count = reported_.front()->target_count;
+  if (report_.kind == StepKind::evaluation) {
+    if (plan_->config.model.classifies()) report_.predictions = predictions();
+    return;
+  }
   decide_update();
 }
 
@@ -209,19 +213,41 @@ void DirectorState::finish(Expected<StepReport> outcome) {
   done_(std::move(outcome));
 }
 
-/// Adds replica after replica, microbatch after microbatch: the order of the serial run.
-double DirectorState::mean_loss() const {
+/// Replica after replica, and where the model has two copies, end after end: tells `visit` what the
+/// rank of a last stage has reported and which microbatches end there. All shards report the same.
+template <class Visit>
+void DirectorState::for_each_end(const Visit& visit) const {
   const auto& schedule = plan_->training;
-  double sum = 0.0;
   for (std::uint32_t r = 0; r < plan_->config.parallel.data; ++r) {
     for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
       if (!schedule.is_last(StageIndex{s})) continue;
       const auto rank = rank_at(plan_->config.parallel, {r, 0, schedule.rank_of_stage[s]});
-      const auto [begin, end] = schedule.microbatches_of(StageIndex{s});
-      for (auto m = begin; m < end; ++m) sum += reported_[rank]->losses[m];
+      visit(r, *reported_[rank], schedule.microbatches_of(StageIndex{s}));
     }
   }
+}
+
+/// Adds replica after replica, microbatch after microbatch: the order of the serial run.
+double DirectorState::mean_loss() const {
+  double sum = 0.0;
+  for_each_end([&](std::uint32_t, const StepReported& reported, const MicrobatchRange& range) {
+    for (auto m = range.begin; m < range.end; ++m) sum += reported.losses[m];
+  });
   return sum / reported_.front()->target_count;
+}
+
+std::vector<std::int32_t> DirectorState::predictions() const {
+  const std::size_t sequences = plan_->config.schedule.microbatch_size;
+  const auto per_replica = plan_->training.microbatch_count * sequences;
+  std::vector<std::int32_t> all(plan_->config.parallel.data * per_replica);
+  for_each_end([&](std::uint32_t replica, const StepReported& reported,
+                   const MicrobatchRange& range) {
+    const auto from = std::span{reported.predictions}.subspan(
+        range.begin * sequences, (range.end - range.begin) * sequences);
+    const auto to = replica * per_replica + range.begin * sequences;
+    std::ranges::copy(from, all.begin() + static_cast<std::ptrdiff_t>(to));
+  });
+  return all;
 }
 
 /// Adds parameter after parameter in model order, from the first copy of the model in the first

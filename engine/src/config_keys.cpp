@@ -129,6 +129,8 @@ std::vector<Key> keys_of(Config& config) {
       {"model", "norm_epsilon", Real{&model.norm_epsilon, 1e-12, 1.0}},
       {"model", "task", Choice<Task>{&model.task, task_names}},
       {"model", "classes", Whole32{&model.classes, 0, 65'536}},
+      {"model", "dropout", Real{&model.dropout, 0.0, 0.99}},
+      {"model", "attention_dropout", Real{&model.attention_dropout, 0.0, 0.99}},
       {"parallel", "data", Whole32{&parallel.data, 1, 1024}},
       {"parallel", "tensor", Whole32{&parallel.tensor, 1, 1024}},
       {"parallel", "pipeline", Whole32{&parallel.pipeline, 1, 1024}},

@@ -132,6 +132,7 @@ public:
   }
   void on_bucket_ready(BucketReady ready) override { ready_ = std::move(ready); }
   [[nodiscard]] std::span<const double> losses() const override { return losses_; }
+  [[nodiscard]] std::span<const std::int32_t> predictions() const override { return {}; }
 
   void add_tied(DeviceDone done) override {
     const auto other = buffers_.held(Edge::tied_in, once);

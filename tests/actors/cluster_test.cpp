@@ -58,6 +58,7 @@ struct Case {
   OptimizerSharding sharding = OptimizerSharding::none;
   Precision precision = Precision::fp32;
   WireFormat wire = WireFormat::fp32;
+  double dropout = 0.0;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -75,6 +76,8 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.train.precision = grid.precision;
   config.train.loss_scale = overflowing_scale;
   config.train.gradient_wire = grid.wire;
+  config.model.dropout = grid.dropout;
+  config.model.attention_dropout = grid.dropout;
   config.schedule.microbatches /= grid.parallel.data;
   config.train.steps = grid.precision == Precision::fp16 ? 12 : 5;
   auto alone = Trainer::make(make_plan(config).value(), source_of(config));
@@ -148,6 +151,16 @@ constexpr Case cases[] = {
      OptimizerSharding::zero2,
      Precision::fp16,
      WireFormat::bf16},
+    {"dropout",
+     "1f1b",
+     {.data = 2, .tensor = 2, .pipeline = 1},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.1},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

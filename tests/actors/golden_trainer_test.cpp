@@ -57,7 +57,9 @@ INSTANTIATE_TEST_SUITE_P(
     Trainings, GoldenTrainer,
     testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd", "tied_sgd_fp16",
                                      "llama_adamw", "tied_llama_sgd", "untied_adam",
-                                     "llama_adafactor", "bert_adamw", "bert_classes_adamw"),
+                                     "llama_adafactor", "bert_adamw", "bert_classes_adamw",
+                                     "dropout_adamw", "llama_dropout_sgd",
+                                     "bert_classes_dropout_adamw"),
                      testing::Values(1U, 2U)),
     [](const auto& test) {
       return std::string{std::get<0>(test.param)} + "_ranks_"

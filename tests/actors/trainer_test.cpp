@@ -571,6 +571,33 @@ TEST(SameBits, RecomputationEqualsTheSerialRunOnWhateverStages) {
   }
 }
 
+Config dropping(Config config) {
+  config.model.dropout = 0.1;
+  config.model.attention_dropout = 0.2;
+  return config;
+}
+
+const Outcome& serial_dropping() {
+  static const auto outcome = train(dropping(tiny_config(true)));
+  return outcome;
+}
+
+TEST(SameBits, DropoutInReplicasIsThatOfTheSerialRun) {
+  EXPECT_NE(serial_dropping().losses, serial(true).losses);
+  for (const std::uint32_t replicas : {2U, 4U}) {
+    SCOPED_TRACE(testing::Message() << replicas << " replicas");
+    auto config = dropping(tiny_config(true));
+    config.parallel = {.data = replicas, .tensor = 1, .pipeline = 2};
+    config.schedule.microbatches /= replicas;
+    const auto outcome = train(config);
+    for (std::size_t step = 0; step < step_count; ++step) {
+      EXPECT_NEAR(outcome.losses[step] / serial_dropping().losses[step], 1.0, 1e-5)
+          << "step " << step;
+    }
+    EXPECT_EQ(train(config), outcome) << "the same bits on every run";
+  }
+}
+
 class SameBitsOfSchedules : public testing::TestWithParam<std::string_view> {};
 
 TEST_P(SameBitsOfSchedules, EqualTheSerialRunOrTwoReplicasIfThereAreTwoCopies) {
@@ -592,6 +619,25 @@ TEST_P(SameBitsOfSchedules, EqualTheSerialRunOrTwoReplicasIfThereAreTwoCopies) {
       replicated.schedule.microbatches /= 2;
       EXPECT_TRUE(train(plan) == train(plan_of(replicated, "1f1b", ranks)));
     }
+  }
+}
+
+/// Which elements are dropped depends on where they are in the whole, not on who drops them when.
+TEST_P(SameBitsOfSchedules, DropWhatTheSerialRunDrops) {
+  for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+    SCOPED_TRACE(testing::Message() << "recompute " << static_cast<int>(recompute));
+    auto config = dropping(tiny_config(true));
+    config.train.recompute = recompute;
+    const auto plan = plan_of(config, GetParam(), 2);
+    ASSERT_TRUE(plan) << plan.error().context;
+    if (plan->training.copy_count == 1) {
+      EXPECT_TRUE(train(plan) == serial_dropping());
+      continue;
+    }
+    auto replicated = config;
+    replicated.parallel.data = 2;
+    replicated.schedule.microbatches /= 2;
+    EXPECT_TRUE(train(plan) == train(plan_of(replicated, "1f1b", 2)));
   }
 }
 
@@ -719,6 +765,7 @@ public:
     stage_->on_bucket_ready(std::move(ready));
   }
   std::span<const double> losses() const override { return stage_->losses(); }
+  std::span<const std::int32_t> predictions() const override { return stage_->predictions(); }
   void add_tied(stages::DeviceDone done) override { stage_->add_tied(std::move(done)); }
   void measure_gradients(stages::DeviceDone done) override {
     stage_->measure_gradients(std::move(done));

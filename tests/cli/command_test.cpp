@@ -290,10 +290,6 @@ TEST_F(Command, RefusesABadConfiguration) {
   expect_refused("troupe train run.toml --set model.layers=1", "layers");
   expect_refused("troupe train run.toml --set model.heads=3", "heads");
   expect_refused("troupe train run.toml --set model.family=bert", "at least 257");
-  expect_refused(
-      "troupe train run.toml --set model.family=bert --set model.task=classification "
-      "--set model.classes=2 --set model.tie_embeddings=false",
-      "labelled sequences");
   expect_refused("troupe train run.toml --set parallel.tensor=3", "tensor");
   expect_refused(
       "troupe train run.toml --set schedule.name=dualpipe "

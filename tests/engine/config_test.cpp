@@ -134,6 +134,8 @@ TEST(Config, WrittenOutReadsBackEqual) {
   config.model.task = Task::classification;
   config.model.classes = 4;
   config.model.norm_epsilon = 1e-12;
+  config.model.dropout = 0.1;
+  config.model.attention_dropout = 1.0 / 7;
   config.data.text = "a \"quoted\" back\\slash \xc3\xa9\xf0\x9f\x8e\xad = # [x]";
   EXPECT_EQ(parsed(to_toml(config)), config);
 }

@@ -59,7 +59,9 @@ inline ModelSpec model_from(const nlohmann::json& golden) {
           .feed_forward = from.at("feed_forward"),
           .norm_epsilon = from.value("norm_epsilon", 1e-5),
           .task = static_cast<Task>(place_of("task", task_names, "masked")),
-          .classes = from.value("classes", 0U)};
+          .classes = from.value("classes", 0U),
+          .dropout = from.value("dropout", 0.0),
+          .attention_dropout = from.value("attention_dropout", 0.0)};
 }
 
 inline TrainConfig train_config_from(const nlohmann::json& golden) {

@@ -56,7 +56,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::ValuesIn(devices()),
                      testing::Values("tied_adamw", "untied_adamw", "tied_sgd", "tied_sgd_fp16",
                                      "llama_adamw", "tied_llama_sgd", "untied_adam",
-                                     "llama_adafactor", "bert_adamw", "bert_classes_adamw")),
+                                     "llama_adafactor", "bert_adamw", "bert_classes_adamw",
+                                     "dropout_adamw", "llama_dropout_sgd",
+                                     "bert_classes_dropout_adamw")),
     [](const auto& test) { return std::get<0>(test.param).name + '_' + std::get<1>(test.param); });
 
 std::vector<std::vector<float>> values_of(Device& device, StageChain& chain) {

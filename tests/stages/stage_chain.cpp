@@ -183,7 +183,7 @@ void StageChain::carry(std::size_t from, Edge out, std::size_t to, Edge in,
 
 void StageChain::begin_step(const Batch& batch, StepKind kind) {
   for (const auto& stage : stages_) {
-    stage->begin_step({.step = step_,
+    stage->begin_step({.step = step_ + 1,
                        .kind = kind,
                        .batch = &batch,
                        .loss_scale = static_cast<float>(loss_scale())});

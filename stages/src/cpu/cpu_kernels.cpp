@@ -115,8 +115,19 @@ struct HeadPlace {
   std::size_t y;
 };
 
+/// Of sample `sample` of the microbatch, and one of the call's heads.
+Mask mask_of(const Dropout& dropout, std::size_t sample, std::size_t head = 0) {
+  return {.threshold = dropout.threshold(),
+          .scale = dropout.scale(),
+          .key = {static_cast<std::uint32_t>(dropout.seed),
+                  static_cast<std::uint32_t>(dropout.seed >> 32U), dropout.step,
+                  dropout.first_sample + static_cast<std::uint32_t>(sample)},
+          .site = dropout.site,
+          .head = dropout.first_head + static_cast<std::uint32_t>(head)};
+}
+
 AttentionHead head_of(const float* qkv, const std::int32_t* lengths, const AttentionShape& shape,
-                      std::size_t index, const HeadPlace& place) {
+                      const Dropout& dropout, std::size_t index, const HeadPlace& place) {
   const auto key_count = lengths == nullptr
                              ? std::size_t{shape.sequence}
                              : static_cast<std::size_t>(lengths[index / shape.heads]);
@@ -128,7 +139,8 @@ AttentionHead head_of(const float* qkv, const std::int32_t* lengths, const Atten
           .sequence = shape.sequence,
           .head_size = shape.head_size,
           .key_count = key_count,
-          .is_causal = shape.is_causal};
+          .is_causal = shape.is_causal,
+          .mask = mask_of(dropout, index / shape.heads, index % shape.heads)};
 }
 
 }  // namespace
@@ -400,15 +412,29 @@ void CpuKernels::rotate(Stream& stream, float* qkv, const float* turns, bool bac
   });
 }
 
+void CpuKernels::dropout(Stream& stream, const float* x, const float* residual, float* y,
+                         std::uint32_t rows, std::uint32_t sequence, std::uint32_t width,
+                         const Dropout& dropout) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const auto row = dropout.first_row + static_cast<std::uint32_t>(r);
+      const std::size_t at = r * width;
+      isa.dropout(x + at, residual == nullptr ? nullptr : residual + at, y + at, width,
+                  mask_of(dropout, row / sequence), row % sequence);
+    }
+  });
+}
+
 void CpuKernels::attention_forward(Stream& to, const float* qkv, const std::int32_t* lengths,
-                                   float* y, float* log_sum_exp, const AttentionShape& shape) {
+                                   float* y, float* log_sum_exp, const AttentionShape& shape,
+                                   const Dropout& dropout) {
   const std::size_t heads = std::size_t{shape.batch} * shape.heads;
   enqueue_in_parts(to, heads, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
     float* scratch =
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin; i < part.end; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_forward(head_of(qkv, lengths, shape, i, place), y + place.y,
+      isa.attention_forward(head_of(qkv, lengths, shape, dropout, i, place), y + place.y,
                             log_sum_exp + i * shape.sequence, scratch);
     }
   });
@@ -417,7 +443,7 @@ void CpuKernels::attention_forward(Stream& to, const float* qkv, const std::int3
 void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qkv,
                                     const std::int32_t* lengths, const float* y,
                                     const float* log_sum_exp, float* d_qkv,
-                                    const AttentionShape& shape) {
+                                    const AttentionShape& shape, const Dropout& dropout) {
   // Heads that share keys and values stay together and in order: they add to one gradient.
   const std::size_t group = shape.heads / shape.kv_heads;
   const std::size_t groups = std::size_t{shape.batch} * shape.kv_heads;
@@ -426,7 +452,7 @@ void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qk
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin * group; i < part.end * group; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_backward(head_of(qkv, lengths, shape, i, place),
+      isa.attention_backward(head_of(qkv, lengths, shape, dropout, i, place),
                              {.dy = dy + place.y,
                               .y = y + place.y,
                               .log_sum_exp = log_sum_exp + i * shape.sequence,
@@ -450,6 +476,16 @@ void CpuKernels::cross_entropy(Stream& to, float* logits, const std::int32_t* ta
     double sum = 0.0;
     for (std::size_t r = 0; r < rows; ++r) sum += losses[r];
     *loss = sum;
+  });
+}
+
+void CpuKernels::arg_max(Stream& stream, const float* x, std::int32_t* indices, std::uint32_t rows,
+                         std::uint32_t columns) {
+  enqueue_in_parts(stream, rows, 1, [=](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const auto* row = x + r * columns;
+      indices[r] = static_cast<std::int32_t>(std::max_element(row, row + columns) - row);
+    }
   });
 }
 

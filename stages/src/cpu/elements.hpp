@@ -2,6 +2,7 @@
 #pragma once
 
 #include "isa.hpp"
+#include "masks.hpp"
 #include "vector.hpp"
 
 namespace troupe::stages::TROUPE_ISA {
@@ -166,6 +167,15 @@ inline void swiglu_backward(const float* x, const float* dy, float* dx, std::siz
       store(dx + values + i, gradient * gate * sigmoid, lanes);
     });
   }
+}
+
+inline void dropout(const float* x, const float* residual, float* y, std::size_t count,
+                    const Mask& mask, std::uint32_t row) {
+  for_each_factor(mask, row, count, [&](std::size_t i, auto lanes, Vector factor) {
+    Vector value = load(x + i, lanes) * factor;
+    if (residual != nullptr) value += load(residual + i, lanes);
+    store(y + i, value, lanes);
+  });
 }
 
 inline void add(const float* a, const float* b, float* y, std::size_t count) {

@@ -33,6 +33,7 @@ constexpr Isa make_isa(const char* name) {
           .to_bf16 = &to_bf16,
           .round_to_bf16 = &round_to_bf16,
           .round_to_fp16 = &round_to_fp16,
+          .dropout = &dropout,
           .add = &add,
           .sum_of_squares = &sum_of_squares,
           .adam = &adam,

@@ -39,7 +39,10 @@ private:
   /// whether it does.
   bool refuse(const std::optional<std::string>& misfit);
   void decide_update();
+  template <class Visit>
+  void for_each_end(const Visit& visit) const;
   [[nodiscard]] double mean_loss() const;
+  [[nodiscard]] std::vector<std::int32_t> predictions() const;
   [[nodiscard]] std::optional<std::string> misfit_of_parts(const StepReported& message) const;
   [[nodiscard]] double global_norm() const;
   /// What the rank of `holder` reported of its stage.

@@ -110,6 +110,8 @@ struct StepReported {
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
   std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
   std::uint32_t target_count = 0;            ///< Of the step over all replicas.
+  /// Of an evaluation that classifies, on the last stage's rank: [microbatches, sequences].
+  std::vector<std::int32_t> predictions{};
 };
 /// As bits: what CAF makes of a number that is not finite is another, or never done.
 template <class Inspector>
@@ -123,7 +125,7 @@ typename Inspector::result_type inspect(Inspector& f, StepReported& x) {
     for (const auto& of_stage : squares) x.squares.push_back(numbers_of(of_stage));
     return caf::none;
   };
-  return f(x.rank, losses, squares, x.target_count, caf::meta::load_callback(load));
+  return f(x.rank, losses, squares, x.target_count, x.predictions, caf::meta::load_callback(load));
 }
 
 /// From a stage actor: the step is over on this rank.

@@ -46,10 +46,11 @@ struct Batch {
 
 /// What holds for one step.
 struct StepInfo {
-  std::uint32_t step = 0;
+  std::uint32_t step = 0;  ///< Of the training, counted from 1; masks of dropout depend on it.
   StepKind kind = StepKind::training;
   const Batch* batch = nullptr;    ///< Outlives the step.
   MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
+  std::uint32_t first_sample = 0;  ///< Of the batch: its number among those of all replicas.
   float loss_scale = 1.0F;  ///< Gradients, not losses, are multiplied by it: see `LossScaler`.
 
   /// Those of the batch that pass through the stage.
@@ -136,6 +137,11 @@ public:
   /// targets, zero for those that do not pass through the stage. Filled on the last stage as
   /// forward passes finish; empty elsewhere.
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
+
+  /// The class that the model takes each sequence for, [microbatches of the batch, sequences]: what
+  /// an evaluation of a model that classifies has told so far, on the last stage; 0 for microbatches
+  /// that do not pass through it. Empty elsewhere, and in training steps.
+  [[nodiscard]] virtual std::span<const std::int32_t> predictions() const = 0;
 
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which
   /// the driver sends to the other end. Enqueues `bucket = first stage's half + last stage's half`,
