@@ -1,5 +1,10 @@
 #include "message_checks.hpp"
 
+#include <limits>
+#include <vector>
+
+#include <caf/binary_deserializer.hpp>
+#include <caf/binary_serializer.hpp>
 #include <gtest/gtest.h>
 
 #include "troupe/engine/schedule_text.hpp"
@@ -49,6 +54,27 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
             std::string::npos);
 }
 
+TEST(StepReported, BringsNumbersThatAreNotFiniteToAnotherProcess) {
+  constexpr auto infinity = std::numeric_limits<double>::infinity();
+  StepReported sent{.rank = 3,
+                    .losses = {1.5, -0.0, infinity},
+                    .squares = {{-infinity, std::numeric_limits<double>::denorm_min()},
+                                {std::numeric_limits<double>::quiet_NaN()}},
+                    .target_count = 7};
+  std::vector<char> bytes;
+  caf::binary_serializer sink{nullptr, bytes};
+  ASSERT_FALSE(sink(sent));
+  StepReported received;
+  caf::binary_deserializer source{nullptr, bytes};
+  ASSERT_FALSE(source(received));
+  EXPECT_EQ(received.rank, 3U);
+  EXPECT_EQ(bits_of(received.losses), bits_of(sent.losses));
+  ASSERT_EQ(received.squares.size(), 2U);
+  EXPECT_EQ(received.squares[0], sent.squares[0]);
+  EXPECT_EQ(bits_of(received.squares[1]), bits_of(sent.squares[1]));
+  EXPECT_EQ(received.target_count, 7U);
+}
+
 /// Of the last of two ranks with two microbatches of two sequences.
 TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
   Config config;
@@ -65,7 +91,8 @@ TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
   config.schedule.microbatches = 2;
   config.schedule.microbatch_size = 2;
   const auto plan = make_plan(config).value();
-  const auto misfit = [&](StepKind kind, std::uint32_t rank, std::vector<std::int32_t> predictions) {
+  const auto misfit = [&](StepKind kind, std::uint32_t rank,
+                          std::vector<std::int32_t> predictions) {
     const StepReported message{.rank = rank,
                                .losses = std::vector<double>(rank == 1 ? 2 : 0),
                                .squares = {{}},
