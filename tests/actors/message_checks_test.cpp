@@ -65,7 +65,8 @@ TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
   config.schedule.microbatches = 2;
   config.schedule.microbatch_size = 2;
   const auto plan = make_plan(config).value();
-  const auto misfit = [&](StepKind kind, std::uint32_t rank, std::vector<std::int32_t> predictions) {
+  const auto misfit = [&](StepKind kind, std::uint32_t rank,
+                          std::vector<std::int32_t> predictions) {
     const StepReported message{.rank = rank,
                                .losses = std::vector<double>(rank == 1 ? 2 : 0),
                                .squares = {{}},
