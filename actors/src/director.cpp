@@ -54,6 +54,7 @@ void DirectorState::start(DirectorHandle::pointer self, std::shared_ptr<const Pl
   self_ = self;
   plan_ = std::move(plan);
   done_ = std::move(done);
+  loss_scaler_.emplace(plan_->config.train);
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
     auto& parts = is_part_.emplace_back();
     for (const auto& spec :
@@ -82,7 +83,9 @@ void DirectorState::on(const StepDue& message) {
   report_.kind = message.what.kind;
   report_.begin_ns = stages::steady_now_ns();
   report_.ranks.resize(stages_.size());
-  for (const auto& loader : loaders_) caf::anon_send(loader, message.what);
+  if (report_.kind == StepKind::training) report_.loss_scale = loss_scaler_->scale();
+  const StepWanted wanted{message.what.step, message.what.kind, report_.loss_scale};
+  for (const auto& loader : loaders_) caf::anon_send(loader, wanted);
 }
 
 bool DirectorState::refuse(const std::optional<std::string>& misfit) {
@@ -107,7 +110,7 @@ void DirectorState::on(StepReported& message) {
     if (plan_->config.model.classifies()) report_.predictions = predictions();
     return;
   }
-  decide_clipping();
+  decide_update();
 }
 
 /// Between shards, and holders of parts, the norm is added up parameter by parameter.
@@ -127,22 +130,31 @@ std::optional<std::string> DirectorState::misfit_of_parts(const StepReported& me
   return std::nullopt;
 }
 
-/// PyTorch's rule: scale by clip / (norm + 1e-6) when that is below one.
-void DirectorState::decide_clipping() {
-  report_.gradient_norm = global_norm();
+/// PyTorch's rule: scale by clip / (norm + 1e-6) when that is below one. Gradients that are not
+/// finite come from too large a loss scale, if there is one; a loss that is not never does.
+void DirectorState::decide_update() {
+  report_.gradient_norm = global_norm() / report_.loss_scale;
   report_.learning_rate = learning_rate_at(plan_->config.train, report_.step);
-  if (!std::isfinite(report_.loss) || !std::isfinite(report_.gradient_norm)) {
+  const bool is_finite = std::isfinite(report_.gradient_norm);
+  if (!std::isfinite(report_.loss) || (!is_finite && !loss_scaler_->on_overflow())) {
     return finish(
         Error{Errc::diverged, "step " + std::to_string(report_.step)
                                   + ": the loss or the gradient norm is not a finite number; lower "
                                     "train.learning_rate or set train.clip_norm"});
   }
+  if (!is_finite) {
+    report_.is_skipped = true;
+    ++skipped_count_;
+    for (const auto& stage : stages_) caf::anon_send(stage, UpdateSkipped{});
+    return;
+  }
+  loss_scaler_->on_update();
   const auto clip = plan_->config.train.clip_norm;
   const auto scale = clip > 0.0 ? std::min(1.0, clip / (report_.gradient_norm + 1e-6)) : 1.0;
-  for (const auto& stage : stages_) {
-    caf::anon_send(
-        stage, UpdateStarted{static_cast<float>(report_.learning_rate), static_cast<float>(scale)});
-  }
+  const UpdateStarted update{report_.step - skipped_count_,
+                             static_cast<float>(report_.learning_rate),
+                             static_cast<float>(scale / report_.loss_scale)};
+  for (const auto& stage : stages_) caf::anon_send(stage, update);
 }
 
 void DirectorState::on(RankFinished& message) {

@@ -276,7 +276,8 @@ double mean_of(const Probes& probes, Durations Probe::*durations) {
 
 }  // namespace
 
-Expected<Profile> measure_profile(const Plan& plan, double seconds) {
+Expected<Profile> measure_profile(const Plan& plan, double seconds,
+                                  const std::function<Expected<Done>()>& beside) {
   const auto deadline = Clock::now() + std::chrono::duration<double>{seconds};
   const auto layers_of_stage = plan.config.model.layers / plan.training.stages_per_copy();
   const auto layers_max = std::clamp(layers_of_stage, 2U, 4U);
@@ -299,6 +300,8 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds) {
     for (auto* probe : probes.all()) {
       if (auto done = probe->run_step(); !done) return done.error();
     }
+    if (!beside) continue;
+    if (auto done = beside(); !done) return done.error();
   }
   Profile profile{.model = plan.config.model.resolved(),
                   .microbatch_size = plan.config.schedule.microbatch_size,

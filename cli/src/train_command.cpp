@@ -198,6 +198,12 @@ private:
     }
     if (auto logged = log(*report, validation); !logged) return logged;
     progress.show(facts_of(*report));
+    if (report->is_skipped) {
+      progress.print(
+          fmt::format("step {}: gradients overflow with the loss scaled by {}; the weights stay as "
+                      "they are, and the scale is halved",
+                      report->step, report->loss_scale));
+    }
     if (validation) progress.print(describe(report->step, *validation));
     if (validation && validation->classes && is_last) {
       report_ = ClassificationReport{report->step, validation->loss,
@@ -293,6 +299,10 @@ private:
                                          {"bubble_measured", report.bubble_fraction()},
                                          {"bubble_predicted", predicted_.bubble_of_total()},
                                          {"seconds", seconds_of(report)}};
+    if (plan_.config.train.precision == Precision::fp16) {
+      metrics.push_back({"loss_scale", report.loss_scale});
+      metrics.push_back({"skipped", std::uint64_t{report.is_skipped}});
+    }
     const auto shares = time_shares(report);
     for (std::size_t cause = 0; cause < time_cause_count; ++cause) {
       metrics.push_back({time_share_names()[cause], shares[cause]});

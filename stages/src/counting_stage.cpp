@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,7 @@ namespace {
 constexpr std::size_t line_bytes = 64;
 constexpr std::size_t parameter_length = 16;
 constexpr MicrobatchIndex once{0};
+constexpr double half_max = 65'504.0;  ///< Beyond it a scaled gradient overflows.
 
 /// What travels in an edge buffer.
 struct Message {
@@ -142,8 +144,9 @@ public:
 
   void measure_gradients(DeviceDone done) override {
     run(std::move(done), [this] {
-      const double gradient = floats_in(gradients_)[0];
-      squares_[0] = gradient * gradient;
+      const auto gradient = double{floats_in(gradients_)[0]} * info_.loss_scale;
+      squares_[0] =
+          gradient > half_max ? std::numeric_limits<double>::infinity() : gradient * gradient;
       return Errc::none;
     });
   }

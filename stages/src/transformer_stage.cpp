@@ -393,8 +393,12 @@ PassFrame ArenaStage::frame_of(const Slot& slot, MicrobatchIndex microbatch) con
           .segments = of_microbatch(memory_.segments, microbatch).data(),
           .lengths = of_microbatch(memory_.lengths, microbatch).data(),
           .targets = of_microbatch(memory_.targets, microbatch).data(),
-          .gradient_scale = trains ? 1.0F / static_cast<float>(step_.batch->target_count) : 0.0F,
-          .accumulate = accumulate_};
+          .gradient_scale =
+              trains ? step_.loss_scale / static_cast<float>(step_.batch->target_count) : 0.0F,
+          .accumulate = accumulate_,
+          .drops = trains,
+          .step = step_.step,
+          .first_sample = step_.first_sample + microbatch.value() * props_.microbatch_size};
 }
 
 void ArenaStage::enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame) {
@@ -633,7 +637,7 @@ void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
   const bool decays = memory_.parameters[index].spec->decays;
   const auto decay = static_cast<float>(decays ? train.weight_decay : 0.0);
   const auto bias = [&](double beta) {
-    return static_cast<float>(1.0 - std::pow(beta, step.step));
+    return static_cast<float>(1.0 - std::pow(beta, step.update));
   };
   switch (train.optimizer) {
     case OptimizerKind::adamw:
@@ -657,7 +661,7 @@ void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
                            .gradient_scale = step.gradient_scale});
     case OptimizerKind::adafactor:
       return step_adafactor(index, {.learning_rate = step.learning_rate,
-                                    .keep = static_cast<float>(1.0 - std::pow(step.step, -0.8)),
+                                    .keep = static_cast<float>(1.0 - std::pow(step.update, -0.8)),
                                     .weight_decay = decay,
                                     .gradient_scale = step.gradient_scale});
   }

@@ -1,6 +1,7 @@
 // Every grid of up to eight ranks against the serial run: what is divided how leaves no trace but
 // rounding. The other settings go round with the grids, so that each meets many others.
 
+#include <array>
 #include <optional>
 #include <string>
 #include <utility>
@@ -48,20 +49,30 @@ std::string describe(const Config& config) {
          + std::to_string(pipeline) + ", " + config.schedule.name + ", "
          + std::string{optimizer_sharding_names[static_cast<std::size_t>(train.optimizer_sharding)]}
          + ", recompute " + std::string{recompute_names[static_cast<std::size_t>(train.recompute)]}
-         + (train.sequence_parallel ? ", sequence parallel" : "");
+         + (train.sequence_parallel ? ", sequence parallel" : "")
+         + (config.model.dropout > 0.0 ? ", dropout" : "");
 }
+
+/// Of what products multiply, and of gradients on their way.
+constexpr double rounding_bound = 0.01;
 
 class Grids : public testing::TestWithParam<Kind> {};
 
 TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
   const auto config = grid_config(GetParam());
-  const auto expected = train(config);
+  auto dropping = config;
+  dropping.model.dropout = 0.1;
+  dropping.model.attention_dropout = 0.1;
+  const std::array outcomes{train(config), train(dropping)};
   std::uint32_t turn = 0;
   for (std::uint32_t data = 1; data <= 4; ++data) {
     for (std::uint32_t tensor = 1; tensor <= 4; ++tensor) {
       for (std::uint32_t pipeline = 1; pipeline <= 4; ++pipeline) {
         if (data * tensor * pipeline > 8) continue;
-        auto grid = config;
+        // Every other turn of each of the settings below drops elements.
+        const bool drops = (turn + turn / 6) % 2 == 1;
+        const auto& expected = outcomes.at(drops ? 1 : 0);
+        auto grid = drops ? dropping : config;
         grid.parallel = {.data = data, .tensor = tensor, .pipeline = pipeline};
         grid.schedule.microbatches /= data;
         grid.schedule.name = turn % 2 == 0 ? "1f1b" : "zb-h1";
@@ -75,6 +86,14 @@ TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
         for (std::size_t i = 0; i < expected.losses.size(); ++i) {
           EXPECT_NEAR(outcome.losses[i], expected.losses[i], 1e-5 * expected.losses[i]);
           EXPECT_NEAR(outcome.norms[i], expected.norms[i], 1e-5 * expected.norms[i]);
+        }
+        if (turn % 4 != 0) continue;
+        grid.train.precision = turn % 8 == 0 ? Precision::fp16 : Precision::bf16;
+        grid.train.gradient_wire = WireFormat::bf16;
+        const auto rounded = train(grid);
+        for (std::size_t i = 0; i < expected.losses.size(); ++i) {
+          EXPECT_NEAR(rounded.losses[i], expected.losses[i], rounding_bound * expected.losses[i]);
+          EXPECT_NEAR(rounded.norms[i], expected.norms[i], 10 * rounding_bound * expected.norms[i]);
         }
       }
     }

@@ -22,6 +22,7 @@ public:
   void on(const StepStarted& message);
   void on(const Completed& message);
   void on(const UpdateStarted& message);
+  void on(const UpdateSkipped& message);
 
 private:
   /// Where completions put buffers before they post: one place per stage, edge and microbatch.
@@ -36,6 +37,8 @@ private:
   template <class Event>
   [[nodiscard]] stages::DeviceDone then(Event event);
   void advance(const StageEvent& event);
+  /// What the director has decided on the gradients.
+  void on_decision(const StageEvent& event);
 
   // Put buffers that a completion brought, or that a pass no longer needs, where they belong.
   void settle(const PassFinished& event);
