@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Trains a BERT that classifies in PyTorch and prints accuracy and loss as JSON: the peer of bench/compare_classifier.py.
+"""Trains a BERT that classifies in PyTorch, prints accuracy and loss as JSON: the peer of bench/compare_classifier.py.
 
 The configuration is that of a run of troupe, and the texts held out are those that troupe holds out. The model is
 written anew with PyTorch's layers: learned positions, norms behind the parts of a layer, exact GELU, a pooler on the
 first token; every matrix normal with deviation 0.02, every bias zero, AdamW with the decay on matrices alone, clipping
-by the global norm. With --weights it begins from the weights that troupe begins with and takes the texts in the order in
-which troupe does, so that both have the same luck; otherwise both are PyTorch's own, from the same seed. One process.
+by the global norm. With --weights it begins from the weights that troupe begins with and takes the texts in troupe's
+order, so that both have the same luck; otherwise weights and order are its own, from the same seed. One process.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""troupe against PyTorch on the accuracy of a classifier: the same configuration, texts and held-out texts, seed by seed.
+"""troupe against PyTorch on the accuracy of a classifier: the same configuration, texts and held-out texts.
 
 Prints for each seed the accuracy and loss of both on all that is held out, and at the end the means and their
 difference with its standard error. A seed also draws which texts are held out. With --same-start PyTorch begins with
 troupe's initial weights and takes the texts in its order: what is left to differ is rounding and what grows from it.
 Usage: bench/compare_classifier.py [--seeds N ...] [--cores C,D] [--same-start] [--set key=value ...]
-The two of a seed run side by side, each on a core.
+The two of a seed run side by side, each on a core; what troupe leaves is kept in runs/.
 Needs build/release, kjv-parts.tsv (scripts/kjv_parts.py), and Debian's python3-torch and libopenblas0-openmp.
 """
 
@@ -69,20 +69,22 @@ def main():
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value")
     args = parser.parse_args()
     pairs = []
-    with tempfile.TemporaryDirectory() as root:
-        for seed in args.seeds:
-            ours, theirs = compare(seed, args.cores.split(","), pathlib.Path(root), args.set, args.same_start)
-            support = {row["name"]: row["support"] for row in ours["classes"]}
-            if support != theirs["support"]:
-                raise SystemExit(f"the texts held out differ: {support} and {theirs['support']}")
-            pairs.append((ours["accuracy"], theirs["accuracy"]))
-            most = max(support.values()) / ours["texts"]
-            print(f"seed {seed}: troupe {ours['accuracy']:.4f} (loss {ours['loss']:.4f}), PyTorch "
-                  f"{theirs['accuracy']:.4f} (loss {theirs['loss']:.4f}), the commonest class {most:.4f}", flush=True)
+    (ROOT / "runs").mkdir(exist_ok=True)
+    root = pathlib.Path(tempfile.mkdtemp(prefix="compare-classifier-", dir=ROOT / "runs"))
+    for seed in args.seeds:
+        ours, theirs = compare(seed, args.cores.split(","), root, args.set, args.same_start)
+        support = {row["name"]: row["support"] for row in ours["classes"]}
+        if support != theirs["support"]:
+            raise SystemExit(f"the texts held out differ: {support} and {theirs['support']}")
+        pairs.append((ours["accuracy"], theirs["accuracy"]))
+        most = max(support.values()) / ours["texts"]
+        print(f"seed {seed}: troupe {ours['accuracy']:.4f} (loss {ours['loss']:.4f}), PyTorch "
+              f"{theirs['accuracy']:.4f} (loss {theirs['loss']:.4f}), the commonest class {most:.4f}", flush=True)
     differences = [a - b for a, b in pairs]
     error = statistics.stdev(differences) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
-    print(f"mean: troupe {statistics.mean(a for a, _ in pairs):.4f}, PyTorch {statistics.mean(b for _, b in pairs):.4f}, "
-          f"difference {statistics.mean(differences):+.4f} +- {error:.4f}")
+    ours, theirs = (statistics.mean(of) for of in zip(*pairs))
+    print(f"mean: troupe {ours:.4f}, PyTorch {theirs:.4f}, difference {statistics.mean(differences):+.4f} +- {error:.4f}; "
+          f"the runs are in {root}")
 
 
 if __name__ == "__main__":
