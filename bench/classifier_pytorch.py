@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Trains a BERT that classifies in PyTorch and prints accuracy and loss as JSON: the peer of bench/compare_classifier.py.
+"""Trains a BERT that classifies in PyTorch, prints accuracy and loss as JSON: the peer of bench/compare_classifier.py.
 
 The configuration is that of a run of troupe, and the texts held out are those that troupe holds out. The model is
 written anew with PyTorch's layers: learned positions, norms behind the parts of a layer, exact GELU, a pooler on the
 first token; every matrix normal with deviation 0.02, every bias zero, AdamW with the decay on matrices alone, clipping
-by the global norm. The order of the texts and the initial weights are PyTorch's own, from the same seed. One process.
+by the global norm. With --weights it begins from the weights that troupe begins with and takes the texts in troupe's
+order, so that both have the same luck; otherwise weights and order are its own, from the same seed. One process.
 """
 
 import argparse
 import collections
+import itertools
 import json
 import math
+import struct
 import tomllib
 
 import torch
@@ -127,6 +130,39 @@ class Classifier(nn.Module):
         return self.head(torch.tanh(self.pooler(x[:, 0])))
 
 
+def hugging_face_name(name):
+    """Of a parameter here, for example layers.0.query.weight."""
+    kind, _, rest = name.partition(".")
+    if kind == "layers":
+        layer, part, value = rest.split(".")
+        part = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
+                "dense": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
+                "wide": "intermediate.dense", "narrow": "output.dense", "norm": "output.LayerNorm"}[part]
+        return f"bert.encoder.layer.{layer}.{part}.{value}"
+    return {"words": "bert.embeddings.word_embeddings", "positions": "bert.embeddings.position_embeddings",
+            "segments": "bert.embeddings.token_type_embeddings", "norm": "bert.embeddings.LayerNorm",
+            "pooler": "bert.pooler.dense", "head": "classifier"}[kind] + "." + rest
+
+
+def read_weights(classifier, path):
+    """Copies the tensors of a safetensors file into the parameters."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        content = bytearray(file.read())
+    with torch.no_grad():
+        for name, parameter in classifier.named_parameters():
+            begin, end = header[hugging_face_name(name)]["data_offsets"]
+            values = torch.frombuffer(content, dtype=torch.float32, count=(end - begin) // 4, offset=begin)
+            parameter.copy_(values.view_as(parameter))
+
+
+def order_of(count, seed, is_of_troupe):
+    """Yields the texts to train on, epoch after epoch."""
+    for epoch in itertools.count():
+        yield from ([permuted(i, count, mixed(seed, epoch)) for i in range(count)] if is_of_troupe
+                    else torch.randperm(count).tolist())
+
+
 def learning_rate_at(train, step):
     """Linear in both directions."""
     warmup, steps = train["warmup_steps"], train["steps"]
@@ -139,6 +175,7 @@ def learning_rate_at(train, step):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config.toml of a run, which has every key written out")
+    parser.add_argument("--weights", help="safetensors to begin with")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     with open(args.config, "rb") as file:
@@ -152,17 +189,17 @@ def main():
     names, training, held_out = read_texts(data["text"], data["validation_fraction"], train["seed"])
     per_step = config["parallel"]["data"] * config["schedule"]["microbatches"] * config["schedule"]["microbatch_size"]
     classifier = Classifier(model)
+    if args.weights:
+        read_weights(classifier, args.weights)
     matrices = [p for p in classifier.parameters() if p.dim() > 1]
     vectors = [p for p in classifier.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": train["weight_decay"]},
                                    {"params": vectors, "weight_decay": 0.0}],
                                   betas=(train["beta1"], train["beta2"]), eps=train["epsilon"])
-    order = []
+    order = order_of(len(training), train["seed"], bool(args.weights))
     for step in range(1, train["steps"] + 1):
-        while len(order) < per_step:
-            order += torch.randperm(len(training)).tolist()
-        tokens, lengths, labels = batch_of([training[i] for i in order[:per_step]], model["sequence"])
-        order = order[per_step:]
+        samples = [training[i] for i in itertools.islice(order, per_step)]
+        tokens, lengths, labels = batch_of(samples, model["sequence"])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(train, step)
         optimizer.zero_grad(set_to_none=True)

@@ -53,7 +53,7 @@ def passages(verses_max):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verses", type=int, default=3, help="in a passage (3)")
+    parser.add_argument("--verses", type=int, default=2, help="in a passage (2)")
     parser.add_argument("file", nargs="?", default="kjv-parts.tsv", type=pathlib.Path)
     args = parser.parse_args()
     if args.verses < 1:

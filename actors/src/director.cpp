@@ -96,7 +96,8 @@ bool DirectorState::refuse(const std::optional<std::string>& misfit) {
 }
 
 void DirectorState::on(StepReported& message) {
-  if (!is_running_ || refuse(misfit_of(*plan_, report_.kind, message)) || refuse(misfit_of_parts(message))) {
+  if (!is_running_ || refuse(misfit_of(*plan_, report_.kind, message))
+      || refuse(misfit_of_parts(message))) {
     return;
   }
   auto& place = reported_[message.rank];
@@ -240,13 +241,13 @@ std::vector<std::int32_t> DirectorState::predictions() const {
   const std::size_t sequences = plan_->config.schedule.microbatch_size;
   const auto per_replica = plan_->training.microbatch_count * sequences;
   std::vector<std::int32_t> all(plan_->config.parallel.data * per_replica);
-  for_each_end([&](std::uint32_t replica, const StepReported& reported,
-                   const MicrobatchRange& range) {
-    const auto from = std::span{reported.predictions}.subspan(
-        range.begin * sequences, (range.end - range.begin) * sequences);
-    const auto to = replica * per_replica + range.begin * sequences;
-    std::ranges::copy(from, all.begin() + static_cast<std::ptrdiff_t>(to));
-  });
+  for_each_end(
+      [&](std::uint32_t replica, const StepReported& reported, const MicrobatchRange& range) {
+        const auto from = std::span{reported.predictions}.subspan(
+            range.begin * sequences, (range.end - range.begin) * sequences);
+        const auto to = replica * per_replica + range.begin * sequences;
+        std::ranges::copy(from, all.begin() + static_cast<std::ptrdiff_t>(to));
+      });
   return all;
 }
 

@@ -32,7 +32,9 @@ Misfit misfit_of_predictions(const std::vector<std::int32_t>& predictions, std::
   if (predictions.size() != count) {
     return number(predictions.size()) + " predictions from a rank that has " + number(count);
   }
-  const auto is_none = [&](std::int32_t c) { return c < 0 || std::cmp_greater_equal(c, class_count); };
+  const auto is_none = [&](std::int32_t c) {
+    return c < 0 || std::cmp_greater_equal(c, class_count);
+  };
   const auto found = std::ranges::find_if(predictions, is_none);
   if (found == predictions.end()) return std::nullopt;
   return "class " + std::to_string(*found) + " of " + number(class_count);

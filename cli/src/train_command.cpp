@@ -78,7 +78,7 @@ std::array<double, time_cause_count> time_shares(const StepReport& report) {
 
 /// How the model does on what is held out.
 struct Validation {
-  double loss = 0.0;                    ///< Mean over the targets.
+  double loss = 0.0;                     ///< Mean over the targets.
   std::optional<ClassCounts> classes{};  ///< Of a model that classifies.
 };
 
@@ -264,7 +264,8 @@ private:
 
   static std::string describe(std::uint32_t step, const Validation& validation) {
     const auto text = fmt::format("step {}: validation loss {:.4f}, ", step, validation.loss);
-    if (!validation.classes) return text + fmt::format("perplexity {:.2f}", std::exp(validation.loss));
+    if (!validation.classes)
+      return text + fmt::format("perplexity {:.2f}", std::exp(validation.loss));
     return text + fmt::format("accuracy {:.4f}", validation.classes->accuracy());
   }
 
@@ -399,7 +400,7 @@ private:
   std::unique_ptr<Performers> performers_;
   std::optional<storage::OutputFolder> folder_;
   std::optional<storage::MetricLog> log_;
-  RecordedSteps recorded_;  ///< The last ones.
+  RecordedSteps recorded_;                      ///< The last ones.
   std::optional<ClassificationReport> report_;  ///< Of all that is held out, at the end.
   MeasuredCosts costs_;
   double light_flops_ = 1.0;

@@ -70,10 +70,10 @@ struct StageMemory {
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
   BufferView workspace;
-  std::span<float> turns;              ///< [sequence, head_size], where positions are rotary.
+  std::span<float> turns;               ///< [sequence, head_size], where positions are rotary.
   std::span<std::int32_t> predictions;  ///< [sequences] of a microbatch, where classes are told.
-  std::span<double> gradient_squares;  ///< [parameters]
-  std::span<float> optimizer_sums;     ///< Of one parameter at a time; for Adafactor.
+  std::span<double> gradient_squares;   ///< [parameters]
+  std::span<float> optimizer_sums;      ///< Of one parameter at a time; for Adafactor.
   // Of a batch, by microbatch; empty where they are not needed.
   std::span<std::int32_t> tokens;
   std::span<std::int32_t> segments;
@@ -82,9 +82,9 @@ struct StageMemory {
 
   /// What the host reads of the results.
   struct {
-    std::span<double> losses;            ///< [microbatches], where the head is.
+    std::span<double> losses;             ///< [microbatches], where the head is.
     std::span<std::int32_t> predictions;  ///< [microbatches, sequences], where classes are told.
-    std::span<double> gradient_squares;  ///< [parameters]
+    std::span<double> gradient_squares;   ///< [parameters]
   } host;
 
 private:

@@ -62,8 +62,7 @@ public:
       if (auto read = read_row(); !read) return read.error();
     }
     if (!table_.rows.empty()) return std::move(table_);
-    return Error{Errc::invalid_file,
-                 "data.text: " + path_ + " has a header, but no text under it"};
+    return Error{Errc::invalid_file, "data.text: " + path_ + " has a header, but no text under it"};
   }
 
 private:
@@ -112,9 +111,8 @@ private:
 
   [[nodiscard]] Expected<Done> read_row() {
     if (fields_.size() != column_count_) {
-      return complaint(std::to_string(fields_.size())
-                       + (fields_.size() == 1 ? " field" : " fields") + ", expected "
-                       + std::to_string(column_count_)
+      return complaint(std::to_string(fields_.size()) + (fields_.size() == 1 ? " field" : " fields")
+                       + ", expected " + std::to_string(column_count_)
                        + " with tabs between, as in the first line");
     }
     if (fields_[label_].empty()) return complaint("the label is empty");
@@ -164,18 +162,18 @@ Expected<Done> check_classes(const Config& config, const std::vector<std::string
                                          + ", expected at least 2 classes"};
   }
   if (names.size() == config.model.classes) return Done{};
-  return Error{Errc::invalid_config,
-               "model.classes: " + std::to_string(config.model.classes) + ", but "
-                   + config.data.text + " has texts of " + std::to_string(names.size())
-                   + " classes, " + listed(names)};
+  return Error{Errc::invalid_config, "model.classes: " + std::to_string(config.model.classes)
+                                         + ", but " + config.data.text + " has texts of "
+                                         + std::to_string(names.size()) + " classes, "
+                                         + listed(names)};
 }
 
 /// Which groups are held out.
 std::vector<bool> held_out_groups(const Table& table, double fraction, std::uint64_t key) {
   std::vector<std::uint64_t> sizes(table.group_count);
   for (const auto& row : table.rows) ++sizes[row.group];
-  const auto wanted = static_cast<std::uint64_t>(
-      std::floor(static_cast<double>(table.rows.size()) * fraction));
+  const auto wanted =
+      static_cast<std::uint64_t>(std::floor(static_cast<double>(table.rows.size()) * fraction));
   std::vector<bool> is_held_out(table.group_count);
   std::uint64_t count = 0;
   for (std::uint64_t i = 0; count < wanted; ++i) {
@@ -229,8 +227,7 @@ Expected<LabelledCorpus> LabelledCorpus::open(const Config& config) {
   constexpr std::uint64_t split = 0;
   constexpr std::uint64_t order = 1;
   const auto key = [&](std::uint64_t use) { return mixed(~config.train.seed, use); };
-  const auto is_held_out =
-      held_out_groups(*table, config.data.validation_fraction, key(split));
+  const auto is_held_out = held_out_groups(*table, config.data.validation_fraction, key(split));
   std::vector<LabelledText> held_out;
   for (const auto& row : table->rows) {
     auto& part = is_held_out[row.group] ? held_out : corpus.training_;

@@ -20,9 +20,7 @@ protected:
     Command::SetUp();
     std::string table = "label\ttext\n";
     for (int i = 0; i < 90; ++i) {
-      table += std::string{i % 3 == 0   ? "hum\t"
-                           : i % 3 == 1 ? "buzz \"é\"\t"
-                                        : "hiss\t"};
+      table += std::string{i % 3 == 0 ? "hum\t" : i % 3 == 1 ? "buzz \"é\"\t" : "hiss\t"};
       table += std::string(static_cast<std::size_t>(4 + i % 7), "mzs"[i % 3]) + '\n';
     }
     write("table.tsv", table);
@@ -88,9 +86,10 @@ TEST_F(Classes, TrainingEndsWithAReportOnWhatIsHeldOut) {
 /// A training that has not got far, so that there are mistakes to agree on.
 TEST_F(Classes, TheReportIsTheSameOnAnyGridAndInAnyProcess) {
   const auto report_of = [&](const std::string& options) {
-    const auto outcome =
-        shell("troupe train classes.toml --set train.steps=8 train.optimizer=sgd "
-              "train.learning_rate=0.3 --set " + options);
+    const auto outcome = shell(
+        "troupe train classes.toml --set train.steps=8 train.optimizer=sgd "
+        "train.learning_rate=0.3 --set "
+        + options);
     EXPECT_EQ(outcome.exit_code, 0) << options << '\n' << outcome.output;
     return nlohmann::json::parse(read("out/classes.json"));
   };
@@ -112,15 +111,16 @@ TEST_F(Classes, TheReportIsTheSameOnAnyGridAndInAnyProcess) {
                   "classes.toml --set parallel.pipeline=2 run.output=b --processes 2")
                 .exit_code,
             0);
-  EXPECT_EQ(shell("cmp a/weights.safetensors b/weights.safetensors; cmp a/classes.json b/classes.json")
-                .output,
-            "");
+  EXPECT_EQ(
+      shell("cmp a/weights.safetensors b/weights.safetensors; cmp a/classes.json b/classes.json")
+          .output,
+      "");
 }
 
 TEST_F(Classes, ARunThatValidatesNothingReportsNothing) {
   for (const auto* option : {"train.validation_interval=0", "data.validation_fraction=0.0"}) {
-    const auto outcome = shell("rm -rf out; troupe train classes.toml --set train.steps=2 " +
-                               std::string{option});
+    const auto outcome =
+        shell("rm -rf out; troupe train classes.toml --set train.steps=2 " + std::string{option});
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     EXPECT_FALSE(exists("out/classes.json"));
     EXPECT_EQ(outcome.output.find("accuracy"), std::string::npos) << outcome.output;
@@ -140,7 +140,8 @@ TEST_F(Classes, RefusesWhatCannotBeClassified) {
   write("table.tsv", "label\ttext\nhum\tmm\nhiss\t\n");
   expect_refused("troupe train classes.toml", "data.text: table.tsv:3: the text is empty");
   write("table.tsv", "label\ttext\nhum\tmm\nhum\tm\n");
-  expect_refused("troupe train classes.toml", "is of the class \"hum\", expected at least 2 classes");
+  expect_refused("troupe train classes.toml",
+                 "is of the class \"hum\", expected at least 2 classes");
 }
 
 // -- the report -----------------------------------------------------------------------------------

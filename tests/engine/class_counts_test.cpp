@@ -37,11 +37,10 @@ TEST(ClassCounts, GiveThePublishedReport) {
   EXPECT_DOUBLE_EQ(counts.macro_f1(), (2.0 / 3 + 0.0 + 0.8) / 3);
 }
 
-/// By hand: of class 0, TP 3, FP 1, FN 2; of class 1, TP 4, FP 2, FN 1. Precision and recall differ,
-/// so that one taken for the other would show.
+/// By hand: of class 0, TP 3, FP 1, FN 2; of class 1, TP 4, FP 2, FN 1. Precision and recall
+/// differ, so that one taken for the other would show.
 TEST(ClassCounts, TellPrecisionFromRecall) {
-  const auto counts =
-      counts_of(2, {0, 0, 0, 0, 0, 1, 1, 1, 1, 1}, {0, 0, 0, 1, 1, 1, 1, 1, 1, 0});
+  const auto counts = counts_of(2, {0, 0, 0, 0, 0, 1, 1, 1, 1, 1}, {0, 0, 0, 1, 1, 1, 1, 1, 1, 0});
   EXPECT_DOUBLE_EQ(counts.accuracy(), 0.7);
   EXPECT_DOUBLE_EQ(counts.precision(0), 3.0 / 4);
   EXPECT_DOUBLE_EQ(counts.recall(0), 3.0 / 5);

@@ -304,7 +304,7 @@ TEST_P(TransformerStageOn, TakesEachSequenceForTheClassWithTheLargestLogit) {
     std::vector<std::int32_t> expected;
     for (std::uint32_t turn = 0; turn < 3; ++turn) {
       (void)chain.evaluate(batch);
-      if (in_two) EXPECT_TRUE(chain.stage(0).predictions().empty());
+      EXPECT_EQ(chain.stage(0).predictions().empty(), in_two);
       const auto predictions = last.predictions();
       ASSERT_EQ(predictions.size(), 6U);
       if (turn == 0) expected.assign(predictions.begin(), predictions.end());

@@ -34,7 +34,7 @@ struct RankReport {
 struct StepReport {
   std::uint32_t step = 0;  ///< Counted from 1.
   StepKind kind = StepKind::training;
-  double loss = 0.0;           ///< Mean over the step's targets, in nats.
+  double loss = 0.0;               ///< Mean over the step's targets, in nats.
   std::uint32_t target_count = 0;  ///< Over all replicas.
   /// Of an evaluation that classifies: the class that the model takes each sequence for, [replicas,
   /// microbatches, sequences].

@@ -139,8 +139,8 @@ public:
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
 
   /// The class that the model takes each sequence for, [microbatches of the batch, sequences]: what
-  /// an evaluation of a model that classifies has told so far, on the last stage; 0 for microbatches
-  /// that do not pass through it. Empty elsewhere, and in training steps.
+  /// an evaluation of a model that classifies has told so far, on the last stage; 0 for
+  /// microbatches that do not pass through it. Empty elsewhere, and in training steps.
   [[nodiscard]] virtual std::span<const std::int32_t> predictions() const = 0;
 
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which

@@ -45,7 +45,8 @@ public:
                                                 std::string_view tokenizer);
 
   /// Opens `data.text`.
-  /// @returns `invalid_config` if it is not set; what the above returns, naming the key `data.text`;
+  /// @returns `invalid_config` if it is not set; what the above returns, naming the key
+  /// `data.text`;
   ///          `invalid_file` with both fingerprints if the text is not the one that
   ///          `data.fingerprint` asks for.
   [[nodiscard]] static Expected<TokenFile> open(const DataConfig& data);
