@@ -66,7 +66,7 @@ typename Inspector::result_type inspect(Inspector& f, UpdateStarted& x) {
   return f(x.update, x.learning_rate, x.gradient_scale);
 }
 
-/// From the director: a gradient of some rank has overflown, end the step and leave the weights.
+/// From the director: a gradient of some rank has overflowed, end the step and leave the weights.
 struct UpdateSkipped {};
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, UpdateSkipped&) {

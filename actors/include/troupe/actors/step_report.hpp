@@ -42,7 +42,7 @@ struct StepReport {
   double gradient_norm = 0.0;  ///< Over all parameters, before clipping; 0 in an evaluation step.
   double learning_rate = 0.0;
   double loss_scale = 1.0;  ///< Neither the loss nor the gradient norm is multiplied by it.
-  bool is_skipped = false;  ///< Gradients have overflown at that scale: the weights are as before.
+  bool is_skipped = false;  ///< Gradients have overflowed at that scale: the weights are as before.
   std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
   std::int64_t end_ns = 0;
   std::vector<RankReport> ranks;  ///< By rank of the grid.

@@ -14,7 +14,7 @@ inline constexpr double loss_scale_max = 0x1p60;
 [[nodiscard]] bool is_loss_scale(double number) noexcept;
 
 /// Dynamic loss scaling: Micikevicius et al. 2018, section 3.2, and Nvidia's rule for the factor.
-/// It doubles after so many updates in a row, and halves whenever a gradient has overflown, when
+/// It doubles after so many updates in a row, and halves whenever a gradient has overflowed, when
 /// the update is left out. Where nothing is rounded to half precision it is 1 and stays so.
 class LossScaler {
 public:
