@@ -1,5 +1,10 @@
 #include "message_checks.hpp"
 
+#include <limits>
+#include <vector>
+
+#include <caf/binary_deserializer.hpp>
+#include <caf/binary_serializer.hpp>
 #include <gtest/gtest.h>
 
 #include "troupe/engine/schedule_text.hpp"
@@ -47,6 +52,27 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
             std::string::npos);
   EXPECT_NE(refusal_of([](auto& gift) { gift.config = "[model"; }).find("configuration"),
             std::string::npos);
+}
+
+TEST(StepReported, BringsNumbersThatAreNotFiniteToAnotherProcess) {
+  constexpr auto infinity = std::numeric_limits<double>::infinity();
+  StepReported sent{.rank = 3,
+                    .losses = {1.5, -0.0, infinity},
+                    .squares = {{-infinity, std::numeric_limits<double>::denorm_min()},
+                                {std::numeric_limits<double>::quiet_NaN()}},
+                    .target_count = 7};
+  std::vector<char> bytes;
+  caf::binary_serializer sink{nullptr, bytes};
+  ASSERT_FALSE(sink(sent));
+  StepReported received;
+  caf::binary_deserializer source{nullptr, bytes};
+  ASSERT_FALSE(source(received));
+  EXPECT_EQ(received.rank, 3U);
+  EXPECT_EQ(bits_of(received.losses), bits_of(sent.losses));
+  ASSERT_EQ(received.squares.size(), 2U);
+  EXPECT_EQ(received.squares[0], sent.squares[0]);
+  EXPECT_EQ(bits_of(received.squares[1]), bits_of(sent.squares[1]));
+  EXPECT_EQ(received.target_count, 7U);
 }
 
 /// Of the last of two ranks with two microbatches of two sequences.

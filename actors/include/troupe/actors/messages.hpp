@@ -5,6 +5,7 @@
 // between processes; the others are shared within one.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -85,6 +86,17 @@ typename Inspector::result_type inspect(Inspector& f, StepWanted& x) {
   return f(x.step, x.kind, x.loss_scale);
 }
 
+[[nodiscard]] inline std::vector<std::uint64_t> bits_of(const std::vector<double>& numbers) {
+  std::vector<std::uint64_t> bits;
+  for (const auto number : numbers) bits.push_back(std::bit_cast<std::uint64_t>(number));
+  return bits;
+}
+[[nodiscard]] inline std::vector<double> numbers_of(const std::vector<std::uint64_t>& bits) {
+  std::vector<double> numbers;
+  for (const auto one : bits) numbers.push_back(std::bit_cast<double>(one));
+  return numbers;
+}
+
 // -- to the director ------------------------------------------------------------------------------
 
 /// From the trainer: lead this step. It has no form in which another process could send it.
@@ -101,9 +113,19 @@ struct StepReported {
   /// Of an evaluation that classifies, on the last stage's rank: [microbatches, sequences].
   std::vector<std::int32_t> predictions{};
 };
+/// As bits: what CAF makes of a number that is not finite is another, or never done.
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepReported& x) {
-  return f(x.rank, x.losses, x.squares, x.target_count, x.predictions);
+  auto losses = bits_of(x.losses);
+  std::vector<std::vector<std::uint64_t>> squares;
+  for (const auto& of_stage : x.squares) squares.push_back(bits_of(of_stage));
+  const auto load = [&]() -> caf::error {
+    x.losses = numbers_of(losses);
+    x.squares.clear();
+    for (const auto& of_stage : squares) x.squares.push_back(numbers_of(of_stage));
+    return caf::none;
+  };
+  return f(x.rank, losses, squares, x.target_count, x.predictions, caf::meta::load_callback(load));
 }
 
 /// From a stage actor: the step is over on this rank.
