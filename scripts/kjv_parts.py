@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes labelled texts of the King James Bible: passages, each with the part of the Bible that it is from.
+"""Makes labelled texts of the King James Bible: verses, each with the part of the Bible that it is from.
 
-A passage is a few verses in a row of one chapter, without their numbers, and every verse is in exactly one passage.
+A text is a verse, or a few in a row of one chapter, without their numbers; every verse is in exactly one text.
 Its label is the part that its book is usually counted among, and its group is the chapter: `troupe train` holds out
 whole chapters, so that none has passages on both sides.
 
@@ -53,7 +53,7 @@ def passages(verses_max):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verses", type=int, default=2, help="in a passage (2)")
+    parser.add_argument("--verses", type=int, default=1, help="in a passage (1)")
     parser.add_argument("file", nargs="?", default="kjv-parts.tsv", type=pathlib.Path)
     args = parser.parse_args()
     if args.verses < 1:
