@@ -82,6 +82,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"adafactor", "tensor = 2\npipeline = 2", "optimizer = \"adafactor\""},
         Case{"bf16", "pipeline = 2", "precision = \"bf16\""},
         Case{"rows", "tensor = 2", "sequence_parallel = true"},
+        Case{"unequal_shards", "tensor = [2, 1]\npipeline = 2", ""},
         Case{"zero1", "data = 2", "optimizer_sharding = \"zero1\""},
         Case{"zero2", "data = 2", "optimizer_sharding = \"zero2\""},
         Case{"zero1_selective", "data = 2",

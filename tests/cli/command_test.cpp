@@ -257,6 +257,8 @@ TEST_F(Command, RefusesABadConfiguration) {
       "--set model.classes=2 --set model.tie_embeddings=false",
       "labelled sequences");
   expect_refused("troupe train run.toml --set parallel.tensor=3", "tensor");
+  expect_refused("troupe train run.toml --set parallel.tensor=[1,3]",
+                 "3 shards of pipeline rank 1 cannot share out model.heads = 2");
   expect_refused(
       "troupe train run.toml --set schedule.name=dualpipe "
       "--set schedule.microbatches=5",
