@@ -249,9 +249,10 @@ TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
   EXPECT_EQ(complaint("\"head\": {", "\"hat\": {"),
             "p.json: head: found nothing, expected an object with F, B, I and W; write a new one "
             "with `troupe profile`");
-  EXPECT_EQ(complaint("\"parts\": [", "\"parts\": [1, "),
-            "p.json: parts: found [1,{\"shards\":3,\"embedding\":{\"F\":1,\"B\":, expected a list "
-            "of objects, one for each number of shards; write a new one with `troupe profile`");
+  EXPECT_EQ(
+      complaint("\"parts\": [", "\"parts\": [1, "),
+      "p.json: parts: found [1,{\"shards\":3,\"embedding\":{\"F\":1,\"B\":2,, expected a list "
+      "of objects, one for each number of shards; write a new one with `troupe profile`");
   EXPECT_EQ(complaint("0.25", "1e400"), complaint("\"troupe_profile\": 1", "\"other\": 1"));
 }
 
