@@ -121,6 +121,7 @@ TEST_P(Grids, OfUnequalShardsTrainAsOneDoes) {
       {{4, 1}, 1, "interleaved-1f1b", 2, Policy::backward_first},
   };
   auto config = grid_config(GetParam());
+  config.train.steps = 8;
   std::uint32_t turn = 0;
   for (const bool tied : {true, false}) {
     if (tied && config.model.classifies()) continue;
