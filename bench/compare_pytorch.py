@@ -37,7 +37,7 @@ data = 1
 tensor = {tensor}
 pipeline = {pipeline}
 [schedule]
-name = "1f1b"
+name = "{schedule}"
 microbatches = {microbatches}
 microbatch_size = {microbatch_size}
 [train]
@@ -91,13 +91,13 @@ def corpus():
     return path
 
 
-def write_config(folder, tensor=1, precision="fp32", **settings):
+def write_config(folder, tensor=1, precision="fp32", schedule="1f1b", **settings):
     """Returns the paths of a configuration and of the metrics that its run will write."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "run.toml"
     config.write_text(CONFIG.format(text=corpus(), output=folder / "out", tensor=tensor,
-                                    precision=precision, **settings))
+                                    precision=precision, schedule=schedule, **settings))
     return config, folder / "out/metrics.jsonl"
 
 
@@ -113,7 +113,8 @@ def start_troupe(folder, cores, **settings):
 
 
 def start_troupe_processes(folder, cores, **settings):
-    """Starts a training with a process on each of `cores`, and a director that only leads."""
+    """Starts a training with a process on each of `cores`, and a director that only leads. It may be stopped for less
+    than a minute."""
     config, metrics = write_config(folder, **settings)
     secret = config.with_name("secret")
     with open(os.open(secret, os.O_WRONLY | os.O_CREAT, 0o600), "w") as out:
@@ -121,9 +122,10 @@ def start_troupe_processes(folder, cores, **settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
+    patience = ["--heartbeat", "60"]
     director = start_pinned(",".join(cores), "train", config, "--nodes", str(len(cores)), "--listen", place,
-                            "--secret", secret)
-    nodes = [start_pinned(core, "node", "--join", place, "--secret", secret) for core in cores]
+                            "--secret", secret, *patience)
+    nodes = [start_pinned(core, "node", "--join", place, "--secret", secret, *patience) for core in cores]
     return [director, *nodes], metrics
 
 

@@ -153,21 +153,35 @@ double attention_flops(const AttentionShape& shape, double products) {
          * shape.head_size;
 }
 
-void attention_forward(benchmark::State& state) {
+void measure_attention_forward(benchmark::State& state, double rate) {
   auto& b = bench();
   const auto shape = attention_of(state);
   measure(state, attention_flops(shape, 2), 0, [&](auto& kernels, Stream& stream) {
-    kernels.attention_forward(stream, b.tensor(0), nullptr, b.tensor(1), b.tensor(2), shape);
+    kernels.attention_forward(stream, b.tensor(0), nullptr, b.tensor(1), b.tensor(2), shape,
+                              {.rate = rate});
   });
 }
 
-void attention_backward(benchmark::State& state) {
+void measure_attention_backward(benchmark::State& state, double rate) {
   auto& b = bench();
   const auto shape = attention_of(state);
   measure(state, attention_flops(shape, 5), 0, [&](auto& kernels, Stream& stream) {
     kernels.attention_backward(stream, b.tensor(3), b.tensor(0), nullptr, b.tensor(1), b.tensor(2),
-                               b.tensor(4), shape);
+                               b.tensor(4), shape, {.rate = rate});
   });
+}
+
+void attention_forward(benchmark::State& state) {
+  measure_attention_forward(state, 0.0);
+}
+void attention_forward_dropout(benchmark::State& state) {
+  measure_attention_forward(state, 0.1);
+}
+void attention_backward(benchmark::State& state) {
+  measure_attention_backward(state, 0.0);
+}
+void attention_backward_dropout(benchmark::State& state) {
+  measure_attention_backward(state, 0.1);
 }
 
 double row_bytes(const benchmark::State& state, double floats_per_row) {
@@ -176,6 +190,14 @@ double row_bytes(const benchmark::State& state, double floats_per_row) {
 
 std::uint32_t rows_of(const benchmark::State& state) {
   return static_cast<std::uint32_t>(state.range(0));
+}
+
+void dropout(benchmark::State& state) {
+  auto& b = bench();
+  measure(state, 0, row_bytes(state, 3.0 * hidden), [&](auto& kernels, Stream& stream) {
+    kernels.dropout(stream, b.tensor(0), b.tensor(1), b.tensor(2), rows_of(state), sequence, hidden,
+                    {.rate = 0.1});
+  });
 }
 
 void layer_norm_forward(benchmark::State& state) {
@@ -249,7 +271,10 @@ void row_counts(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"rows"})->Arg(2048)->Arg(1024)->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 BENCHMARK(attention_forward)->Apply(row_counts);
+BENCHMARK(attention_forward_dropout)->Apply(row_counts);
 BENCHMARK(attention_backward)->Apply(row_counts);
+BENCHMARK(attention_backward_dropout)->Apply(row_counts);
+BENCHMARK(dropout)->Apply(row_counts);
 BENCHMARK(layer_norm_forward)->Apply(row_counts);
 BENCHMARK(layer_norm_backward_input)->Apply(row_counts);
 BENCHMARK(layer_norm_backward_weight)->Apply(row_counts);

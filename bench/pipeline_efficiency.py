@@ -1,52 +1,104 @@
 #!/usr/bin/env python3
-"""How much of the ideal two pipeline stages on two cores reach, pair by pair.
+"""How much of the ideal two pipeline stages on two cores reach.
 
 The ideal is the schedule's, 2m / (m + 1) times one stage's speed, times what two independent one-stage
 trainings side by side lose to each other on this machine. At 8 microbatches the bar is 97 % in one process,
-and 96 % in two, each of which keeps to its core. Where neighbours disturb the machine by more than that, the fastest
-step of each run tells more than its median.
-Usage: bench/pipeline_efficiency.py [--rounds N] [--microbatches M] [--processes 2]     needs build/release
+and 96 % in two, each of which keeps to its core. Everything runs in turns of a few seconds, the others stopped,
+because neighbours change a machine's speed from one minute to the next. What they change within a step, for one core
+and not for the other, costs 1F1B time, since neither rank can run ahead; the eager one can, by one microbatch.
+Usage: bench/pipeline_efficiency.py [--seconds S] [--microbatches M] [--processes 2]     needs build/release
 """
 
 import argparse
+import json
+import signal
 import statistics
+import sys
 import tempfile
+import time
 
-from compare_pytorch import rates_of, start_troupe, start_troupe_processes
+from compare_pytorch import start_troupe, start_troupe_processes
+
+WARMUP_STEPS = 2
+WITHOUT_END = 100_000  # Steps.
+SCHEDULES = ["1f1b", "eager-1f1b"]
+
+
+class Job:
+    """A training that is stopped and goes on."""
+
+    def __init__(self, started):
+        self.processes, self.metrics = started
+
+    def steps(self):
+        """Returns what each step took that is finished, and its tokens/s."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        return [(step["seconds"], step["tokens_per_second"]) for step in map(json.loads, lines)][WARMUP_STEPS:]
+
+    def send(self, what):
+        for process in self.processes:
+            process.send_signal(what)
+            if process.poll() is not None:
+                raise SystemExit(f"troupe ended with {process.returncode}")
+
+    def warm_up(self):
+        while not self.steps():
+            time.sleep(0.1)
+            self.send(0)
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def run_in_turns(teams, seconds, turn):
+    """Runs all jobs of a team, each given by what starts it, for a turn, then those of the next, so long for each.
+    Returns the tokens/s of each job of each team, without steps that were stopped."""
+    running = [[Job(start()) for start in team] for team in teams]
+    try:
+        for jobs in running:
+            for job in jobs:
+                job.warm_up()
+        for job in sum(running, []):
+            job.send(signal.SIGSTOP)
+        for _ in range(round(seconds / turn)):
+            for jobs in running:
+                for what, pause in ((signal.SIGCONT, turn), (signal.SIGSTOP, 0)):
+                    for job in jobs:
+                        job.send(what)
+                    time.sleep(pause)
+        return [[[rate for took, rate in job.steps() if took < turn] for job in jobs] for jobs in running]
+    finally:
+        for job in sum(running, []):
+            job.end()
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=150.0, help="for each, the pipeline and the two side by side")
     parser.add_argument("--microbatches", type=int, default=8)
-    parser.add_argument("--microbatch-size", type=int, default=4)
+    parser.add_argument("--microbatch-size", type=int, default=1)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     args = parser.parse_args()
-    bar = 97 if args.processes == 1 else 96
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # So that the trainings end, too.
     m = args.microbatches
-    shape = {"microbatches": m, "microbatch_size": args.microbatch_size, "steps": args.steps}
-    shares, fastest = [], []
+    shape = {"microbatches": m, "microbatch_size": args.microbatch_size, "steps": WITHOUT_END}
+    start = start_troupe if args.processes == 1 else start_troupe_processes
+    cores = "0,1" if args.processes == 1 else "01"
     with tempfile.TemporaryDirectory() as folder:
-        for round_ in range(args.rounds):
-            alone = statistics.median(rates_of(start_troupe(f"{folder}/alone", "0", pipeline=1, **shape)))
-            both = [start_troupe(f"{folder}/side{core}", core, pipeline=1, **shape) for core in "01"]
-            both = [rates_of(started) for started in both]
-            beside = statistics.mean([statistics.median(rates) for rates in both])
-            start = start_troupe if args.processes == 1 else start_troupe_processes
-            cores = "0,1" if args.processes == 1 else "01"
-            stages = rates_of(start(f"{folder}/pipeline", cores, pipeline=2, **shape))
-            pipeline = statistics.median(stages)
-            # Two side by side run at `beside` each: that is what a core is worth while both compute.
-            gain = 2 * m / (m + 1)
-            ideal = beside * gain
-            shares.append(pipeline / ideal)
-            fastest.append(max(stages) / (statistics.mean([max(rates) for rates in both]) * gain))
-            print(f"round {round_ + 1}: alone {alone:.0f}, side by side {beside:.0f} each, two stages "
-                  f"{pipeline:.0f} tokens/s; ideal {ideal:.0f}, reached {pipeline / ideal:.1%}, "
-                  f"of the fastest steps {fastest[-1]:.1%}", flush=True)
-    print(f"median: {statistics.median(shares):.1%} of the ideal at {m} microbatches (bar {bar} %), "
-          f"of the fastest steps {statistics.median(fastest):.1%}")
+        sides = [lambda core=core: start_troupe(f"{folder}/side{core}", core, pipeline=1, **shape) for core in "01"]
+        pipelines = [[lambda name=name: start(f"{folder}/{name}", cores, pipeline=2, schedule=name, **shape)]
+                     for name in SCHEDULES]
+        side_by_side, *stages = run_in_turns([sides, *pipelines], args.seconds, 4.0)
+    gain = 2 * m / (m + 1)  # Two side by side run at `beside` each: that is what a core is worth while both compute.
+    typical = statistics.median
+    beside = statistics.mean([typical(rates) for rates in side_by_side])
+    print(f"side by side {' and '.join(f'{typical(rates):.0f}' for rates in side_by_side)} tokens/s "
+          f"({sum(map(len, side_by_side))} steps); ideal of two stages {beside * gain:.0f}")
+    for name, (rates,) in zip(SCHEDULES, stages):
+        print(f"{name}: {typical(rates):.0f} tokens/s ({len(rates)} steps), reached {typical(rates) / (beside * gain):.1%}")
+    print(f"The bar is {97 if args.processes == 1 else 96} %.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How far a simulated step is from a measured one: two stages on two cores, over schedules, numbers of
-microbatches, partitions and links, with what `troupe profile` measured before and after, the mean of both. Beside the
-time the peak memory of the process: what `troupe plan` announces against what the kernel has counted.
+microbatches, partitions and links, with the profile that is measured in turns with the steps, since a machine's
+speed drifts. Beside the time the peak memory of a training: what `troupe plan` announces against what the kernel has
+counted.
 
 The bars are medians of at most 3 %. Nothing else should run meanwhile.
-Usage: bench/simulation_accuracy.py [--steps N] [--seconds S]     needs build/release
+Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE]     needs build/release
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 from compare_pytorch import ROOT
 
 TROUPE = ROOT / "build/release/cli/troupe"
+PREDICTION_BENCH = ROOT / "build/release/bench/prediction_bench"
 SCHEDULES = [("1f1b", False), ("gpipe", False), ("zb-h1", False), ("zb-v", False), ("auto", False), ("1f1b", True)]
 MICROBATCHES = [4, 8]
 PARTITIONS = ["3,3", "4,2"]  # Even, and one stage with twice the layers.
@@ -70,21 +72,27 @@ class Laboratory:
         simulated = self.troupe("simulate", *settings, "--profile", f"{self.folder}/profile.json", "--json")
         return json.loads(simulated)["makespan"]
 
+    def predictions(self, seconds, *variants):
+        """Trains the variants, each given by its settings, in turns for so many seconds. Returns for each what a
+        step took, `measured`, and what the simulator says, `simulated`, in milliseconds."""
+        words = [word for settings in variants for word in ["--", *settings[1:]]][1:]
+        run = subprocess.run([PREDICTION_BENCH, self.config, str(seconds), *words], check=True, capture_output=True,
+                             text=True)
+        return json.loads(run.stdout)
+
     def announced_bytes(self, settings):
         number, unit = re.search(r"for the runtime: ([\d.]+) (\w+)", self.troupe("plan", *settings)).groups()
         return float(number) * UNIT_BYTES[unit]
 
-    def measured(self, settings, steps):
-        """Runs `steps` steps. Returns their median in milliseconds and the peak memory in bytes."""
-        run = subprocess.Popen([TROUPE, "train", self.config, *settings, f"train.steps={steps}",
+    def peak_bytes(self, settings):
+        """Trains a few steps. Returns the most memory that the process had."""
+        run = subprocess.Popen([TROUPE, "train", self.config, *settings, "train.steps=3",
                                 f"run.output={self.folder}/run"], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(run.pid, 0)
         run.returncode = os.waitstatus_to_exitcode(status)
         if run.returncode != 0:
             raise RuntimeError(f"troupe train ended with {run.returncode}")
-        with open(f"{self.folder}/run/metrics.jsonl") as metrics:
-            seconds = [json.loads(line)["seconds"] for line in metrics][2:]
-        return 1e3 * statistics.median(seconds), 1024 * usage.ru_maxrss
+        return 1024 * usage.ru_maxrss
 
 
 def cases():
@@ -103,22 +111,22 @@ def print_median(what, errors):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--only", help="the cases of one schedule")
     args = parser.parse_args()
     time_errors, memory_errors = [], []
     print("| schedule | microbatches | layers | link, ms | measured, ms | simulated, ms | | peak, MiB | announced, MiB | |\n"
           "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(folder)
-        laboratory.profile(args.seconds)
+        laboratory.profile(5.0)  # For schedules that are searched for.
         for name, split, microbatches, layers, delay_us in cases():
+            if args.only not in (None, name):
+                continue
             settings = laboratory.settings(name, split, microbatches, layers, delay_us)
-            before = laboratory.simulated_ms(settings)
-            announced = laboratory.announced_bytes(settings)
-            measured, peak = laboratory.measured(settings, args.steps)
-            laboratory.profile(args.seconds)  # A machine's speed drifts.
-            simulated = (before + laboratory.simulated_ms(settings)) / 2
+            prediction, = laboratory.predictions(args.seconds, settings)
+            measured, simulated = prediction["measured"], prediction["simulated"]
+            announced, peak = laboratory.announced_bytes(settings), laboratory.peak_bytes(settings)
             time_errors.append(abs(simulated / measured - 1))
             memory_errors.append(abs(announced / peak - 1))
             print(f"| {name}{' split' if split else ''} | {microbatches} | {layers} | {delay_us / 1000:.0f} | "

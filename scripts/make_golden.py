@@ -5,16 +5,19 @@ Of each it writes the losses and gradient norms (.json) and every weight afterwa
 
 Usage: scripts/make_golden.py [folder]     Debian's python3-torch is enough; about ten seconds.
 
-Weights and data do not come from PyTorch's generator but from `initial_normal` (stages/transformer_stage.hpp)
-and `make_batch` (tests/stages/stage_chain.hpp), written again here, so that both programs begin with
-the same bits. Model, loss and optimizer are PyTorch's own operations in 32 bits.
+Weights, data and the masks of dropout do not come from PyTorch's generator but from `initial_normal`
+(stages/transformer_stage.hpp), `make_batch` (tests/stages/stage_chain.hpp) and `Dropout` (stages/kernels.hpp),
+written again here, so that both programs begin with the same bits and drop the same elements. Model, loss and
+optimizer are PyTorch's own operations in 32 bits.
 """
 
+import functools
 import json
 import math
 import pathlib
 import sys
 
+import numpy
 import torch
 import torch.nn.functional as F
 
@@ -27,6 +30,7 @@ LLAMA = {"family": "llama", **MODEL, "kv_heads": 2, "feed_forward": 80}
 BERT = {"family": "bert", **MODEL, "kv_heads": 4, "feed_forward": 80, "norm_epsilon": 1e-12,
         "task": "masked", "classes": 0}
 CLASSIFIER = {**BERT, "task": "classification", "classes": 3}
+DROPOUT = {"dropout": 0.1, "attention_dropout": 0.2}
 TRAIN = {"steps": 20, "seed": 7, "warmup_steps": 5, "microbatches": 2, "microbatch_size": 2,
          "data_seed": 100}
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.003, "min_learning_rate": 0.0003, "clip_norm": 1.0,
@@ -38,16 +42,23 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 0.02, "min_learning_rate
              "weight_decay": 0.1}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
        "weight_decay": 0.01, "momentum": 0.9}
+# With a loss scale that no gradient here overflows or, but for a few, underflows. What is apart in the last
+# digit falls on other sides of ties: a few steps, before that grows.
+HALVES = {"precision": "fp16", "loss_scale": 4096.0, "steps": 5}
 CASES = {
     "tied_adamw": (GPT2, True, ADAMW),
     "untied_adamw": (GPT2, False, ADAMW),
     "tied_sgd": (GPT2, True, SGD),
     "llama_adamw": (LLAMA, False, ADAMW),
     "tied_llama_sgd": (LLAMA, True, SGD),
+    "tied_sgd_fp16": (GPT2, True, {**SGD, **HALVES}),
     "untied_adam": (GPT2, False, ADAM),
     "llama_adafactor": (LLAMA, False, ADAFACTOR),
     "bert_adamw": (BERT, True, BERT_ADAMW),
     "bert_classes_adamw": (CLASSIFIER, False, BERT_ADAMW),
+    "dropout_adamw": ({**GPT2, **DROPOUT}, True, ADAMW),
+    "llama_dropout_sgd": ({**LLAMA, **DROPOUT}, False, SGD),
+    "bert_classes_dropout_adamw": ({**CLASSIFIER, **DROPOUT}, False, BERT_ADAMW),
 }
 
 
@@ -84,6 +95,56 @@ def initial_normal(seed, name, index):
     radius = math.sqrt(-2.0 * math.log(uniforms[0]))
     angle = 2.0 * math.pi * uniforms[1]
     return radius * (math.cos(angle) if index % 2 == 0 else math.sin(angle))
+
+
+def threefry(counter, key):
+    """Threefry4x32-20 (Salmon et al. 2011) of four arrays of counters, as four arrays."""
+    rotations = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
+    keys = [numpy.uint32(word) for word in (*key, 0x1BD11BDA ^ key[0] ^ key[1] ^ key[2] ^ key[3])]
+    x = [words + k for words, k in zip(counter, keys)]
+    for number in range(20):
+        for a, bits in zip((0, 2), rotations[number % 8]):
+            b = (a + 1 if number % 2 == 0 else 3 - a)
+            x[a] = x[a] + x[b]
+            x[b] = (x[b] << numpy.uint32(bits) | x[b] >> numpy.uint32(32 - bits)) ^ x[a]
+        if number % 4 == 3:
+            turn = number // 4 + 1
+            x = [words + keys[(turn + i) % 5] for i, words in enumerate(x)]
+            x[3] = x[3] + numpy.uint32(turn)
+    return x
+
+
+class Dropout:
+    """That of one training step."""
+
+    # Which dropout of the model: its embedding's, its classifier's; and three of each layer.
+    EMBEDDED, POOLED, FIRST_OF_LAYERS = 0, 1, 2
+    PROBABILITIES, ATTENDED, FED_FORWARD = 0, 1, 2
+
+    def __init__(self, model, step):
+        self.model, self.step = model, step
+
+    def of_layer(self, layer, part, x):
+        rate = self.model.get("attention_dropout" if part == self.PROBABILITIES else "dropout", 0.0)
+        return self.drop(self.FIRST_OF_LAYERS + 3 * layer + part, rate, x)
+
+    def of_model(self, site, x):
+        return self.drop(site, self.model.get("dropout", 0.0), x)
+
+    def drop(self, site, rate, x):
+        """x is [samples, columns], [samples, rows, columns] or [samples, heads, rows, columns]."""
+        if rate == 0.0:
+            return x
+        samples, columns = x.shape[0], x.shape[-1]
+        rows = x.shape[-2] if x.dim() > 2 else 1
+        heads = x.shape[1] if x.dim() > 3 else 1
+        kept = numpy.empty((samples, heads, rows, columns), bool)
+        head, row, column = numpy.indices(kept.shape[1:], numpy.uint32)
+        counter = (column // 64 * 16 + column % 16, row, numpy.full_like(row, site), head)
+        for sample in range(samples):
+            words = threefry(counter, (TRAIN["seed"] & 0xFFFFFFFF, TRAIN["seed"] >> 32, self.step, sample))
+            kept[sample] = numpy.choose(column // 16 % 4, words) >= int(rate * 2.0**32)
+        return x * torch.from_numpy(kept).reshape(x.shape) * (1.0 / (1.0 - rate))
 
 
 def make_batch(model, step):
@@ -231,16 +292,38 @@ def make_parameters(shapes):
     return parameters
 
 
-def attend(q, k, v, hidden_keys=None):
+class ProductOfHalves(torch.autograd.Function):
+    """x [..., in] times w [in, out]: the operands of it and of its backward pass are rounded to half
+    precision; they add up in 32 bits, as tensor cores do."""
+
+    @staticmethod
+    def forward(context, x, w):
+        context.save_for_backward(x, w)
+        return x.half().float() @ w.half().float()
+
+    @staticmethod
+    def backward(context, dy):
+        x, w = (saved.half().float() for saved in context.saved_tensors)
+        dy = dy.half().float()
+        return dy @ w.T, x.flatten(0, -2).T @ dy.flatten(0, -2)
+
+
+def attend(q, k, v, drop, hidden_keys=None):
     """Each [batch, heads, sequence, head_size]; returns [batch, sequence, hidden]. Later keys are
-    hidden, or those marked in [batch, sequence]."""
+    hidden, or those marked in [batch, sequence]. `drop` is applied to the probabilities."""
     batch, _, sequence, size = q.shape
     scores = q @ k.transpose(-1, -2) / math.sqrt(size)
     if hidden_keys is None:
         scores = scores + torch.full((sequence, sequence), float("-inf")).triu(1)
     else:
         scores = scores.masked_fill(hidden_keys[:, None, None, :], float("-inf"))
-    return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, sequence, -1)
+    return (drop(scores.softmax(-1)) @ v).transpose(1, 2).reshape(batch, sequence, -1)
+
+
+def dropouts_of(dropout, layer):
+    """The three of a layer, as functions."""
+    return (functools.partial(dropout.of_layer, layer, part)
+            for part in (dropout.PROBABILITIES, dropout.ATTENDED, dropout.FED_FORWARD))
 
 
 def by_heads(x, heads):
@@ -248,25 +331,27 @@ def by_heads(x, heads):
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def gpt2_forward(p, tokens):
+def gpt2_forward(p, dropout, tokens, product=torch.matmul):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], 1e-5)
 
     def linear(x, name):
-        return x @ p[name + ".weight"] + p[name + ".bias"]
+        return product(x, p[name + ".weight"]) + p[name + ".bias"]
 
-    x = p["wte.weight"][tokens] + p["wpe.weight"][:tokens.shape[1]]
+    x = dropout.of_model(dropout.EMBEDDED, p["wte.weight"][tokens] + p["wpe.weight"][:tokens.shape[1]])
     for i in range(GPT2["layers"]):
         h = f"h.{i}."
+        probabilities, attended, fed_forward = dropouts_of(dropout, i)
         qkv = linear(norm(x, h + "ln_1"), h + "attn.c_attn").split(GPT2["hidden"], -1)
-        x = x + linear(attend(*(by_heads(t, GPT2["heads"]) for t in qkv)), h + "attn.c_proj")
+        y = attend(*(by_heads(t, GPT2["heads"]) for t in qkv), probabilities)
+        x = x + attended(linear(y, h + "attn.c_proj"))
         wide = F.gelu(linear(norm(x, h + "ln_2"), h + "mlp.c_fc"), approximate="tanh")
-        x = x + linear(wide, h + "mlp.c_proj")
-    return norm(x, "ln_f") @ p.get("lm_head.weight", p["wte.weight"]).T
+        x = x + fed_forward(linear(wide, h + "mlp.c_proj"))
+    return product(norm(x, "ln_f"), p.get("lm_head.weight", p["wte.weight"]).T)
 
 
-def llama_forward(p, tokens):
+def llama_forward(p, dropout, tokens):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * p[name + ".weight"]
@@ -283,22 +368,23 @@ def llama_forward(p, tokens):
         return x * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
 
     group = LLAMA["heads"] // LLAMA["kv_heads"]
-    x = p["model.embed_tokens.weight"][tokens]
+    x = dropout.of_model(dropout.EMBEDDED, p["model.embed_tokens.weight"][tokens])
     for i in range(LLAMA["layers"]):
         layer = f"model.layers.{i}."
+        probabilities, attended, fed_forward = dropouts_of(dropout, i)
         normal = norm(x, layer + "input_layernorm")
         q = by_heads(linear(normal, layer + "self_attn.q_proj"), LLAMA["heads"])
         k, v = (by_heads(linear(normal, f"{layer}self_attn.{name}_proj"), LLAMA["kv_heads"])
                 .repeat_interleave(group, 1) for name in "kv")
-        x = x + linear(attend(turn(q), turn(k), v), layer + "self_attn.o_proj")
+        x = x + attended(linear(attend(turn(q), turn(k), v, probabilities), layer + "self_attn.o_proj"))
         normal = norm(x, layer + "post_attention_layernorm")
         wide = F.silu(linear(normal, layer + "mlp.gate_proj")) * linear(normal, layer + "mlp.up_proj")
-        x = x + linear(wide, layer + "mlp.down_proj")
+        x = x + fed_forward(linear(wide, layer + "mlp.down_proj"))
     head = p.get("lm_head.weight", p["model.embed_tokens.weight"])
     return norm(x, "model.norm") @ head.T
 
 
-def bert_hidden(p, tokens, segments, lengths):
+def bert_hidden(p, dropout, tokens, segments, lengths):
     """What the last layer says, [batch, sequence, hidden]; and the two operations for heads."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], BERT["norm_epsilon"])
@@ -309,31 +395,34 @@ def bert_hidden(p, tokens, segments, lengths):
     words, positions, kinds = (p[f"bert.embeddings.{name}_embeddings.weight"]
                                for name in ("word", "position", "token_type"))
     x = norm(words[tokens] + positions[:tokens.shape[1]] + kinds[segments], "bert.embeddings.LayerNorm")
+    x = dropout.of_model(dropout.EMBEDDED, x)
     padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
     for i in range(BERT["layers"]):
         layer = f"bert.encoder.layer.{i}."
+        probabilities, attended, fed_forward = dropouts_of(dropout, i)
         q, k, v = (by_heads(linear(x, f"{layer}attention.self.{name}"), BERT["heads"])
                    for name in ("query", "key", "value"))
-        x = norm(x + linear(attend(q, k, v, padding), layer + "attention.output.dense"),
-                 layer + "attention.output.LayerNorm")
+        y = attend(q, k, v, probabilities, padding)
+        x = norm(x + attended(linear(y, layer + "attention.output.dense")), layer + "attention.output.LayerNorm")
         wide = F.gelu(linear(x, layer + "intermediate.dense"))
-        x = norm(x + linear(wide, layer + "output.dense"), layer + "output.LayerNorm")
+        x = norm(x + fed_forward(linear(wide, layer + "output.dense")), layer + "output.LayerNorm")
     return x, norm, linear
 
 
-def bert_forward(p, tokens, segments, lengths):
+def bert_forward(p, dropout, tokens, segments, lengths):
     """Logits [batch, sequence, vocabulary]."""
-    x, norm, linear = bert_hidden(p, tokens, segments, lengths)
+    x, norm, linear = bert_hidden(p, dropout, tokens, segments, lengths)
     name = "cls.predictions."
     x = norm(F.gelu(linear(x, name + "transform.dense")), name + "transform.LayerNorm")
     decoder = p.get(name + "decoder.weight", p["bert.embeddings.word_embeddings.weight"])
     return F.linear(x, decoder, p[name + "bias"])
 
 
-def classifier_forward(p, tokens, segments, lengths):
+def classifier_forward(p, dropout, tokens, segments, lengths):
     """Logits [batch, classes]."""
-    x, _, linear = bert_hidden(p, tokens, segments, lengths)
-    return linear(torch.tanh(linear(x[:, 0], "bert.pooler.dense")), "classifier")
+    x, _, linear = bert_hidden(p, dropout, tokens, segments, lengths)
+    pooled = torch.tanh(linear(x[:, 0], "bert.pooler.dense"))
+    return linear(dropout.of_model(dropout.POOLED, pooled), "classifier")
 
 
 FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_forward),
@@ -344,10 +433,10 @@ FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_f
 
 def learning_rate_at(train, step):
     """As engine/config.hpp, `step` counted from 1."""
-    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], TRAIN["warmup_steps"]
+    peak, least, warmup = train["learning_rate"], train["min_learning_rate"], train["warmup_steps"]
     if step <= warmup:
         return peak * step / warmup
-    share = (step - warmup) / (TRAIN["steps"] - warmup)
+    share = (step - warmup) / (train["steps"] - warmup)
     return least + 0.5 * (peak - least) * (1.0 + math.cos(math.pi * share))
 
 
@@ -404,24 +493,29 @@ def to_safetensors(tensors):
 
 def run(model, tie, train):
     """What the training was and what it measured; and the weights after it, by name."""
+    train = {**TRAIN, **train}
     shapes_of, forward = FAMILIES[model["family"]]
-    if model is CLASSIFIER:
+    if model.get("task") == "classification":
         shapes_of, forward = classifier_shapes, classifier_forward
     parameters = make_parameters(shapes_of(tie))
     optimizer = make_optimizer(parameters, train)
+    products = {"product": ProductOfHalves.apply} if "precision" in train else {}
+    scale = train.get("loss_scale", 1.0)
     losses, norms = [], []
-    for step in range(1, TRAIN["steps"] + 1):
+    for step in range(1, train["steps"] + 1):
         seen, targets = make_batch(model, step - 1)
-        logits = forward(parameters, **seen)
+        logits = forward(parameters, Dropout(model, step), **seen, **products)
         loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
         optimizer.zero_grad()
-        loss.backward()
+        (scale * loss).backward()
+        for p in parameters.values():
+            p.grad /= scale
         norms.append(torch.nn.utils.clip_grad_norm_(parameters.values(), train["clip_norm"]).item())
         losses.append(loss.item())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(train, step)
         optimizer.step()
-    return {"model": {**model, "tie_embeddings": tie}, "train": {**TRAIN, **train},
+    return {"model": {**model, "tie_embeddings": tie}, "train": train,
             "losses": losses, "gradient_norms": norms}, parameters
 
 

@@ -54,6 +54,7 @@ void DirectorState::start(DirectorHandle::pointer self, std::shared_ptr<const Pl
   self_ = self;
   plan_ = std::move(plan);
   done_ = std::move(done);
+  loss_scaler_.emplace(plan_->config.train);
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
     auto& parts = is_part_.emplace_back();
     for (const auto& spec : parameters_of(plan_->config.model, plan_->stages[s].spec,
@@ -82,7 +83,9 @@ void DirectorState::on(const StepDue& message) {
   report_.kind = message.what.kind;
   report_.begin_ns = stages::steady_now_ns();
   report_.ranks.resize(stages_.size());
-  for (const auto& loader : loaders_) caf::anon_send(loader, message.what);
+  if (report_.kind == StepKind::training) report_.loss_scale = loss_scaler_->scale();
+  const StepWanted wanted{message.what.step, message.what.kind, report_.loss_scale};
+  for (const auto& loader : loaders_) caf::anon_send(loader, wanted);
 }
 
 bool DirectorState::refuse(const std::optional<std::string>& misfit) {
@@ -93,7 +96,7 @@ bool DirectorState::refuse(const std::optional<std::string>& misfit) {
 }
 
 void DirectorState::on(StepReported& message) {
-  if (!is_running_ || refuse(misfit_of(*plan_, message)) || refuse(misfit_of_parts(message))) {
+  if (!is_running_ || refuse(misfit_of(*plan_, report_.kind, message)) || refuse(misfit_of_parts(message))) {
     return;
   }
   auto& place = reported_[message.rank];
@@ -101,8 +104,12 @@ void DirectorState::on(StepReported& message) {
   place = std::move(message);
   if (++reported_count_ < stages_.size()) return;
   report_.loss = mean_loss();
-  if (report_.kind == StepKind::evaluation) return;
-  decide_clipping();
+  report_.target_count = reported_.front()->target_count;
+  if (report_.kind == StepKind::evaluation) {
+    if (plan_->config.model.classifies()) report_.predictions = predictions();
+    return;
+  }
+  decide_update();
 }
 
 /// Between shards, and holders of parts, the norm is added up parameter by parameter.
@@ -123,22 +130,31 @@ std::optional<std::string> DirectorState::misfit_of_parts(const StepReported& me
   return std::nullopt;
 }
 
-/// PyTorch's rule: scale by clip / (norm + 1e-6) when that is below one.
-void DirectorState::decide_clipping() {
-  report_.gradient_norm = global_norm();
+/// PyTorch's rule: scale by clip / (norm + 1e-6) when that is below one. Gradients that are not
+/// finite come from too large a loss scale, if there is one; a loss that is not never does.
+void DirectorState::decide_update() {
+  report_.gradient_norm = global_norm() / report_.loss_scale;
   report_.learning_rate = learning_rate_at(plan_->config.train, report_.step);
-  if (!std::isfinite(report_.loss) || !std::isfinite(report_.gradient_norm)) {
+  const bool is_finite = std::isfinite(report_.gradient_norm);
+  if (!std::isfinite(report_.loss) || (!is_finite && !loss_scaler_->on_overflow())) {
     return finish(
         Error{Errc::diverged, "step " + std::to_string(report_.step)
                                   + ": the loss or the gradient norm is not a finite number; lower "
                                     "train.learning_rate or set train.clip_norm"});
   }
+  if (!is_finite) {
+    report_.is_skipped = true;
+    ++skipped_count_;
+    for (const auto& stage : stages_) caf::anon_send(stage, UpdateSkipped{});
+    return;
+  }
+  loss_scaler_->on_update();
   const auto clip = plan_->config.train.clip_norm;
   const auto scale = clip > 0.0 ? std::min(1.0, clip / (report_.gradient_norm + 1e-6)) : 1.0;
-  for (const auto& stage : stages_) {
-    caf::anon_send(
-        stage, UpdateStarted{static_cast<float>(report_.learning_rate), static_cast<float>(scale)});
-  }
+  const UpdateStarted update{report_.step - skipped_count_,
+                             static_cast<float>(report_.learning_rate),
+                             static_cast<float>(scale / report_.loss_scale)};
+  for (const auto& stage : stages_) caf::anon_send(stage, update);
 }
 
 void DirectorState::on(RankFinished& message) {
@@ -198,19 +214,41 @@ void DirectorState::finish(Expected<StepReport> outcome) {
   done_(std::move(outcome));
 }
 
-/// Adds replica after replica, microbatch after microbatch: the order of the serial run.
-double DirectorState::mean_loss() const {
+/// Replica after replica, and where the model has two copies, end after end: tells `visit` what the
+/// rank of a last stage has reported and which microbatches end there. All shards report the same.
+template <class Visit>
+void DirectorState::for_each_end(const Visit& visit) const {
   const auto& schedule = plan_->training;
-  double sum = 0.0;
   for (std::uint32_t r = 0; r < plan_->config.parallel.data; ++r) {
     for (std::uint32_t s = 0; s < schedule.stage_count(); ++s) {
       if (!schedule.is_last(StageIndex{s})) continue;
       const auto rank = rank_at(plan_->config.parallel, {r, 0, schedule.rank_of_stage[s]});
-      const auto [begin, end] = schedule.microbatches_of(StageIndex{s});
-      for (auto m = begin; m < end; ++m) sum += reported_[rank]->losses[m];
+      visit(r, *reported_[rank], schedule.microbatches_of(StageIndex{s}));
     }
   }
+}
+
+/// Adds replica after replica, microbatch after microbatch: the order of the serial run.
+double DirectorState::mean_loss() const {
+  double sum = 0.0;
+  for_each_end([&](std::uint32_t, const StepReported& reported, const MicrobatchRange& range) {
+    for (auto m = range.begin; m < range.end; ++m) sum += reported.losses[m];
+  });
   return sum / reported_.front()->target_count;
+}
+
+std::vector<std::int32_t> DirectorState::predictions() const {
+  const std::size_t sequences = plan_->config.schedule.microbatch_size;
+  const auto per_replica = plan_->training.microbatch_count * sequences;
+  std::vector<std::int32_t> all(plan_->config.parallel.data * per_replica);
+  for_each_end([&](std::uint32_t replica, const StepReported& reported,
+                   const MicrobatchRange& range) {
+    const auto from = std::span{reported.predictions}.subspan(
+        range.begin * sequences, (range.end - range.begin) * sequences);
+    const auto to = replica * per_replica + range.begin * sequences;
+    std::ranges::copy(from, all.begin() + static_cast<std::ptrdiff_t>(to));
+  });
+  return all;
 }
 
 /// Adds parameter after parameter in model order, from the first copy of the model in the first

@@ -52,8 +52,8 @@ void LoaderState::on(const StepWanted& message) {
   }
   for (const auto& stage : stages_) {
     const auto replica = coordinate_of(plan_->config.parallel, stage.rank).replica;
-    caf::anon_send(stage.actor,
-                   StepStarted{message.step, message.kind, &(*current_.batches)[replica]});
+    caf::anon_send(stage.actor, StepStarted{message.step, message.kind,
+                                            &(*current_.batches)[replica], message.loss_scale});
   }
   if (message.kind == StepKind::training) {
     prepare(next_, {message.step + 1, StepKind::training});

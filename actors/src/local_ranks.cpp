@@ -186,9 +186,10 @@ Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
 }
 
 Expected<Done> LocalRanks::join_holders(const HeldPart& part) {
-  GroupPlan group{.ranks = {}, .lane = [this, part](std::uint32_t a, std::uint32_t b) {
-                    return holder_lane(*plan_, part, a, b);
-                  }};
+  GroupPlan group{.ranks = {},
+                  .lane = [this, part](std::uint32_t a,
+                                       std::uint32_t b) { return holder_lane(*plan_, part, a, b); },
+                  .wire = plan_->config.train.gradient_wire};
   for (std::uint32_t m = 0; m < plan_->holder_count(); ++m) {
     group.ranks.push_back(holder_of(*plan_, part, m).rank);
   }
@@ -254,7 +255,7 @@ Expected<std::vector<std::unique_ptr<transport::Collective>>> LocalRanks::join(
   for (std::uint32_t m = 0; m < member_count; ++m) {
     if (find(group.ranks[m]) != nullptr) here.push_back(m);
   }
-  if (here.size() == member_count) return parts_.make_group(member_count);
+  if (here.size() == member_count) return parts_.make_group(member_count, group.wire);
   std::vector<std::vector<std::unique_ptr<transport::Link>>> links(member_count);
   for (const auto m : here) {
     auto elsewhere = links_elsewhere(group, m);
@@ -267,7 +268,9 @@ Expected<std::vector<std::unique_ptr<transport::Collective>>> LocalRanks::join(
     }
   }
   std::vector<std::unique_ptr<transport::Collective>> members(member_count);
-  for (const auto m : here) members[m] = transport::make_linked_member(m, std::move(links[m]));
+  for (const auto m : here) {
+    members[m] = transport::make_linked_member(m, std::move(links[m]), {}, group.wire);
+  }
   return members;
 }
 

@@ -27,6 +27,17 @@ bool fits(const Plan& plan, RankIndex rank, const TraceEntry& entry) {
          && action.microbatch.value() < plan.training.microbatch_count;
 }
 
+Misfit misfit_of_predictions(const std::vector<std::int32_t>& predictions, std::size_t count,
+                             std::uint32_t class_count) {
+  if (predictions.size() != count) {
+    return number(predictions.size()) + " predictions from a rank that has " + number(count);
+  }
+  const auto is_none = [&](std::int32_t c) { return c < 0 || std::cmp_greater_equal(c, class_count); };
+  const auto found = std::ranges::find_if(predictions, is_none);
+  if (found == predictions.end()) return std::nullopt;
+  return "class " + std::to_string(*found) + " of " + number(class_count);
+}
+
 constexpr const char* no_time = "a time that no clock shows";
 
 /// Whether a clock shows first one, then the other.
@@ -46,7 +57,7 @@ Misfit misfit_of(const ClockTold& message) {
   return no_time;
 }
 
-Misfit misfit_of(const Plan& plan, const StepReported& message) {
+Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
   const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
   const auto stages = plan.training.stages_of(rank);
@@ -58,8 +69,14 @@ Misfit misfit_of(const Plan& plan, const StepReported& message) {
   const bool has_losses =
       std::ranges::any_of(stages, [&](StageIndex stage) { return plan.training.is_last(stage); });
   const auto loss_count = has_losses ? plan.training.microbatch_count : 0;
-  if (message.losses.size() == loss_count) return std::nullopt;
-  return number(message.losses.size()) + " losses from a rank that has " + number(loss_count);
+  if (message.losses.size() != loss_count) {
+    return number(message.losses.size()) + " losses from a rank that has " + number(loss_count);
+  }
+  const auto& model = plan.config.model;
+  const bool predicts = kind == StepKind::evaluation && model.classifies();
+  return misfit_of_predictions(
+      message.predictions,
+      predicts ? std::size_t{loss_count} * plan.config.schedule.microbatch_size : 0, model.classes);
 }
 
 Misfit misfit_of(const Plan& plan, const RankFinished& message) {

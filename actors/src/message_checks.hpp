@@ -22,9 +22,10 @@ using Misfit = std::optional<std::string>;
 /// account add up without overflow, and so does what one clock shows and another's lead.
 inline constexpr std::int64_t clock_max_ns = std::int64_t{1} << 59U;
 
-// To the director. A report's losses and squares may be any, its indices and times may not.
+// To the director. A report's losses and squares may be any, its indices, times and classes may not.
 [[nodiscard]] Misfit misfit_of(const ClockTold& message);
-[[nodiscard]] Misfit misfit_of(const Plan& plan, const StepReported& message);
+/// @param kind Of the step that is reported.
+[[nodiscard]] Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message);
 [[nodiscard]] Misfit misfit_of(const Plan& plan, const RankFinished& message);
 [[nodiscard]] Misfit misfit_of(const Plan& plan, const RankFailed& message);
 /// @param rank_count Of the node that was asked.

@@ -22,6 +22,7 @@ NetworkSettings::NetworkSettings(const std::optional<transport::TlsFiles>& tls) 
   add_message_type<StepWanted>("troupe.StepWanted");
   add_message_type<StepReported>("troupe.StepReported");
   add_message_type<UpdateStarted>("troupe.UpdateStarted");
+  add_message_type<UpdateSkipped>("troupe.UpdateSkipped");
   add_message_type<RankFinished>("troupe.RankFinished");
   add_message_type<RankFailed>("troupe.RankFailed");
   add_message_type<LoadFailed>("troupe.LoadFailed");

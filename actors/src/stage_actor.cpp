@@ -162,9 +162,15 @@ void StageActorState::on(const StepStarted& message) {
   trace_.reserve(trace_size_max());
   choices_told_ = 0;
   const auto stages = plan_->training.stages_of(local_->coordinate.pipeline);
+  const auto& schedule = plan_->config.schedule;
+  const auto samples = schedule.microbatches * schedule.microbatch_size;
   for (std::size_t i = 0; i < stages.size(); ++i) {
-    local_->stages[i].stage->begin_step(
-        {message.step, message.kind, message.batch, plan_->training.microbatches_of(stages[i])});
+    local_->stages[i].stage->begin_step({.step = message.step,
+                                         .kind = message.kind,
+                                         .batch = message.batch,
+                                         .microbatches = plan_->training.microbatches_of(stages[i]),
+                                         .first_sample = local_->coordinate.replica * samples,
+                                         .loss_scale = static_cast<float>(message.loss_scale)});
   }
   advance(Started{});
 }
@@ -190,13 +196,21 @@ void StageActorState::on(const Completed& message) {
 }
 
 void StageActorState::on(const UpdateStarted& message) {
+  update_ = {message.update, message.learning_rate, message.gradient_scale};
+  on_decision(ClippingDecided{});
+}
+
+void StageActorState::on(const UpdateSkipped& /*message*/) {
+  on_decision(UpdateRefused{});
+}
+
+void StageActorState::on_decision(const StageEvent& event) {
   if (has_failed_) return;
   if (machine_ == nullptr || machine_->waits_for() != WaitCause::director) {
     return fail(Errc::internal, "updating the weights");
   }
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
-  update_ = {step_, message.learning_rate, message.gradient_scale};
-  advance(ClippingDecided{});
+  advance(event);
 }
 
 void StageActorState::advance(const StageEvent& event) {
@@ -402,10 +416,13 @@ void StageActorState::carry_out(const MeasureGradients& command) {
 void StageActorState::carry_out(const ReportStep&) {
   StepReported report{.rank = rank(), .losses = {}, .squares = {}, .target_count = target_count_};
   for (auto& held : local_->stages) {
-    // Ends of two copies of the model have losses of different microbatches.
+    // Ends of two copies of the model have losses and predictions of different microbatches.
     const auto losses = held.stage->losses();
     if (!losses.empty()) report.losses.resize(losses.size());
     for (std::size_t m = 0; m < losses.size(); ++m) report.losses[m] += losses[m];
+    const auto predictions = held.stage->predictions();
+    if (!predictions.empty()) report.predictions.resize(predictions.size());
+    for (std::size_t s = 0; s < predictions.size(); ++s) report.predictions[s] += predictions[s];
     const auto squares = held.stage->gradient_squares();
     report.squares.emplace_back(squares.begin(), squares.end());
   }
@@ -462,6 +479,7 @@ StageHandle::behavior_type stage_actor(StageHandle::stateful_pointer<StageActorS
       [self](const StepStarted& message) { self->state.on(message); },
       [self](const Completed& message) { self->state.on(message); },
       [self](const UpdateStarted& message) { self->state.on(message); },
+      [self](const UpdateSkipped& message) { self->state.on(message); },
   };
 }
 

@@ -56,7 +56,7 @@ public:
       const Plan& plan, const std::shared_ptr<const CorpusBatches>& batches) override {
     // Nodes read the corpus themselves, and may have another working directory, or another corpus.
     auto theirs = plan;
-    theirs.config.data.fingerprint = batches->corpus().fingerprint();
+    theirs.config.data.fingerprint = batches->fingerprint();
     std::error_code ignored;
     theirs.config.data.text =
         std::filesystem::absolute(plan.config.data.text, ignored).lexically_normal().string();

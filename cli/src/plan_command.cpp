@@ -1,5 +1,6 @@
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -53,6 +54,31 @@ void print_grid(const Plan& plan) {
              config.schedule.microbatch_size, plan.tokens_per_step());
 }
 
+template <class Names, class Enum>
+std::string_view name_in(const Names& names, Enum value) {
+  return names.at(static_cast<std::size_t>(value));
+}
+
+/// What is not fp32, and what ranks exchange to sum their gradients.
+void print_numbers(const Plan& plan) {
+  const auto& train = plan.config.train;
+  std::string text;
+  if (train.precision != Precision::fp32) {
+    text +=
+        fmt::format("products  of {}, added up in fp32", name_in(precision_names, train.precision));
+    if (train.precision == Precision::fp16) {
+      text += fmt::format("; the loss is scaled by {} at first", train.loss_scale);
+    }
+    text += '\n';
+  }
+  for (std::uint32_t r = 0; plan.holder_count() > 1 && r < plan.training.rank_count(); ++r) {
+    text += fmt::format("gradients of rank {}: {} in {}, summed over {} holders\n", r,
+                        format_bytes(plan.gradient_bytes_of(RankIndex{r})),
+                        name_in(wire_format_names, train.gradient_wire), plan.holder_count());
+  }
+  if (!text.empty()) fmt::print("{}\n", text);
+}
+
 void print_memory(const Plan& plan) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
     const auto shards = plan.config.parallel.tensor.of(RankIndex{r});
@@ -104,6 +130,7 @@ Expected<ExitCode> plan(const PlanArguments& arguments) {
   const auto named = named_profile(*loaded, arguments.profile_path);
   if (!named) return named.error();
   print_grid(*loaded);
+  print_numbers(*loaded);
   print_memory(*loaded);
   if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
   if (*named) {

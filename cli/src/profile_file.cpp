@@ -49,6 +49,8 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.count("vocabulary", profile.model.vocabulary);
   if (profile.model.family == Family::bert) visitor.choice("task", profile.model.task, task_names);
   if (profile.model.classifies()) visitor.count("classes", profile.model.classes);
+  visitor.real("dropout", profile.model.dropout);
+  visitor.real("attention_dropout", profile.model.attention_dropout);
   visitor.count("microbatch_size", profile.microbatch_size);
   visitor.count("threads_per_stage", profile.threads_per_stage);
   visitor.choice("precision", profile.precision, precision_names);

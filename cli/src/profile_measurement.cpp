@@ -299,7 +299,8 @@ double mean_of(const std::vector<Probe*>& probes, Durations Probe::*durations) {
 
 }  // namespace
 
-Expected<Profile> measure_profile(const Plan& plan, double seconds) {
+Expected<Profile> measure_profile(const Plan& plan, double seconds,
+                                  const std::function<Expected<Done>()>& beside) {
   const auto deadline = Clock::now() + std::chrono::duration<double>{seconds};
   const auto& counts = plan.config.parallel.tensor.by_rank;
   std::vector<Probes> probes_of_counts;
@@ -315,6 +316,8 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds) {
     for (auto* probe : probes) {
       if (auto done = probe->run_step(); !done) return done.error();
     }
+    if (!beside) continue;
+    if (auto done = beside(); !done) return done.error();
   }
   Profile profile{.model = plan.config.model.resolved(),
                   .microbatch_size = plan.config.schedule.microbatch_size,

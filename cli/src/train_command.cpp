@@ -18,6 +18,7 @@
 #include "troupe/storage/output_folder.hpp"
 #include "troupe/transport/secret.hpp"
 
+#include "classification_report.hpp"
 #include "commands.hpp"
 #include "corpus_batches.hpp"
 #include "model_weights.hpp"
@@ -42,8 +43,9 @@ constexpr std::string_view metrics_name = "metrics.jsonl";
 constexpr std::string_view weights_name = "weights.safetensors";
 constexpr std::string_view trace_name = "trace.json";
 constexpr std::string_view picture_name = "timeline.svg";
-constexpr std::array result_names{config_name, metrics_name,        weights_name,
-                                  trace_name,  recorded_steps_name, picture_name};
+constexpr std::string_view classes_name = "classes.json";
+constexpr std::array result_names{config_name,         metrics_name, weights_name, trace_name,
+                                  recorded_steps_name, picture_name, classes_name};
 
 std::atomic<bool> interrupted = false;
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler writes it");
@@ -74,6 +76,12 @@ std::array<double, time_cause_count> time_shares(const StepReport& report) {
   return shares;
 }
 
+/// How the model does on what is held out.
+struct Validation {
+  double loss = 0.0;                    ///< Mean over the targets.
+  std::optional<ClassCounts> classes{};  ///< Of a model that classifies.
+};
+
 /// Everything `troupe train` holds while it trains.
 class TrainingRun {
 public:
@@ -98,6 +106,7 @@ public:
 
   [[nodiscard]] Expected<ExitCode> run() {
     if (auto measured = measure_light(); !measured) return measured.error();
+    if (batches_->labelled() != nullptr) print_texts(*batches_->labelled());
     listen_for_interrupts();
     const auto step_count = plan_.config.train.steps;
     {
@@ -165,23 +174,42 @@ private:
     return Done{};
   }
 
+  void print_texts(const LabelledBatches& batches) const {
+    const auto& corpus = batches.corpus();
+    fmt::print("{} texts of {} classes to train on, {} held out", corpus.training().size(),
+               corpus.class_names().size(), corpus.validation().size());
+    if (const auto cut = batches.cut_count(); cut > 0) {
+      fmt::print("; {} are cut to the {} bytes that model.sequence has room for", cut,
+                 plan_.config.model.sequence - 1);
+    }
+    fmt::print("\n");
+  }
+
   [[nodiscard]] Expected<Done> train_step(ProgressLine& progress) {
     auto report = trainer_->train_step();
     if (!report) return report.error();
     observe(*report);
-    std::optional<double> validation_loss;
+    std::optional<Validation> validation;
     const auto& train = plan_.config.train;
     const bool is_last = report->step == train.steps || interrupted;
     if (batches_->validates() && (is_last || report->step % train.validation_interval == 0)) {
-      auto loss = validate_model();
-      if (!loss) return loss.error();
-      validation_loss = *loss;
+      auto found = validate_model(is_last);
+      if (!found) return found.error();
+      validation = std::move(*found);
     }
-    if (auto logged = log(*report, validation_loss); !logged) return logged;
+    if (auto logged = log(*report, validation); !logged) return logged;
     progress.show(facts_of(*report));
-    if (validation_loss) {
-      progress.print(fmt::format("step {}: validation loss {:.4f}, perplexity {:.2f}", report->step,
-                                 *validation_loss, std::exp(*validation_loss)));
+    if (report->is_skipped) {
+      progress.print(
+          fmt::format("step {}: gradients overflow with the loss scaled by {}; the weights stay as "
+                      "they are, and the scale is halved",
+                      report->step, report->loss_scale));
+    }
+    if (validation) progress.print(describe(report->step, *validation));
+    if (validation && validation->classes && is_last) {
+      report_ = ClassificationReport{report->step, validation->loss,
+                                     batches_->labelled()->corpus().class_names(),
+                                     std::move(*validation->classes)};
     }
     auto& steps = recorded_.steps;
     if (steps.size() == recorded_steps_max) steps.erase(steps.begin());
@@ -207,16 +235,38 @@ private:
     training_seconds_ += seconds_of(report);
   }
 
-  /// Mean loss over the held-out batches.
-  [[nodiscard]] Expected<double> validate_model() {
-    double sum = 0.0;
-    const auto batch_count = plan_.config.train.validation_batches;
-    for (std::uint32_t batch = 1; batch <= batch_count; ++batch) {
-      auto report = trainer_->evaluate_step(batch);
-      if (!report) return report.error();
-      sum += report->loss;
+  /// Over `train.validation_batches` of what is held out. The last validation of a model that
+  /// classifies is over all of it.
+  [[nodiscard]] Expected<Validation> validate_model(bool is_last) {
+    const auto* const labelled = batches_->labelled();
+    auto batch_count = plan_.config.train.validation_batches;
+    Validation validation;
+    if (labelled != nullptr) {
+      const auto all = labelled->validation_batch_count();
+      batch_count = is_last ? all : std::min(batch_count, all);
+      validation.classes.emplace(plan_.config.model.classes);
     }
-    return sum / batch_count;
+    double loss = 0.0;
+    double target_count = 0.0;
+    for (std::uint32_t batch = 1; batch <= batch_count; ++batch) {
+      const auto report = trainer_->evaluate_step(batch);
+      if (!report) return report.error();
+      loss += report->loss * report->target_count;
+      target_count += report->target_count;
+      if (labelled == nullptr) continue;
+      const auto texts = labelled->validation_texts(batch);
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        validation.classes->add(texts[i].label, static_cast<std::uint32_t>(report->predictions[i]));
+      }
+    }
+    validation.loss = loss / target_count;
+    return validation;
+  }
+
+  static std::string describe(std::uint32_t step, const Validation& validation) {
+    const auto text = fmt::format("step {}: validation loss {:.4f}, ", step, validation.loss);
+    if (!validation.classes) return text + fmt::format("perplexity {:.2f}", std::exp(validation.loss));
+    return text + fmt::format("accuracy {:.4f}", validation.classes->accuracy());
   }
 
   [[nodiscard]] double tokens_per_second(const StepReport& report) const {
@@ -239,7 +289,7 @@ private:
   }
 
   [[nodiscard]] Expected<Done> log(const StepReport& report,
-                                   std::optional<double> validation_loss) {
+                                   const std::optional<Validation>& validation) {
     std::vector<storage::Metric> metrics{{"step", std::uint64_t{report.step}},
                                          {"loss", report.loss},
                                          {"learning_rate", report.learning_rate},
@@ -249,13 +299,24 @@ private:
                                          {"bubble_measured", report.bubble_fraction()},
                                          {"bubble_predicted", predicted_.bubble_of_total()},
                                          {"seconds", seconds_of(report)}};
+    if (plan_.config.train.precision == Precision::fp16) {
+      metrics.push_back({"loss_scale", report.loss_scale});
+      metrics.push_back({"skipped", std::uint64_t{report.is_skipped}});
+    }
     const auto shares = time_shares(report);
     for (std::size_t cause = 0; cause < time_cause_count; ++cause) {
       metrics.push_back({time_share_names()[cause], shares[cause]});
     }
-    if (validation_loss) {
-      metrics.push_back({"validation_loss", *validation_loss});
-      metrics.push_back({"validation_perplexity", std::exp(*validation_loss)});
+    if (validation) {
+      metrics.push_back({"validation_loss", validation->loss});
+      if (const auto& classes = validation->classes) {
+        metrics.push_back({"validation_accuracy", classes->accuracy()});
+        metrics.push_back({"validation_macro_precision", classes->macro_precision()});
+        metrics.push_back({"validation_macro_recall", classes->macro_recall()});
+        metrics.push_back({"validation_macro_f1", classes->macro_f1()});
+      } else {
+        metrics.push_back({"validation_perplexity", std::exp(validation->loss)});
+      }
     }
     return log_->append(metrics);
   }
@@ -292,11 +353,17 @@ private:
     if (plan_.config.model.family != Family::bert) {
       if (auto sample = write_sample(weights); !sample) return sample;
     }
+    if (report_) {
+      auto classes = folder_->write(classes_name, to_json(*report_));
+      if (!classes) return classes;
+      fmt::print("\n{}", to_table(*report_));
+    }
     fmt::print(
         "\nweights   {}\nmetrics   {}\npicture   {}\ntrace     {}\nsteps     {}\nas run    {}\n",
         weights, folder_->path_of(metrics_name), folder_->path_of(picture_name),
         folder_->path_of(trace_name), folder_->path_of(recorded_steps_name),
         folder_->path_of(config_name));
+    if (report_) fmt::print("classes   {}\n", folder_->path_of(classes_name));
     return Done{};
   }
 
@@ -316,7 +383,7 @@ private:
 
     constexpr std::uint32_t prompt_length = 32;
     constexpr std::uint32_t sample_length = 320;
-    const auto& corpus = batches_->corpus();
+    const auto& corpus = batches_->text()->corpus();
     const auto text =
         corpus.validation().token_count() > prompt_length ? corpus.validation() : corpus.training();
     std::vector<std::int32_t> tokens(std::min<std::uint64_t>(prompt_length, text.token_count()));
@@ -334,6 +401,7 @@ private:
   std::optional<storage::OutputFolder> folder_;
   std::optional<storage::MetricLog> log_;
   RecordedSteps recorded_;  ///< The last ones.
+  std::optional<ClassificationReport> report_;  ///< Of all that is held out, at the end.
   MeasuredCosts costs_;
   double light_flops_ = 1.0;
   Timeline predicted_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 
 #include "config_keys.hpp"
@@ -178,6 +179,15 @@ Expected<Done> check_optimizer(const TrainConfig& train) {
   return Done{};
 }
 
+/// To divide by a power of two is exact: gradients bear no trace of the scale.
+Expected<Done> check_loss_scale(const TrainConfig& train) {
+  if (is_loss_scale(train.loss_scale)) return Done{};
+  const auto below = std::exp2(std::floor(std::log2(train.loss_scale)));
+  return invalid("train.loss_scale: " + config::to_text(train.loss_scale)
+                 + " is not a power of two; the nearest are " + config::to_text(below) + " and "
+                 + config::to_text(2.0 * below));
+}
+
 Expected<Done> check_grid(const Config& config) {
   const auto pipeline = config.parallel.pipeline;
   if (auto checked = check_shards(config); !checked) return checked;
@@ -279,6 +289,7 @@ Expected<Done> validate(const Config& config) {
   if (auto checked = check_model(config.model); !checked) return checked;
   if (auto checked = check_grid(config); !checked) return checked;
   if (auto checked = check_optimizer(config.train); !checked) return checked;
+  if (auto checked = check_loss_scale(config.train); !checked) return checked;
   if (auto checked = check_sizes(config); !checked) return checked;
   if (auto checked = check_data(config); !checked) return checked;
   return check_run(config);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <limits>
 
+#include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/nearest.hpp"
 
 namespace troupe::config {
@@ -130,6 +131,8 @@ std::vector<Key> keys_of(Config& config) {
       {"model", "norm_epsilon", Real{&model.norm_epsilon, 1e-12, 1.0}},
       {"model", "task", Choice<Task>{&model.task, task_names}},
       {"model", "classes", Whole32{&model.classes, 0, 65'536}},
+      {"model", "dropout", Real{&model.dropout, 0.0, 0.99}},
+      {"model", "attention_dropout", Real{&model.attention_dropout, 0.0, 0.99}},
       {"parallel", "data", Whole32{&parallel.data, 1, 1024}},
       {"parallel", "tensor", Counts{&parallel.tensor.by_rank, 1, 1024, 1024, true}},
       {"parallel", "pipeline", Whole32{&parallel.pipeline, 1, 1024}},
@@ -157,6 +160,9 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "epsilon", Real{&train.epsilon, 1e-30, 1.0}},
       {"train", "momentum", Real{&train.momentum, 0.0, 0.999999}},
       {"train", "precision", Choice<Precision>{&train.precision, precision_names}},
+      {"train", "loss_scale", Real{&train.loss_scale, 1.0, loss_scale_max}},
+      {"train", "loss_scale_interval", Whole32{&train.loss_scale_interval, 0, 1'000'000'000}},
+      {"train", "gradient_wire", Choice<WireFormat>{&train.gradient_wire, wire_format_names}},
       {"train", "recompute", Choice<Recompute>{&train.recompute, recompute_names}},
       {"train", "recompute_stages", Counts{&train.recompute_stages, 0, 1'048'575, 1024}},
       {"train", "sequence_parallel", Switch{&train.sequence_parallel}},

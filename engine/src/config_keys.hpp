@@ -50,10 +50,10 @@ struct Choice {
   std::span<const std::string_view> names;
 };
 
-using Value =
-    std::variant<Switch, Whole<std::uint32_t>, Whole<std::uint64_t>, Real, Text, Counts,
-                 Choice<Family>, Choice<Task>, Choice<OptimizerKind>, Choice<LearningRateSchedule>,
-                 Choice<Recompute>, Choice<Policy>, Choice<OptimizerSharding>, Choice<Precision>>;
+using Value = std::variant<Switch, Whole<std::uint32_t>, Whole<std::uint64_t>, Real, Text, Counts,
+                           Choice<Family>, Choice<Task>, Choice<OptimizerKind>,
+                           Choice<LearningRateSchedule>, Choice<Recompute>, Choice<Policy>,
+                           Choice<OptimizerSharding>, Choice<Precision>, Choice<WireFormat>>;
 
 struct Key {
   std::string_view table;

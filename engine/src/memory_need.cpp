@@ -65,7 +65,8 @@ std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
 
 namespace {
 
-/// What streams round to bf16 before they multiply it: the two operands of the largest product.
+/// What streams round before they multiply it: the two operands of the largest product, to bf16, or
+/// to floats with the values of fp16.
 std::uint64_t rounding_bytes(const Plan& plan) {
   if (plan.config.train.precision == Precision::fp32) return 0;
   const auto rows =
@@ -81,8 +82,7 @@ std::uint64_t rounding_bytes(const Plan& plan) {
       most = std::max({most, rows * wider + in * out, rows * (in + out)});
     }
   }
-  constexpr std::uint64_t bytes_per_number = 2;
-  return bytes_per_number * most;
+  return (plan.config.train.precision == Precision::bf16 ? 2 : sizeof(float)) * most;
 }
 
 }  // namespace

@@ -50,6 +50,7 @@ public:
     auto hidden = begin();
     for (auto number = stage_.layer_begin; number < stage_.layer_end; ++number) {
       begin_block(ForwardPass::Block::Kind::layer);
+      next_site_ = first_layer_site + sites_per_layer * number;
       hidden = layer(std::to_string(number), hidden);
     }
     if (stage_.has_head) {
@@ -252,7 +253,7 @@ private:
   void classes_head(ValueIndex x) {
     const auto dense = bert_whole("bert.pooler.dense", first_tokens(x), model_.hidden);
     const auto pooled = elementwise(OperationKind::tanh, "bert.pooler.act", dense);
-    cross_entropy(bert_whole("classifier", pooled, model_.classes));
+    cross_entropy(bert_whole("classifier", dropped(pooled, pooled_site), model_.classes));
   }
 
   /// What follows has one row for each sequence, and all shards compute it.
@@ -284,9 +285,10 @@ private:
             .is_term = true,
             .word_begin = static_cast<std::uint32_t>(words.begin),
             .y = y});
-    if (model_.family != Family::bert) return sum_shards(y, no_value);
+    if (model_.family != Family::bert) return dropped(sum_shards(y, no_value), embedding_site);
     segments(y);
-    return layer_norm("bert.embeddings.LayerNorm", sum_shards(y, no_value));
+    return dropped(layer_norm("bert.embeddings.LayerNorm", sum_shards(y, no_value)),
+                   embedding_site);
   }
 
   /// Logits of every word, which the shards divide, and their loss.
@@ -380,6 +382,26 @@ private:
     return y;
   }
 
+  /// x, some of it dropped by training, and `residual`.
+  ValueIndex dropped(ValueIndex x, std::uint32_t site, ValueIndex residual = no_value) {
+    if (model_.dropout <= 0.0) {
+      TROUPE_ASSERT(residual == no_value);
+      return x;
+    }
+    const auto width = width_of(x);
+    const auto y = own_value("what is left of " + pass_.values[x].name, width);
+    append({.kind = OperationKind::dropout,
+            .in = width,
+            .out = width,
+            .on_own_rows = divides_rows_,
+            .dropout = model_.dropout,
+            .site = site,
+            .x = x,
+            .residual = residual,
+            .y = y});
+    return y;
+  }
+
   struct LinearParameters {
     WeightLayout layout{};
     std::uint32_t weight = no_parameter;
@@ -387,8 +409,10 @@ private:
     bool is_term = false;
   };
 
+  /// What is a term of a sum, a part of a layer adds to `residual`.
   ValueIndex linear(std::string name, ValueIndex x, std::uint32_t out,
                     const LinearParameters& parameters, ValueIndex residual = no_value) {
+    const bool drops = parameters.is_term && model_.dropout > 0.0;
     const auto y = value(std::move(name), out);
     append({.kind = OperationKind::linear,
             .layout = parameters.layout,
@@ -398,9 +422,11 @@ private:
             .out = out,
             .is_term = parameters.is_term,
             .x = x,
-            .residual = divides_rows_ ? no_value : residual,
+            .residual = divides_rows_ || drops ? no_value : residual,
             .y = y});
-    return parameters.is_term ? sum_shards(y, residual) : y;
+    if (!parameters.is_term) return y;
+    const auto site = next_site_++;
+    return drops ? dropped(sum_shards(y, no_value), site, residual) : sum_shards(y, residual);
   }
 
   struct Output {
@@ -447,6 +473,8 @@ private:
     append({.kind = OperationKind::attention,
             .in = width_of(qkv),
             .out = width,
+            .dropout = model_.attention_dropout,
+            .site = next_site_++,
             .x = qkv,
             .y = y,
             .saved = {value(name + " log_sum_exp", heads), no_value}});
@@ -478,6 +506,13 @@ private:
          .operations_begin = static_cast<std::uint32_t>(pass_.operations.size()),
          .parameters_begin = static_cast<std::uint32_t>(pass_.parameters.size())});
   }
+
+  // Every dropout of the model has a number, whether it drops anything or not. In a layer: the
+  // probabilities of attention, its result, and that of the feed-forward.
+  static constexpr std::uint32_t embedding_site = 0;
+  static constexpr std::uint32_t pooled_site = 1;
+  static constexpr std::uint32_t first_layer_site = 2;
+  static constexpr std::uint32_t sites_per_layer = 3;
 
   /// As in Radford et al. 2019, and so for what comes with an embedding.
   [[nodiscard]] static float deviation() { return 0.02F; }
@@ -550,6 +585,7 @@ private:
   // Of what is appended.
   std::uint64_t rows_;
   bool divides_rows_;
+  std::uint32_t next_site_ = 0;  ///< Of the layer.
   ForwardPass pass_;
   std::vector<std::uint32_t> widths_;  ///< By value; 0 for what is no matrix of rows.
 };

@@ -147,9 +147,17 @@ private:
     if (graph_.workspace_bytes > 0) {
       list_.push_back({"workspace", "values", graph_.workspace_bytes});
     }
+    append_predictions("workspace", 1, false);
     if (!bounds_.trains) return;
     list_.push_back({"workspace", "gradient squares", graph_.parameters.size() * sizeof(double)});
     if (shape_.optimizer == OptimizerKind::adafactor) append_optimizer_sums();
+  }
+
+  /// The class that each sequence is taken for.
+  void append_predictions(const char* use, std::uint64_t microbatch_count, bool for_host) {
+    if (!stage_.has_head || !model_.classifies()) return;
+    list_.push_back({use, "predictions",
+                     microbatch_count * shape_.microbatch_size * sizeof(std::int32_t), for_host});
   }
 
   void append_tokens() {
@@ -170,6 +178,7 @@ private:
       list_.push_back({"results", name, count * sizeof(double), true});
     };
     if (stage_.has_head) append_doubles("losses", shape_.microbatch_count);
+    append_predictions("results", shape_.microbatch_count, true);
     if (bounds_.trains) append_doubles("gradient squares", graph_.parameters.size());
   }
 

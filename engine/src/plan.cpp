@@ -148,6 +148,17 @@ std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
   return sum;
 }
 
+std::uint64_t Plan::gradient_bytes_of(RankIndex rank) const {
+  std::uint64_t count = 0;
+  for (const auto& stage : stages) {
+    if (stage.rank != rank) continue;
+    for (const auto& parameter : parameters_of(config.model, stage.spec, shard(stage.stage, 0))) {
+      count += parameter.element_count();
+    }
+  }
+  return count * bytes_per_number(config.train.gradient_wire);
+}
+
 StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, StageIndex stage) {
   const auto until_used = in_flight_max(training, stage, Pass::backward_weight);
   const auto [begin, end] = training.microbatches_of(stage);

@@ -8,6 +8,8 @@
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 
+#include "config_keys.hpp"
+
 namespace troupe {
 
 namespace {
@@ -135,6 +137,17 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
         Count{"model.vocabulary", &ModelSpec::vocabulary},
         Count{"model.classes", &ModelSpec::classes}}) {
     if (measured.*value != planned.*value) return differs(key, measured.*value, planned.*value);
+  }
+  struct Rate {
+    const char* key;
+    double ModelSpec::*value;
+  };
+  for (const auto& [key, value] :
+       {Rate{"model.dropout", &ModelSpec::dropout},
+        Rate{"model.attention_dropout", &ModelSpec::attention_dropout}}) {
+    // How much is dropped takes no time; whether anything is, does.
+    if ((measured.*value > 0.0) == (planned.*value > 0.0)) continue;
+    return misfit(key, config::to_text(measured.*value), config::to_text(planned.*value));
   }
   for (const auto& stage : plan.stages) {
     const auto recompute = stage.bounds.recompute;

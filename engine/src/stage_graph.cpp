@@ -77,9 +77,10 @@ bool differentiates_in_place(OperationKind kind) {
 }
 
 /// Whether a layer that recomputes selectively makes the results of the operation anew: they cost
-/// little beside those of products.
+/// little beside those of products. What dropout leaves of a product is kept in place of it.
 bool is_cheap(OperationKind kind) {
-  return kind != OperationKind::linear && kind != OperationKind::sum_to_rows;
+  return kind != OperationKind::linear && kind != OperationKind::sum_to_rows
+         && kind != OperationKind::dropout;
 }
 
 /// Derives the calls of every pass from the operations of the forward pass.
@@ -378,7 +379,8 @@ std::vector<ParameterRun> runs_of(const ParameterSpec& spec) {
 }
 
 StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const GraphOptions& options) {
-  auto pass = forward_pass_of(model, stage, options.microbatch_size, options.shard);
+  auto pass = forward_pass_of(options.trains ? model : model.without_dropout(), stage,
+                              options.microbatch_size, options.shard);
   return Lowering{std::move(pass), model, stage, options}.take();
 }
 

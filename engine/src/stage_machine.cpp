@@ -399,6 +399,12 @@ void StageMachine::handle(const ClippingDecided&, Commands& out) {
   for (const auto& stage : stages_) out.emplace_back(RunOptimizer{stage.stage});
 }
 
+void StageMachine::handle(const UpdateRefused&, Commands& out) {
+  TROUPE_ASSERT(phase_ == Phase::waiting);
+  phase_ = Phase::finished;
+  out.emplace_back(FinishStep{});
+}
+
 void StageMachine::handle(const OptimizerFinished&, Commands&) {
   TROUPE_ASSERT(phase_ == Phase::optimizing);
   ++stages_reported_;

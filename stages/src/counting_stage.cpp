@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,7 @@ namespace {
 constexpr std::size_t line_bytes = 64;
 constexpr std::size_t parameter_length = 16;
 constexpr MicrobatchIndex once{0};
+constexpr double half_max = 65'504.0;  ///< Beyond it a scaled gradient overflows.
 
 /// What travels in an edge buffer.
 struct Message {
@@ -131,6 +133,7 @@ public:
   }
   void on_bucket_ready(BucketReady ready) override { ready_ = std::move(ready); }
   [[nodiscard]] std::span<const double> losses() const override { return losses_; }
+  [[nodiscard]] std::span<const std::int32_t> predictions() const override { return {}; }
 
   void add_tied(DeviceDone done) override {
     const auto other = buffers_.held(Edge::tied_in, once);
@@ -142,8 +145,9 @@ public:
 
   void measure_gradients(DeviceDone done) override {
     run(std::move(done), [this] {
-      const double gradient = floats_in(gradients_)[0];
-      std::ranges::fill(squares_, gradient * gradient);
+      const auto gradient = double{floats_in(gradients_)[0]} * info_.loss_scale;
+      std::ranges::fill(squares_, gradient > half_max ? std::numeric_limits<double>::infinity()
+                                                      : gradient * gradient);
       return Errc::none;
     });
   }

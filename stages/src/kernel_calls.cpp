@@ -19,7 +19,8 @@ KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& pro
                  .head_size = props.model.head_size(),
                  .is_causal = props.model.family != Family::bert},
       epsilon_{static_cast<float>(props.model.norm_epsilon)},
-      precision_{props.train.precision} {}
+      precision_{props.train.precision},
+      seed_{props.train.seed} {}
 
 float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {
   if (value == no_value) return nullptr;
@@ -52,6 +53,17 @@ float* KernelCalls::weight_gradient(const Operation& operation) const {
   const bool is_head = operation.kind == OperationKind::linear && !memory_.head_half.empty()
                        && operation.weight == 0;
   return is_head ? memory_.head_half.data() : gradient(operation.weight);
+}
+
+Dropout KernelCalls::dropout_of(const Operation& operation, const PassFrame& frame) const {
+  const bool has_heads = operation.kind == OperationKind::attention;
+  return {.rate = frame.drops ? operation.dropout : 0.0,
+          .seed = seed_,
+          .step = frame.step,
+          .site = operation.site,
+          .first_sample = frame.first_sample,
+          .first_row = operation.on_own_rows ? shard_.index * operation.rows : 0,
+          .first_head = has_heads ? shard_.index * attention_.heads : 0};
 }
 
 void KernelCalls::enqueue(const KernelCall& call, const PassFrame& frame) {
@@ -90,7 +102,8 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
     case OperationKind::rotate:
       return kernels_.rotate(stream_, y, memory_.turns.data(), false, attention_);
     case OperationKind::attention:
-      return kernels_.attention_forward(stream_, x, frame.lengths, y, saved, attention_);
+      return kernels_.attention_forward(stream_, x, frame.lengths, y, saved, attention_,
+                                        dropout_of(of, frame));
     case OperationKind::gelu:
       return kernels_.gelu_forward(stream_, x, y, std::size_t{of.rows} * of.out);
     case OperationKind::exact_gelu:
@@ -99,6 +112,12 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
       return kernels_.first_rows(stream_, x, y, of.rows, attention_.sequence, of.out);
     case OperationKind::tanh:
       return kernels_.tanh_forward(stream_, x, y, std::size_t{of.rows} * of.out);
+    case OperationKind::dropout:
+      if (!frame.drops) {
+        return copy_plus(x, at(call.residual, frame), y, std::size_t{of.rows} * of.out);
+      }
+      return kernels_.dropout(stream_, x, at(call.residual, frame), y, of.rows, rows_of_sample(of),
+                              of.out, dropout_of(of, frame));
     case OperationKind::swiglu:
       return kernels_.swiglu_forward(stream_, x, y, of.rows, of.out);
     case OperationKind::cross_entropy:
@@ -163,7 +182,7 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
       return kernels_.rotate(stream_, dx, memory_.turns.data(), true, attention_);
     case OperationKind::attention:
       return kernels_.attention_backward(stream_, dy, x, frame.lengths, at(call.y, frame), saved,
-                                         dx, attention_);
+                                         dx, attention_, dropout_of(of, frame));
     case OperationKind::gelu:
       return kernels_.gelu_backward(stream_, x, dy, dx, std::size_t{of.rows} * of.out);
     case OperationKind::exact_gelu:
@@ -173,6 +192,9 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
     case OperationKind::tanh:
       return kernels_.tanh_backward(stream_, at(call.y, frame), dy, dx,
                                     std::size_t{of.rows} * of.out);
+    case OperationKind::dropout:
+      return kernels_.dropout(stream_, dy, residual, dx, of.rows, rows_of_sample(of), of.out,
+                              dropout_of(of, frame));
     case OperationKind::swiglu:
       return kernels_.swiglu_backward(stream_, x, dy, dx, of.rows, of.out);
     case OperationKind::share:

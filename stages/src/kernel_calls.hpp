@@ -24,6 +24,9 @@ struct PassFrame {
   /// As for `Kernels::cross_entropy`: not 0 leaves the gradient of the logits.
   float gradient_scale = 0.0F;
   Accumulate accumulate{};  ///< Of weight gradients.
+  bool drops = false;       ///< Whether dropout does anything.
+  std::uint32_t step = 0;
+  std::uint32_t first_sample = 0;  ///< Of the microbatch, its number in the step.
 };
 
 /// Enqueues kernel calls on one stream.
@@ -58,6 +61,12 @@ private:
   [[nodiscard]] static WordRange words_of(const Operation& operation) {
     return {.begin = operation.word_begin, .count = operation.in};
   }
+  /// What the operation drops in a pass: by value, so that enqueued work keeps it.
+  [[nodiscard]] Dropout dropout_of(const Operation& operation, const PassFrame& frame) const;
+  /// Rows of the operation that belong to one sample, over all shards.
+  [[nodiscard]] std::uint32_t rows_of_sample(const Operation& operation) const {
+    return operation.rows * (operation.on_own_rows ? shard_.count : 1) / attention_.batch;
+  }
   /// The bytes of a value, for a collective.
   [[nodiscard]] BufferView bytes_of(ValueIndex value, const PassFrame& frame) const;
   /// Floats from one shard's statistics to the next one's.
@@ -89,6 +98,7 @@ private:
   AttentionShape attention_;
   float epsilon_;
   Precision precision_;
+  std::uint64_t seed_;
 };
 
 }  // namespace troupe::stages

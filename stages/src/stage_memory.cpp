@@ -68,6 +68,8 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   cut_edges(cutter, props.bounds, buffers);
   if (cutter.at("constants")) turns = cutter.floats("turns");
   if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
+  const bool predicts = props.spec.has_head && props.model.classifies();
+  if (predicts) predictions = cutter.integers("predictions");
   if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
   if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");
   const auto widths = props.model.batch_widths();
@@ -76,6 +78,7 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (widths.lengths > 0) lengths = cutter.integers("lengths");
   if (props.spec.has_head) targets = cutter.integers("targets");
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
+  if (predicts) host.predictions = host_cutter.integers("predictions");
   if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
 }
 

@@ -71,6 +71,7 @@ struct StageMemory {
   std::vector<Slot> slots;
   BufferView workspace;
   std::span<float> turns;              ///< [sequence, head_size], where positions are rotary.
+  std::span<std::int32_t> predictions;  ///< [sequences] of a microbatch, where classes are told.
   std::span<double> gradient_squares;  ///< [parameters]
   std::span<float> optimizer_sums;     ///< Of one parameter at a time; for Adafactor.
   // Of a batch, by microbatch; empty where they are not needed.
@@ -82,6 +83,7 @@ struct StageMemory {
   /// What the host reads of the results.
   struct {
     std::span<double> losses;            ///< [microbatches], where the head is.
+    std::span<std::int32_t> predictions;  ///< [microbatches, sequences], where classes are told.
     std::span<double> gradient_squares;  ///< [parameters]
   } host;
 

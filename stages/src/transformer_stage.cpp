@@ -40,6 +40,7 @@ public:
   void on_bucket_ready(BucketReady ready) override { bucket_ready_ = std::move(ready); }
 
   [[nodiscard]] std::span<const double> losses() const override;
+  [[nodiscard]] std::span<const std::int32_t> predictions() const override;
   void add_tied(DeviceDone done) override;
   void measure_gradients(DeviceDone done) override;
   [[nodiscard]] std::span<const double> gradient_squares() const override {
@@ -94,6 +95,7 @@ private:
   void enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame);
 
   void forward(MicrobatchIndex microbatch);
+  void predict(MicrobatchIndex microbatch);
   void backward(MicrobatchIndex microbatch, bool for_input, bool for_weight);
   void hold_gradients(Slot& slot, MicrobatchIndex microbatch);
   void begin_weights(MicrobatchIndex microbatch);
@@ -311,6 +313,7 @@ void ArenaStage::begin_step(const StepInfo& info) {
   TROUPE_ASSERT(free_slots_.size() == props_.bounds.slots);
   step_ = info;
   std::ranges::fill(memory_.host.losses, 0.0);
+  std::ranges::fill(memory_.host.predictions, 0);
   weights_next_ = info.own_microbatches().begin;
   upload(info.batch->tokens, memory_.tokens);
   upload(info.batch->segments, memory_.segments);
@@ -375,6 +378,12 @@ std::span<const double> ArenaStage::losses() const {
   return memory_.host.losses.first(step_.batch->microbatch_count);
 }
 
+std::span<const std::int32_t> ArenaStage::predictions() const {
+  if (step_.batch == nullptr || step_.kind == StepKind::training) return {};
+  const auto& all = memory_.host.predictions;
+  return all.first(all.size() / props_.microbatch_count * step_.batch->microbatch_count);
+}
+
 // -- forward --------------------------------------------------------------------------------------
 
 PassFrame ArenaStage::frame_of(const Slot& slot, MicrobatchIndex microbatch) const {
@@ -384,8 +393,12 @@ PassFrame ArenaStage::frame_of(const Slot& slot, MicrobatchIndex microbatch) con
           .segments = of_microbatch(memory_.segments, microbatch).data(),
           .lengths = of_microbatch(memory_.lengths, microbatch).data(),
           .targets = of_microbatch(memory_.targets, microbatch).data(),
-          .gradient_scale = trains ? 1.0F / static_cast<float>(step_.batch->target_count) : 0.0F,
-          .accumulate = accumulate_};
+          .gradient_scale =
+              trains ? step_.loss_scale / static_cast<float>(step_.batch->target_count) : 0.0F,
+          .accumulate = accumulate_,
+          .drops = trains,
+          .step = step_.step,
+          .first_sample = step_.first_sample + microbatch.value() * props_.microbatch_size};
 }
 
 void ArenaStage::enqueue_calls(std::span<const KernelCall> calls, const PassFrame& frame) {
@@ -414,8 +427,19 @@ void ArenaStage::forward(MicrobatchIndex microbatch) {
   }
   if (step_.kind == StepKind::evaluation) {
     last_logits_ = calls_.at(graph_.forward.back().x, frame);
+    if (!memory_.predictions.empty()) predict(microbatch);
     free_slot(microbatch);
   }
+}
+
+/// Tells the classes of the sequences whose logits the stream has just computed.
+void ArenaStage::predict(MicrobatchIndex microbatch) {
+  const auto classes = memory_.predictions;
+  kernels_.arg_max(stream_, last_logits_, classes.data(), props_.microbatch_size,
+                   props_.model.classes);
+  kernels_.download(stream_, classes.data(),
+                    &memory_.host.predictions[microbatch.value() * classes.size()],
+                    classes.size_bytes());
 }
 
 // -- backward -------------------------------------------------------------------------------------
@@ -613,7 +637,7 @@ void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
   const bool decays = memory_.parameters[index].spec->decays;
   const auto decay = static_cast<float>(decays ? train.weight_decay : 0.0);
   const auto bias = [&](double beta) {
-    return static_cast<float>(1.0 - std::pow(beta, step.step));
+    return static_cast<float>(1.0 - std::pow(beta, step.update));
   };
   switch (train.optimizer) {
     case OptimizerKind::adamw:
@@ -637,7 +661,7 @@ void ArenaStage::optimize(std::size_t index, const OptimizerStep& step) {
                            .gradient_scale = step.gradient_scale});
     case OptimizerKind::adafactor:
       return step_adafactor(index, {.learning_rate = step.learning_rate,
-                                    .keep = static_cast<float>(1.0 - std::pow(step.step, -0.8)),
+                                    .keep = static_cast<float>(1.0 - std::pow(step.update, -0.8)),
                                     .weight_decay = decay,
                                     .gradient_scale = step.gradient_scale});
   }

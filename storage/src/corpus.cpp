@@ -38,26 +38,12 @@ Error too_short(const DataConfig& data, std::uint64_t token_count, std::uint32_t
   return {Errc::invalid_file, std::move(sentence)};
 }
 
-/// Who trains with others must have their text.
-Expected<Done> check_fingerprint(const DataConfig& data, const TokenFile& file) {
-  if (data.fingerprint.empty()) return Done{};
-  const auto found = file.fingerprint();
-  if (found == data.fingerprint) return Done{};
-  return Error{Errc::invalid_file, "data.text: " + data.text + " has " + found
-                                       + ", but the run trains on a text that has "
-                                       + data.fingerprint + "; copy that one here"};
-}
-
 }  // namespace
 
 Expected<Corpus> Corpus::open(const DataConfig& data, std::uint32_t sequence) {
   TROUPE_ASSERT(data.validation_fraction >= 0.0 && data.validation_fraction <= 0.5);
-  if (data.text.empty()) {
-    return Error{Errc::invalid_config, "data.text: not set; give the path of the text to train on"};
-  }
-  auto file = TokenFile::open(data.text, data.tokenizer);
-  if (!file) return Error{file.error().code, "data.text: " + file.error().context};
-  if (auto same = check_fingerprint(data, *file); !same) return same.error();
+  auto file = TokenFile::open(data);
+  if (!file) return file.error();
   const auto token_count = file->tokens().token_count();
   const auto held_out = validation_count_of(token_count, data.validation_fraction);
   const bool validates = data.validation_fraction > 0.0;

@@ -13,7 +13,7 @@ std::uint32_t masked_count_of(std::uint32_t sequence) noexcept {
 }
 
 std::uint64_t masking_key(std::uint64_t seed, std::uint64_t sample) noexcept {
-  return Random{Random{seed}.next() ^ sample}.next();
+  return mixed(seed, sample);
 }
 
 void mask_tokens(std::uint64_t key, std::int32_t mask, std::span<std::int32_t> tokens,

@@ -10,10 +10,6 @@ namespace troupe::storage {
 
 namespace {
 
-std::uint64_t mixed(std::uint64_t a, std::uint64_t b) {
-  return Random{Random{a}.next() ^ b}.next();
-}
-
 // One application of the network to a value of twice `half_bits` bits.
 std::uint64_t scrambled(std::uint64_t value, std::uint32_t half_bits, std::uint64_t key) {
   const std::uint64_t mask = (1ULL << half_bits) - 1;
@@ -40,12 +36,16 @@ void fill_from(const TokenView& from, const BatchShape& shape, const auto& start
   }
 }
 
-std::uint64_t first_sample_of(const BatchShape& shape, std::uint32_t step, std::uint32_t replica) {
-  TROUPE_ASSERT(step >= 1 && replica < shape.replicas);
-  return (step - 1) * shape.samples_per_step() + replica * shape.samples_per_replica();
+}  // namespace
+
+std::uint64_t BatchShape::first_sample_of(std::uint32_t step, std::uint32_t replica) const {
+  TROUPE_ASSERT(step >= 1 && replica < replicas);
+  return (step - 1) * samples_per_step() + replica * samples_per_replica();
 }
 
-}  // namespace
+std::uint64_t mixed(std::uint64_t a, std::uint64_t b) noexcept {
+  return Random{Random{a}.next() ^ b}.next();
+}
 
 BatchShape batch_shape_of(const Config& config) noexcept {
   return {.replicas = config.parallel.data,
@@ -83,7 +83,7 @@ std::uint64_t TrainingSampler::start_of(std::uint64_t index) const {
 void TrainingSampler::fill(std::uint32_t step, std::uint32_t replica,
                            std::span<std::int32_t> tokens, std::span<std::int32_t> targets) const {
   const auto start = [this](std::uint64_t index) { return start_of(index); };
-  fill_from(tokens_, shape_, start, first_sample_of(shape_, step, replica), tokens, targets);
+  fill_from(tokens_, shape_, start, shape_.first_sample_of(step, replica), tokens, targets);
 }
 
 ValidationSampler::ValidationSampler(TokenView tokens, const BatchShape& shape,
@@ -106,7 +106,7 @@ void ValidationSampler::fill(std::uint32_t batch, std::uint32_t replica,
                              std::span<std::int32_t> tokens,
                              std::span<std::int32_t> targets) const {
   const auto start = [this](std::uint64_t index) { return start_of(index); };
-  fill_from(tokens_, shape_, start, first_sample_of(shape_, batch, replica), tokens, targets);
+  fill_from(tokens_, shape_, start, shape_.first_sample_of(batch, replica), tokens, targets);
 }
 
 }  // namespace troupe::storage

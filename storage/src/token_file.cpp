@@ -28,6 +28,21 @@ Expected<TokenFile> TokenFile::open(const std::string& path, std::string_view to
   return TokenFile{std::move(*file)};
 }
 
+/// Who trains with others must have their text.
+Expected<TokenFile> TokenFile::open(const DataConfig& data) {
+  if (data.text.empty()) {
+    return Error{Errc::invalid_config, "data.text: not set; give the path of the text to train on"};
+  }
+  auto file = open(data.text, data.tokenizer);
+  if (!file) return Error{file.error().code, "data.text: " + file.error().context};
+  if (data.fingerprint.empty()) return file;
+  const auto found = file->fingerprint();
+  if (found == data.fingerprint) return file;
+  return Error{Errc::invalid_file, "data.text: " + data.text + " has " + found
+                                       + ", but the run trains on a text that has "
+                                       + data.fingerprint + "; copy that one here"};
+}
+
 std::string TokenFile::fingerprint() const {
   constexpr std::string_view digits = "0123456789abcdef";
   const auto bytes = file_.bytes();

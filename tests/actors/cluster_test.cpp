@@ -56,6 +56,9 @@ struct Case {
   bool tied;
   Policy policy = Policy::in_order;
   OptimizerSharding sharding = OptimizerSharding::none;
+  Precision precision = Precision::fp32;
+  WireFormat wire = WireFormat::fp32;
+  double dropout = 0.0;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -70,11 +73,20 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.chunks = grid.chunks;
   config.schedule.policy = grid.policy;
   config.train.optimizer_sharding = grid.sharding;
+  config.train.precision = grid.precision;
+  config.train.loss_scale = overflowing_scale;
+  config.train.gradient_wire = grid.wire;
+  config.model.dropout = grid.dropout;
+  config.model.attention_dropout = grid.dropout;
   config.schedule.microbatches /= grid.parallel.data;
   config.train.steps = 5;
   auto alone = Trainer::make(make_plan(config).value(), source_of(config));
   const auto expected = train(**alone);
   const auto evaluated = (*alone)->evaluate_step(1);
+  if (grid.precision == Precision::fp16) {
+    EXPECT_LT(expected.scales.back(), overflowing_scale) << "a step was skipped";
+    EXPECT_GT(expected.norms.back(), 0.0) << "and another was not";
+  }
 
   Ensemble run{config, options_of(node_count, shared_memory)};
   ASSERT_TRUE(run.trainer) << run.trainer.error().context;
@@ -127,6 +139,42 @@ const Case cases[] = {
      true,
      Policy::in_order,
      OptimizerSharding::zero2},
+    {"fp16",
+     "1f1b",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::zero1,
+     Precision::fp16},
+    {"wire_of_bf16",
+     "zb-h1",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::bf16},
+    {"fp16_over_bf16",
+     "1f1b",
+     {.data = 4, .tensor = 1, .pipeline = 1},
+     1,
+     false,
+     Policy::in_order,
+     OptimizerSharding::zero2,
+     Precision::fp16,
+     WireFormat::bf16},
+    {"dropout",
+     "1f1b",
+     {.data = 2, .tensor = 2, .pipeline = 1},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.1},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {
@@ -456,6 +504,7 @@ TEST(Cluster, ANodeThatIsAskedForWhatNoDirectorAsksForEndsWithASentence) {
   expect_refused("a parameter that this node does not hold", ParameterAsked{1, 0, 1});
   expect_refused("a parameter that this node does not hold", ParameterAsked{0, 9999, 1});
   expect_refused("a step of no kind", StepWanted{1, StepKind{2}});
+  expect_refused("a step with a loss scale that is none", StepWanted{1, StepKind::training, 3.0});
 }
 
 /// The node has stopped, and its heartbeat would be waited for, for an hour: only the director's

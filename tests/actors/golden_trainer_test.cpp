@@ -53,16 +53,18 @@ std::vector<std::vector<float>> values_of(Trainer& trainer) {
 
 class GoldenTrainer : public testing::TestWithParam<std::tuple<const char*, std::uint32_t>> {};
 
-INSTANTIATE_TEST_SUITE_P(Trainings, GoldenTrainer,
-                         testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd",
-                                                          "llama_adamw", "tied_llama_sgd",
-                                                          "untied_adam", "llama_adafactor",
-                                                          "bert_adamw", "bert_classes_adamw"),
-                                          testing::Values(1U, 2U)),
-                         [](const auto& test) {
-                           return std::string{std::get<0>(test.param)} + "_ranks_"
-                                  + std::to_string(std::get<1>(test.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Trainings, GoldenTrainer,
+    testing::Combine(testing::Values("tied_adamw", "untied_adamw", "tied_sgd", "tied_sgd_fp16",
+                                     "llama_adamw", "tied_llama_sgd", "untied_adam",
+                                     "llama_adafactor", "bert_adamw", "bert_classes_adamw",
+                                     "dropout_adamw", "llama_dropout_sgd",
+                                     "bert_classes_dropout_adamw"),
+                     testing::Values(1U, 2U)),
+    [](const auto& test) {
+      return std::string{std::get<0>(test.param)} + "_ranks_"
+             + std::to_string(std::get<1>(test.param));
+    });
 
 TEST_P(GoldenTrainer, AgreesWithPyTorch) {
   const auto& [name, ranks] = GetParam();
@@ -82,8 +84,7 @@ TEST_P(GoldenTrainer, AgreesWithPyTorch) {
   const auto parameters = parameters_of(plan.config.model);
   ASSERT_EQ(parameters.size(), weights.tensors().size());
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    stages::expect_weights(weights, plan.config.train.optimizer, parameters[i], before[i],
-                           after[i]);
+    stages::expect_weights(weights, plan.config.train, parameters[i], before[i], after[i]);
   }
 }
 

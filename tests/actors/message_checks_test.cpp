@@ -49,6 +49,43 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
             std::string::npos);
 }
 
+/// Of the last of two ranks with two microbatches of two sequences.
+TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
+  Config config;
+  config.model = {.family = Family::bert,
+                  .layers = 2,
+                  .heads = 1,
+                  .hidden = 4,
+                  .sequence = 4,
+                  .vocabulary = 257,
+                  .tie_embeddings = false,
+                  .task = Task::classification,
+                  .classes = 3};
+  config.parallel.pipeline = 2;
+  config.schedule.microbatches = 2;
+  config.schedule.microbatch_size = 2;
+  const auto plan = make_plan(config).value();
+  const auto misfit = [&](StepKind kind, std::uint32_t rank,
+                          std::vector<std::int32_t> predictions) {
+    const StepReported message{.rank = rank,
+                               .losses = std::vector<double>(rank == 1 ? 2 : 0),
+                               .squares = {{}},
+                               .target_count = 4,
+                               .predictions = std::move(predictions)};
+    return misfit_of(plan, kind, message);
+  };
+  constexpr auto evaluation = StepKind::evaluation;
+  EXPECT_EQ(misfit(evaluation, 1, {0, 1, 2, 0}), std::nullopt);
+  EXPECT_EQ(misfit(evaluation, 0, {}), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 1, {}), std::nullopt);
+  EXPECT_EQ(misfit(evaluation, 1, {}), "0 predictions from a rank that has 4");
+  EXPECT_EQ(misfit(evaluation, 1, {0, 1, 2}), "3 predictions from a rank that has 4");
+  EXPECT_EQ(misfit(evaluation, 0, {0, 1, 2, 0}), "4 predictions from a rank that has 0");
+  EXPECT_EQ(misfit(StepKind::training, 1, {0, 1, 2, 0}), "4 predictions from a rank that has 0");
+  EXPECT_EQ(misfit(evaluation, 1, {0, 1, 3, 0}), "class 3 of 3");
+  EXPECT_EQ(misfit(evaluation, 1, {0, -1, 2, 0}), "class -1 of 3");
+}
+
 TEST(RanksReady, AreAsManyActorsAsRanksOrAFailureWithItsCode) {
   EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, {}}, 0), std::nullopt);
   EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, std::vector<StageHandle>(2)}, 3),

@@ -97,9 +97,13 @@ inline BatchSource source_of(const Config& config) {
   };
 }
 
+/// At which the first steps of these trainings overflow in half precision, and not the later ones.
+inline constexpr double overflowing_scale = 0x1p26;
+
 struct Outcome {
   std::vector<double> losses;
-  std::vector<double> norms;
+  std::vector<double> norms;   ///< 0 of a step that was skipped.
+  std::vector<double> scales;  ///< Of the loss.
   std::map<std::string, std::vector<float>> weights;
   friend bool operator==(const Outcome&, const Outcome&) = default;
 };
@@ -113,7 +117,8 @@ inline Outcome train(Trainer& trainer) {
     EXPECT_TRUE(report.has_value()) << report.error().context;
     if (!report) return outcome;
     outcome.losses.push_back(report->loss);
-    outcome.norms.push_back(report->gradient_norm);
+    outcome.norms.push_back(report->is_skipped ? 0.0 : report->gradient_norm);
+    outcome.scales.push_back(report->loss_scale);
   }
   const auto parameters = parameters_of(config.model);
   for (std::size_t i = 0; i < parameters.size(); ++i) {

@@ -81,6 +81,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"full", "pipeline = 1", "recompute = \"full\""},
         Case{"adafactor", "tensor = 2\npipeline = 2", "optimizer = \"adafactor\""},
         Case{"bf16", "pipeline = 2", "precision = \"bf16\""},
+        Case{"fp16", "pipeline = 2", "precision = \"fp16\""},
+        Case{"wire", "data = 2", "gradient_wire = \"bf16\""},
         Case{"rows", "tensor = 2", "sequence_parallel = true"},
         Case{"unequal_shards", "tensor = [2, 1]\npipeline = 2", ""},
         Case{"zero1", "data = 2", "optimizer_sharding = \"zero1\""},

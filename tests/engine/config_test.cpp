@@ -139,12 +139,18 @@ TEST(Config, WrittenOutReadsBackEqual) {
                   .beta2 = 0.999'998,
                   .epsilon = 1e-30,
                   .momentum = 0.3,
+                  .precision = Precision::fp16,
+                  .loss_scale = 1024.0,
+                  .loss_scale_interval = 7,
+                  .gradient_wire = WireFormat::bf16,
                   .validation_interval = 0,
                   .validation_batches = 17};
   config.model.family = Family::bert;
   config.model.task = Task::classification;
   config.model.classes = 4;
   config.model.norm_epsilon = 1e-12;
+  config.model.dropout = 0.1;
+  config.model.attention_dropout = 1.0 / 7;
   config.data.text = "a \"quoted\" back\\slash \xc3\xa9\xf0\x9f\x8e\xad = # [x]";
   EXPECT_EQ(parsed(to_toml(config)), config);
 }
@@ -350,6 +356,8 @@ TEST(Config, ValidateNamesEachBrokenRule) {
       }),
       "train.optimizer_sharding: the state of train.optimizer = \"adafactor\" consists of sums "
       "over whole rows and columns, which are small and are not divided; set \"none\"");
+  EXPECT_EQ(with([](Config& c) { c.train.loss_scale = 1000.0; }),
+            "train.loss_scale: 1000.0 is not a power of two; the nearest are 512.0 and 1024.0");
   EXPECT_EQ(with([](Config& c) { c.model.kv_heads = 3; }),
             "model.kv_heads: 3, but in model.family = \"gpt2\" every head has its own keys and "
             "values; leave it 0, or take model.family = \"llama\"");

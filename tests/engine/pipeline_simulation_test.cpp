@@ -68,7 +68,7 @@ public:
       done_[r].clear();
       in_transit_.push_back({r, Started{}});
     }
-    reported_count_ = finished_count_ = 0;
+    reported_count_ = finished_count_ = updated_count_ = 0;
     while (!in_transit_.empty() && !testing::Test::HasFailure()) {
       const auto chosen = random_.below(in_transit_.size());
       std::swap(in_transit_[chosen], in_transit_.back());
@@ -83,6 +83,7 @@ public:
     EXPECT_TRUE(expected_.empty());
     EXPECT_EQ(reported_count_, schedule_.rank_count());
     EXPECT_EQ(finished_count_, schedule_.rank_count());
+    EXPECT_EQ(updated_count_, trains() && !is_refused_ ? schedule_.stage_count() : 0);
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       EXPECT_TRUE(machines_[r].step_finished()) << "rank " << r;
       EXPECT_EQ(machines_[r].waits_for(), WaitCause::next_step);
@@ -279,11 +280,18 @@ private:
   }
   void carry_out(std::uint32_t, const ReportStep&) {
     if (++reported_count_ < schedule_.rank_count() || !trains()) return;
+    is_refused_ = random_.below(4) == 0;
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
-      in_transit_.push_back({r, ClippingDecided{}});
+      if (is_refused_) {
+        in_transit_.push_back({r, UpdateRefused{}});
+      } else {
+        in_transit_.push_back({r, ClippingDecided{}});
+      }
     }
   }
   void carry_out(std::uint32_t r, const RunOptimizer& c) {
+    EXPECT_FALSE(is_refused_) << "stage " << c.stage.value();
+    ++updated_count_;
     in_transit_.push_back({r, OptimizerFinished{c.stage}});
   }
   void carry_out(std::uint32_t, const FinishStep&) { ++finished_count_; }
@@ -330,6 +338,8 @@ private:
   std::vector<std::vector<Action>> done_;
   std::map<StageIndex, std::vector<std::uint32_t>> reductions_;
   std::uint32_t reported_count_ = 0;
+  std::uint32_t updated_count_ = 0;  ///< Stages.
+  bool is_refused_ = false;          ///< The update of the last step.
   std::uint32_t finished_count_ = 0;
 };
 

@@ -186,6 +186,27 @@ TEST(Plan, ANamedScheduleBringsAsManyStagesAsItNeeds) {
   EXPECT_EQ(plan->stages.size(), 2 * config.parallel.pipeline);
 }
 
+TEST(Plan, HalfTheBytesOfGradientsTravelInBf16) {
+  auto config = small_config();
+  std::uint64_t element_count = 0;
+  for (const auto& parameter : parameters_of(config.model)) {
+    element_count += parameter.element_count();
+  }
+  // The tied embedding is on both ends.
+  if (config.model.tie_embeddings) element_count += config.model.vocabulary * config.model.hidden;
+  const auto bytes_of = [&](WireFormat wire) {
+    config.train.gradient_wire = wire;
+    const auto plan = make_plan(config).value();
+    std::uint64_t sum = 0;
+    for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
+      sum += plan.gradient_bytes_of(RankIndex{r});
+    }
+    return sum;
+  };
+  EXPECT_EQ(bytes_of(WireFormat::fp32), 4 * element_count);
+  EXPECT_EQ(bytes_of(WireFormat::bf16), 2 * element_count);
+}
+
 TEST(Plan, AsManyStreamsComputeAtOnceAsThereAreRanksAndCores) {
   auto config = small_config();
   config.run.threads_per_stage = 2;

@@ -131,6 +131,19 @@ TEST(Profile, KnowsWhatStagesTakeByTheirNumberOfShards) {
   EXPECT_EQ(costs.slowdown, std::vector{1.5}) << "three actors on two cores";
 }
 
+TEST(Profile, IsOfAModelThatDropsOrOneThatDoesNot) {
+  auto config = config_of(1);
+  const auto plain = profile_of(make_plan(config).value());
+  config.model.attention_dropout = 0.1;
+  const auto plan = make_plan(config).value();
+  EXPECT_EQ(check_fits(plain, plan).error().context,
+            "the profile was measured with model.attention_dropout = 0.0, the configuration has "
+            "0.1; measure one for it with `troupe profile`");
+  auto dropping = profile_of(plan);
+  dropping.model.attention_dropout = 0.5;
+  EXPECT_TRUE(check_fits(dropping, plan).has_value());
+}
+
 TEST(Profile, KnowsWhatALayerTakesThatRecomputes) {
   auto config = config_of(1);
   const auto plain = make_plan(config).value();

@@ -129,11 +129,14 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
             model.family = family;
             for (const auto& shard :
                  {Shard{}, Shard{0, 2}, Shard{1, 2}, Shard{0, 2, true}, Shard{1, 2, true}}) {
-              expect_every_value_is_there(graph_of(model, spec,
-                                                   {.microbatch_size = 2,
-                                                    .splits_backward = splits,
-                                                    .recompute = recompute,
-                                                    .shard = shard}));
+              for (const double dropout : {0.0, 0.1}) {
+                model.dropout = dropout;
+                expect_every_value_is_there(graph_of(model, spec,
+                                                     {.microbatch_size = 2,
+                                                      .splits_backward = splits,
+                                                      .recompute = recompute,
+                                                      .shard = shard}));
+              }
             }
           }
         }
@@ -182,6 +185,82 @@ TEST(StageGraph, KeepsNineHiddenPerLayerIfItRecomputesSelectivelyAndOneIfFully) 
 TEST(StageGraph, KeepsAFourthOfEverythingIfFourShardsDivideRows) {
   const GraphOptions divided{.shard = {1, 4, true}};
   EXPECT_EQ(slot_units(5, divided) - slot_units(4, divided), 16U / 4);
+}
+
+std::size_t dropouts_of(const StageGraph& graph) {
+  return static_cast<std::size_t>(std::ranges::count_if(graph.operations, [](const auto& of) {
+    return of.kind == OperationKind::dropout || of.dropout > 0.0;
+  }));
+}
+
+TEST(StageGraph, DropsWhereTheFamilyIsPublishedToAndOnlyIfItTrains) {
+  ModelSpec model = wide;
+  model.classes = 2;
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
+    model.family = family;
+    for (const auto task : {Task::masked, Task::classification}) {
+      if (task == Task::classification && family != Family::bert) continue;
+      model.task = task;
+      model.tie_embeddings = task == Task::masked;
+      const auto whole = stage_of(2, true, true);
+      EXPECT_EQ(dropouts_of(graph_of(model, whole, {})), 0U);
+      auto dropping = model;
+      dropping.dropout = 0.1;
+      // What is embedded, two of each layer, and what classes are told from.
+      EXPECT_EQ(dropouts_of(graph_of(dropping, whole, {})),
+                1U + 2 * 2 + (model.classifies() ? 1 : 0));
+      EXPECT_EQ(dropouts_of(graph_of(dropping, whole, {.trains = false})), 0U);
+      dropping = model;
+      dropping.attention_dropout = 0.1;
+      EXPECT_EQ(dropouts_of(graph_of(dropping, whole, {})), 2U);
+      EXPECT_EQ(dropouts_of(graph_of(dropping, whole, {.trains = false})), 0U);
+    }
+  }
+}
+
+TEST(StageGraph, NumbersItsDropoutsHoweverTheModelIsCut) {
+  ModelSpec model = wide;
+  model.dropout = 0.1;
+  model.attention_dropout = 0.1;
+  const auto sites_of = [&](const StageSpec& stage) {
+    std::vector<std::uint32_t> sites;
+    for (const auto& of : graph_of(model, stage, GraphOptions{}).operations) {
+      if (of.dropout > 0.0) sites.push_back(of.site);
+    }
+    return sites;
+  };
+  const auto whole =
+      sites_of({.layer_begin = 0, .layer_end = 8, .has_embedding = true, .has_head = true});
+  EXPECT_EQ(std::set(whole.begin(), whole.end()).size(), 1U + 8 * 3);
+  auto joined = sites_of({.layer_begin = 0, .layer_end = 3, .has_embedding = true});
+  for (const auto site : sites_of({.layer_begin = 3, .layer_end = 8, .has_head = true})) {
+    joined.push_back(site);
+  }
+  EXPECT_EQ(joined, whole);
+  model.attention_dropout = 0.0;
+  const auto fewer = sites_of({.layer_begin = 3, .layer_end = 4});
+  EXPECT_EQ(fewer, (std::vector<std::uint32_t>{whole[11], whole[12]})) << "the others keep theirs";
+}
+
+/// Masks are computed anew, and what was kept of a product is kept of what is left of it.
+TEST(StageGraph, KeepsNoMoreOfALayerIfItDrops) {
+  auto dropping = wide;
+  dropping.dropout = 0.1;
+  dropping.attention_dropout = 0.1;
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
+    auto plain = wide;
+    plain.family = dropping.family = family;
+    for (const auto recompute : recomputes) {
+      const GraphOptions options{.recompute = recompute};
+      EXPECT_EQ(graph_of(dropping, stage_of(3), options).slot_bytes,
+                graph_of(plain, stage_of(3), options).slot_bytes);
+    }
+    // Of the last product of a stage it keeps the gradient, which else is the one in the edge
+    // buffer.
+    const GraphOptions splits{.splits_backward = true};
+    EXPECT_LE(graph_of(dropping, stage_of(3), splits).slot_bytes,
+              graph_of(plain, stage_of(3), splits).slot_bytes + unit);
+  }
 }
 
 TEST(StageGraph, RepeatsWhatItDoesNotKeepOnce) {

@@ -122,12 +122,12 @@ bool read(Source& source, Receivers& receivers) {
   return true;
 }
 
-constexpr std::array readers{&read<StepReported>,   &read<RankFinished>, &read<RankFailed>,
-                             &read<LoadFailed>,     &read<JoinAsked>,    &read<PeerGone>,
-                             &read<RanksGiven>,     &read<RanksReady>,   &read<StepWanted>,
-                             &read<ClockAsked>,     &read<ClockTold>,    &read<PeakAsked>,
-                             &read<PeakTold>,       &read<RunEnded>,     &read<JoinAnswered>,
-                             &read<ParameterAsked>, &read<UpdateStarted>};
+constexpr std::array readers{&read<StepReported>,   &read<RankFinished>,  &read<RankFailed>,
+                             &read<LoadFailed>,     &read<JoinAsked>,     &read<PeerGone>,
+                             &read<RanksGiven>,     &read<RanksReady>,    &read<StepWanted>,
+                             &read<ClockAsked>,     &read<ClockTold>,     &read<PeakAsked>,
+                             &read<PeakTold>,       &read<RunEnded>,      &read<JoinAnswered>,
+                             &read<ParameterAsked>, &read<UpdateStarted>, &read<UpdateSkipped>};
 
 }  // namespace
 

@@ -54,9 +54,11 @@ class Golden : public testing::TestWithParam<std::tuple<NamedDevice, const char*
 INSTANTIATE_TEST_SUITE_P(
     Trainings, Golden,
     testing::Combine(testing::ValuesIn(devices()),
-                     testing::Values("tied_adamw", "untied_adamw", "tied_sgd", "llama_adamw",
-                                     "tied_llama_sgd", "untied_adam", "llama_adafactor",
-                                     "bert_adamw", "bert_classes_adamw")),
+                     testing::Values("tied_adamw", "untied_adamw", "tied_sgd", "tied_sgd_fp16",
+                                     "llama_adamw", "tied_llama_sgd", "untied_adam",
+                                     "llama_adafactor", "bert_adamw", "bert_classes_adamw",
+                                     "dropout_adamw", "llama_dropout_sgd",
+                                     "bert_classes_dropout_adamw")),
     [](const auto& test) { return std::get<0>(test.param).name + '_' + std::get<1>(test.param); });
 
 std::vector<std::vector<float>> values_of(Device& device, StageChain& chain) {
@@ -86,7 +88,7 @@ TEST_P(Golden, TrainingAgreesWithPyTorch) {
   const auto parameters = chain.parameters();
   ASSERT_EQ(parameters.size(), weights.tensors().size());
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    expect_weights(weights, props.train.optimizer, *parameters[i].spec, before[i], after[i]);
+    expect_weights(weights, props.train, *parameters[i].spec, before[i], after[i]);
   }
 }
 

@@ -65,6 +65,8 @@ public:
   Probe(const ModelSpec& model, StageSpec spec, bool splits)
       : spec_{spec},
         splits_{splits},
+        drops_{model.dropout > 0.0},
+        sends_tied_{model.tie_embeddings && spec.has_embedding != spec.has_head},
         rows_{microbatch_size * model.sequence},
         batch_{make_batch(model, 1, microbatch_size, 5, 0)} {
     const StageBounds bounds{.slots = 1,
@@ -93,33 +95,22 @@ public:
     direction_ = random_vector("direction", spec.has_head ? 0 : rows_ * model.hidden);
   }
 
-  /// The loss of a forward pass, of an evaluation: nothing is kept.
+  /// The loss of a forward pass: of an evaluation, for which nothing is kept, or, as only that
+  /// drops anything, of a training, whose backward pass then frees the memory.
   double loss() {
-    begin(StepKind::evaluation);
+    begin(drops_ ? StepKind::training : StepKind::evaluation);
     forward();
-    if (spec_.has_head) return stage_->losses()[0] / batch_.target_count;
-    double sum = 0.0;
-    take(Edge::activation_out, [&](std::span<float> output) {
-      for (std::size_t i = 0; i < output.size(); ++i) sum += double{output[i]} * direction_[i];
-    });
-    return sum;
+    const double found = spec_.has_head ? stage_->losses()[0] / batch_.target_count : take_output();
+    if (drops_) run_backward();
+    return found;
   }
 
   /// Leaves the gradients of the parameters in their place and returns that of the input.
   std::vector<float> backward() {
     begin(StepKind::training);
     forward();
-    if (!spec_.has_head) {
-      take(Edge::activation_out, [](std::span<float>) {});
-      hold(Edge::gradient_in, direction_);
-    }
-    run_pass(*stage_, stream_, splits_ ? Pass::backward_input : Pass::backward, 0);
-    std::vector<float> gradient;
-    if (!spec_.has_embedding) {
-      take(Edge::gradient_out, [&](std::span<float> d) { gradient.assign(d.begin(), d.end()); });
-    }
-    if (splits_) run_pass(*stage_, stream_, Pass::backward_weight, 0);
-    return gradient;
+    if (!spec_.has_head) take_output();
+    return run_backward();
   }
 
   std::span<const ParameterView> parameters() { return stage_->parameters(); }
@@ -127,6 +118,27 @@ public:
 
 private:
   static constexpr std::uint32_t microbatch_size = 2;
+
+  /// Its product with the direction.
+  double take_output() {
+    double sum = 0.0;
+    take(Edge::activation_out, [&](std::span<float> output) {
+      for (std::size_t i = 0; i < output.size(); ++i) sum += double{output[i]} * direction_[i];
+    });
+    return sum;
+  }
+
+  std::vector<float> run_backward() {
+    if (!spec_.has_head) hold(Edge::gradient_in, direction_);
+    run_pass(*stage_, stream_, splits_ ? Pass::backward_input : Pass::backward, 0);
+    std::vector<float> gradient;
+    if (!spec_.has_embedding) {
+      take(Edge::gradient_out, [&](std::span<float> d) { gradient.assign(d.begin(), d.end()); });
+    }
+    if (splits_) run_pass(*stage_, stream_, Pass::backward_weight, 0);
+    if (sends_tied_) take(Edge::tied_out, [](std::span<float>) {});
+    return gradient;
+  }
 
   static std::vector<float> random_vector(const char* name, std::size_t count) {
     std::vector<float> values(count);
@@ -155,6 +167,8 @@ private:
 
   StageSpec spec_;
   bool splits_;
+  bool drops_;
+  bool sends_tied_;
   std::uint32_t rows_;
   Batch batch_;
   InlineDevice device_;
@@ -193,12 +207,17 @@ void expect_gradient(Probe& probe, const std::string& name, std::span<float> val
 void expect_gradients(const ModelSpec& model, StageSpec spec, bool splits) {
   SCOPED_TRACE(std::string{family_names[static_cast<std::size_t>(model.family)]}
                + (model.classifies() ? ", classification" : "")
+               + (model.dropout > 0.0 ? ", dropout" : "")
                + (model.tie_embeddings ? ", tied" : ", untied") + (splits ? ", split" : ", whole"));
   Probe probe{model, spec, splits};
   const auto input_gradient = probe.backward();
+  std::vector<std::vector<float>> gradients;
   for (const auto& parameter : probe.parameters()) {
-    const std::vector<float> gradient(parameter.gradients.begin(), parameter.gradients.end());
-    expect_gradient(probe, parameter.spec->name, parameter.values, gradient);
+    gradients.emplace_back(parameter.gradients.begin(), parameter.gradients.end());
+  }
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    const auto& parameter = probe.parameters()[i];
+    expect_gradient(probe, parameter.spec->name, parameter.values, gradients[i]);
   }
   if (!input_gradient.empty()) expect_gradient(probe, "input", probe.input(), input_gradient);
 }
@@ -206,8 +225,11 @@ void expect_gradients(const ModelSpec& model, StageSpec spec, bool splits) {
 void expect_gradients(bool tie, StageSpec spec) {
   std::vector models{gpt2(tie), llama(tie), bert(tie)};
   if (!tie) models.push_back(classifier());
-  for (const auto& model : models) {
+  for (auto model : models) {
     for (const bool splits : {false, true}) expect_gradients(model, spec, splits);
+    model.dropout = 0.3;
+    model.attention_dropout = 0.2;
+    expect_gradients(model, spec, false);
   }
 }
 

@@ -295,8 +295,10 @@ std::vector<LinearShape> linear_shapes() {
   }
   for (auto shape : std::vector{shapes}) {
     if (shape.rows != 17) continue;
-    shape.precision = Precision::bf16;
-    shapes.push_back(shape);
+    for (const auto precision : {Precision::bf16, Precision::fp16}) {
+      shape.precision = precision;
+      shapes.push_back(shape);
+    }
   }
   return shapes;
 }
@@ -339,6 +341,61 @@ TEST_P(VectorKernels, CarryWhatIsNoNumberThroughProductsOfBf16) {
   // Halfway between two: to the even one. 1 + 2^-8 and 1 + 3 * 2^-8.
   EXPECT_EQ(product({1.00390625F, 0.0F, 0.0F})[0], 1.0F);
   EXPECT_EQ(product({1.01171875F, 0.0F, 0.0F})[0], 1.015625F);
+}
+
+/// The numbers of half precision from 0 to the infinite one, which has the place of 65536.
+std::vector<double> halves() {
+  std::vector<double> numbers;
+  for (int bits = 0; bits <= 0x7c00; ++bits) {
+    const int exponent = bits >> 10;
+    const int fraction = bits & 0x3ff;
+    numbers.push_back(exponent == 0 ? std::ldexp(fraction, -24)
+                                    : std::ldexp(1024 + fraction, exponent - 25));
+  }
+  return numbers;
+}
+
+/// A product of width one shows what becomes of an operand, whichever it is.
+TEST_P(VectorKernels, RoundOperandsToEachNumberOfHalfPrecision) {
+  constexpr auto infinity = std::numeric_limits<float>::infinity();
+  const auto numbers = halves();
+  Floats x;
+  Floats expected;
+  const auto add = [&](double value, double rounded) {
+    for (const float sign : {1.0F, -1.0F}) {
+      x.push_back(sign * static_cast<float>(value));
+      expected.push_back(sign * (rounded < 65536.0 ? static_cast<float>(rounded) : infinity));
+    }
+  };
+  for (std::size_t i = 0; i + 1 < numbers.size(); ++i) {
+    const auto middle = static_cast<float>((numbers[i] + numbers[i + 1]) / 2);
+    add(numbers[i], numbers[i]);
+    add(std::nextafter(middle, 0.0F), numbers[i]);
+    add(middle, numbers[i + i % 2]);  // A tie: the even one.
+    add(std::nextafter(middle, infinity), numbers[i + 1]);
+  }
+  add(std::numeric_limits<float>::denorm_min(), 0.0);
+  add(std::numeric_limits<float>::max(), 65536.0);
+  add(infinity, 65536.0);
+  const auto count = static_cast<std::uint32_t>(x.size());
+  const Floats one{1.0F};
+  Floats y(count);
+  auto& kernels = device_->kernels();
+  kernels.linear_forward(*stream_, x.data(), one.data(), nullptr, nullptr, y.data(),
+                         {count, 1, 1, WeightLayout::out_in, Precision::fp16});
+  stream_->synchronize();
+  EXPECT_EQ(y, expected);
+  kernels.linear_forward(*stream_, one.data(), x.data(), nullptr, nullptr, y.data(),
+                         {1, 1, count, WeightLayout::out_in, Precision::fp16});
+  stream_->synchronize();
+  EXPECT_EQ(y, expected);
+  for (const auto bits : {0x7f800001U, 0x7fffffffU, 0xffc00000U}) {
+    const auto nan = std::bit_cast<float>(bits);
+    kernels.linear_forward(*stream_, &nan, one.data(), nullptr, nullptr, y.data(),
+                           {1, 1, 1, WeightLayout::out_in, Precision::fp16});
+    stream_->synchronize();
+    EXPECT_TRUE(std::isnan(y[0])) << bits;
+  }
 }
 
 TEST_P(VectorKernels, DifferentiateAProductForItsInput) {
@@ -490,6 +547,15 @@ TEST_P(VectorKernels, TakeTheFirstRowOfEachSequence) {
   }
 }
 
+const Dropout dropouts[]{{},
+                         {.rate = 0.25,
+                          .seed = 0x123456789abcdefULL,
+                          .step = 3,
+                          .site = 17,
+                          .first_sample = 5,
+                          .first_row = 4,
+                          .first_head = 2}};
+
 /// Half of them causal.
 std::vector<AttentionShape> attention_shapes() {
   std::vector<AttentionShape> shapes;
@@ -517,13 +583,15 @@ TEST_P(VectorKernels, AttendToThePastOrToAllUpToALength) {
     for (float& value : qkv) value *= 3.0F;
     const Floats y(rows * shape.width());
     const Floats log_sum_exp(rows * shape.heads);
-    expect_same(
-        3e-6,
-        [&](auto& kernels, Stream& stream, Floats& to, Floats& saved) {
-          kernels.attention_forward(stream, qkv.data(), of_sequences, to.data(), saved.data(),
-                                    shape);
-        },
-        y, log_sum_exp);
+    for (const auto& dropout : dropouts) {
+      expect_same(
+          3e-6,
+          [&](auto& kernels, Stream& stream, Floats& to, Floats& saved) {
+            kernels.attention_forward(stream, qkv.data(), of_sequences, to.data(), saved.data(),
+                                      shape, dropout);
+          },
+          y, log_sum_exp);
+    }
   }
 }
 
@@ -537,16 +605,83 @@ TEST_P(VectorKernels, DifferentiateAttention) {
     Floats y(rows * shape.width());
     Floats log_sum_exp(rows * shape.heads);
     InlineStream stream;
-    ReferenceKernels{}.attention_forward(stream, qkv.data(), of_sequences, y.data(),
-                                         log_sum_exp.data(), shape);
-    expect_same(
-        5e-6,
-        [&](auto& kernels, Stream& on, Floats& d_qkv) {
-          kernels.attention_backward(on, dy.data(), qkv.data(), of_sequences, y.data(),
-                                     log_sum_exp.data(), d_qkv.data(), shape);
-        },
-        Floats(qkv.size(), 7.0F));
+    for (const auto& dropout : dropouts) {
+      ReferenceKernels{}.attention_forward(stream, qkv.data(), of_sequences, y.data(),
+                                           log_sum_exp.data(), shape, dropout);
+      expect_same(
+          5e-6,
+          [&](auto& kernels, Stream& on, Floats& d_qkv) {
+            kernels.attention_backward(on, dy.data(), qkv.data(), of_sequences, y.data(),
+                                       log_sum_exp.data(), d_qkv.data(), shape, dropout);
+          },
+          Floats(qkv.size(), 7.0F));
+    }
   }
+}
+
+/// Which elements are kept is the oracle's word for word; what is kept is rounded once more.
+TEST_P(VectorKernels, DropElementsAndAddTheRest) {
+  constexpr std::uint32_t sequence = 7;
+  for (const auto rows : row_counts) {
+    for (const auto width : {1U, 15U, 16U, 33U, 63U, 64U, 65U, 384U}) {
+      const auto x = random(std::size_t{rows} * width);
+      const auto residual = random(x.size());
+      for (const auto& dropout : dropouts) {
+        for (const bool has_residual : {false, true}) {
+          expect_same(
+              2e-7,
+              [&](auto& kernels, Stream& stream, Floats& y) {
+                kernels.dropout(stream, x.data(), has_residual ? residual.data() : nullptr,
+                                y.data(), rows, sequence, width, dropout);
+              },
+              Floats(x.size(), 7.0F));
+        }
+      }
+    }
+  }
+}
+
+/// With a key and a counter of zeros: that of sample, row and column 0 of step, site and seed 0.
+TEST_P(VectorKernels, DropWhatTheGeneratorsKnownAnswersSay) {
+  constexpr std::uint32_t words[]{0x9c6ca96aU, 0xe17eae66U, 0xfc10ecd4U, 0x5256a7d8U};
+  const Floats x(64, 1.0F);
+  for (std::size_t i = 0; i < 4; ++i) {
+    for (const bool keeps : {false, true}) {
+      // Kept at a threshold of the word itself, dropped at the next.
+      const double rate = (static_cast<double>(words[i]) + (keeps ? 0.0 : 1.0)) * 0x1p-32;
+      Floats y(64);
+      device_->kernels().dropout(*stream_, x.data(), nullptr, y.data(), 1, 1, 64, {.rate = rate});
+      stream_->synchronize();
+      EXPECT_EQ(y[16 * i] > 0.0F, keeps) << "word " << i;
+    }
+  }
+}
+
+/// Rows and heads of a shard, and samples of another microbatch, are those of the whole.
+TEST_P(VectorKernels, DropTheSameElementsHoweverTheyAreDivided) {
+  constexpr std::uint32_t sequence = 6;
+  constexpr std::uint32_t width = 40;
+  const Dropout dropout{.rate = 0.3, .seed = 5, .step = 2, .site = 4, .first_sample = 10};
+  const Floats x(std::size_t{4} * sequence * width, 1.0F);
+  const auto dropped = [&](std::uint32_t rows, const Dropout& of) {
+    Floats y(std::size_t{rows} * width);
+    device_->kernels().dropout(*stream_, x.data(), nullptr, y.data(), rows, sequence, width, of);
+    stream_->synchronize();
+    return y;
+  };
+  const auto whole = dropped(4 * sequence, dropout);
+  const auto expect_part = [&](std::uint32_t row, const Floats& part) {
+    const auto from = whole.begin() + static_cast<std::ptrdiff_t>(row * width);
+    EXPECT_TRUE(std::equal(part.begin(), part.end(), from)) << "from row " << row;
+  };
+  for (const std::uint32_t row : {0U, 5U, 8U, 16U}) {
+    auto of_shard = dropout;
+    of_shard.first_row = row;
+    expect_part(row, dropped(8, of_shard));
+  }
+  auto later = dropout;
+  later.first_sample += 2;
+  expect_part(2 * sequence, dropped(2 * sequence, later));
 }
 
 TEST_P(VectorKernels, TurnQueriesAndKeysWithTheirPosition) {
@@ -616,6 +751,28 @@ TEST_P(VectorKernels, MeasureAndDifferentiateTheLoss) {
   }
 }
 
+/// The first of several that are equal, and a column also where there is no largest.
+TEST_P(VectorKernels, FindTheLargestOfEachRow) {
+  constexpr auto nan = std::numeric_limits<float>::quiet_NaN();
+  const Floats x{1, 3, 3, 2, -5, -4, -4, -9, 7, 0, 0, 7, nan, nan, nan, nan, 0, 0, 0, 1};
+  std::vector<std::int32_t> indices(5, -1);
+  device_->kernels().arg_max(*stream_, x.data(), indices.data(), 5, 4);
+  stream_->synchronize();
+  EXPECT_EQ(indices, (std::vector<std::int32_t>{1, 1, 0, 0, 3}));
+  for (const auto rows : row_counts) {
+    for (const auto columns : {1U, 2U, 50U}) {
+      const auto values = random(std::size_t{rows} * columns);
+      std::vector<std::int32_t> expected(rows);
+      std::vector<std::int32_t> found(rows);
+      InlineStream stream;
+      ReferenceKernels{}.arg_max(stream, values.data(), expected.data(), rows, columns);
+      device_->kernels().arg_max(*stream_, values.data(), found.data(), rows, columns);
+      stream_->synchronize();
+      EXPECT_EQ(found, expected) << rows << " x " << columns;
+    }
+  }
+}
+
 TEST_P(VectorKernels, MeasureTheLossOverTheWordsOfAllShards) {
   constexpr std::uint32_t rows = 17;
   constexpr std::uint32_t vocabulary = 50;
@@ -680,6 +837,54 @@ TEST_P(VectorKernels, MeasureTheLossOverTheWordsOfAllShards) {
   }
 }
 
+TEST(Dropout, IsDecidedByTheGeneratorWhoseAnswersAreKnown) {
+  // Of Random123's kat_vectors: zeros, ones, and the digits of pi.
+  using Words = std::array<std::uint32_t, 4>;
+  constexpr auto ones = ~std::uint32_t{0};
+  EXPECT_EQ(threefry({}, {}), (Words{0x9c6ca96aU, 0xe17eae66U, 0xfc10ecd4U, 0x5256a7d8U}));
+  EXPECT_EQ(threefry({ones, ones, ones, ones}, {ones, ones, ones, ones}),
+            (Words{0x2a881696U, 0x57012287U, 0xf6c7446eU, 0xa16a6732U}));
+  EXPECT_EQ(threefry({0x243f6a88U, 0x85a308d3U, 0x13198a2eU, 0x03707344U},
+                     {0xa4093822U, 0x299f31d0U, 0x082efa98U, 0xec4e6c89U}),
+            (Words{0x59cd1dbbU, 0xb8879579U, 0x86b5d00cU, 0xac8b6d84U}));
+}
+
+/// Neighbours along every axis of the key are kept as if they knew nothing of each other.
+TEST(Dropout, KeepsTheShareThatItSaysAndNeighboursIndependently) {
+  constexpr std::size_t rows = 300;
+  constexpr std::size_t columns = 1000;
+  for (const double rate : {0.1, 0.5, 0.9}) {
+    const Dropout dropout{.rate = rate, .seed = 3, .step = 7, .site = 9, .first_sample = 11};
+    auto other_seed = dropout;
+    auto other_half = dropout;
+    auto other_step = dropout;
+    auto other_site = dropout;
+    ++other_seed.seed;
+    other_half.seed += std::uint64_t{1} << 32U;
+    ++other_step.step;
+    ++other_site.site;
+    double kept = 0.0;
+    std::array<double, 8> together{};
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t c = 0; c < columns; ++c) {
+        if (!is_kept(dropout, 0, 0, r, c)) continue;
+        ++kept;
+        const bool neighbours[]{is_kept(dropout, 1, 0, r, c),     is_kept(dropout, 0, 1, r, c),
+                                is_kept(dropout, 0, 0, r + 1, c), is_kept(dropout, 0, 0, r, c + 1),
+                                is_kept(other_seed, 0, 0, r, c),  is_kept(other_half, 0, 0, r, c),
+                                is_kept(other_step, 0, 0, r, c),  is_kept(other_site, 0, 0, r, c)};
+        for (std::size_t i = 0; i < together.size(); ++i) together[i] += neighbours[i] ? 1.0 : 0.0;
+      }
+    }
+    // Five standard errors of a share of so many elements.
+    const auto expect_share = [](double found, double of, double share) {
+      EXPECT_NEAR(found / of, share, 5.0 * std::sqrt(share * (1.0 - share) / of));
+    };
+    expect_share(kept, rows * columns, 1.0 - rate);
+    for (const auto both : together) expect_share(both, kept, 1.0 - rate);
+  }
+}
+
 /// A training that diverges must show it.
 TEST_P(VectorKernels, NeverTurnWhatIsNotANumberIntoANumber) {
   auto& kernels = device_->kernels();
@@ -699,7 +904,7 @@ TEST_P(VectorKernels, NeverTurnWhatIsNotANumberIntoANumber) {
     Floats attended(31);
     Floats log_sum_exp(31);
     kernels.attention_forward(*stream_, qkv.data(), nullptr, attended.data(), log_sum_exp.data(),
-                              {1, 31, 1, 1, 1});
+                              {1, 31, 1, 1, 1}, {});
     stream_->synchronize();
     EXPECT_TRUE(std::isnan(y[at]));
     EXPECT_TRUE(std::isnan(loss)) << "logit " << at;
@@ -895,9 +1100,10 @@ TEST(KernelsOnTwoStreams, AgreeBitForBitWhateverTheirThreads) {
                     Floats(hidden),    Floats(hidden), 0.0};
     auto& kernels = device->kernels();
     kernels.attention_forward(*stream, qkv.data(), nullptr, results.y.data(),
-                              results.log_sum_exp.data(), shape);
+                              results.log_sum_exp.data(), shape, {.rate = 0.1});
     kernels.attention_backward(*stream, dy.data(), qkv.data(), nullptr, results.y.data(),
-                               results.log_sum_exp.data(), results.d_qkv.data(), shape);
+                               results.log_sum_exp.data(), results.d_qkv.data(), shape,
+                               {.rate = 0.1});
     kernels.layer_norm_backward_weight(*stream, dy.data(), qkv.data(), qkv.data(), dy.data(),
                                        results.d_gamma.data(), results.d_beta.data(), rows, hidden,
                                        Accumulate::overwrite);

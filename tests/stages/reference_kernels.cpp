@@ -1,6 +1,7 @@
 #include "reference_kernels.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -63,8 +64,15 @@ struct Head {
   }
 };
 
+/// What dropout multiplies an element by.
+double factor(const Dropout& dropout, std::size_t sample, std::size_t head, std::size_t row,
+              std::size_t column) {
+  if (dropout.rate <= 0.0) return 1.0;
+  return is_kept(dropout, sample, head, row, column) ? 1.0 / (1.0 - dropout.rate) : 0.0;
+}
+
 void head_forward(const float* qkv, const std::int32_t* lengths, float* y, float* log_sum_exp,
-                  const Head& head, std::size_t sequence) {
+                  const Head& head, std::size_t sequence, const Dropout& dropout) {
   const std::size_t size = head.shape.head_size;
   const double scale = 1.0 / std::sqrt(static_cast<double>(size));
   std::vector<double> scores(sequence);
@@ -77,18 +85,21 @@ void head_forward(const float* qkv, const std::int32_t* lengths, float* y, float
     double sum = 0.0;
     for (std::size_t s = 0; s < seen; ++s) sum += std::exp(scores[s] - highest);
     log_sum_exp[t] = static_cast<float>(highest + std::log(sum));
+    for (std::size_t s = 0; s < seen; ++s) {
+      scores[s] =
+          std::exp(scores[s] - highest) / sum * factor(dropout, head.batch, head.index, t, s);
+    }
     for (std::size_t i = 0; i < size; ++i) {
       double value = 0.0;
-      for (std::size_t s = 0; s < seen; ++s) {
-        value += std::exp(scores[s] - highest) / sum * qkv[head.v(s) + i];
-      }
+      for (std::size_t s = 0; s < seen; ++s) value += scores[s] * qkv[head.v(s) + i];
       y[head.y(t) + i] = static_cast<float>(value);
     }
   }
 }
 
 void head_backward(const float* dy, const float* qkv, const std::int32_t* lengths, const float* y,
-                   const float* log_sum_exp, float* d_qkv, const Head& head, std::size_t sequence) {
+                   const float* log_sum_exp, float* d_qkv, const Head& head, std::size_t sequence,
+                   const Dropout& dropout) {
   const std::size_t size = head.shape.head_size;
   const double scale = 1.0 / std::sqrt(static_cast<double>(size));
   std::vector<double> dq(sequence * size);
@@ -99,11 +110,13 @@ void head_backward(const float* dy, const float* qkv, const std::int32_t* length
     for (std::size_t s = 0; s < head.seen_by(t, lengths); ++s) {
       const double score = scale * dot(&qkv[head.q(t)], &qkv[head.k(s)], size);
       const double p = std::exp(score - log_sum_exp[t]);
-      const double d_score = p * (dot(&dy[head.y(t)], &qkv[head.v(s)], size) - mean) * scale;
+      const double kept = factor(dropout, head.batch, head.index, t, s);
+      const double d_p = kept * dot(&dy[head.y(t)], &qkv[head.v(s)], size);
+      const double d_score = p * (d_p - mean) * scale;
       for (std::size_t i = 0; i < size; ++i) {
         dq[t * size + i] += d_score * qkv[head.k(s) + i];
         dk[s * size + i] += d_score * qkv[head.q(t) + i];
-        dv[s * size + i] += p * dy[head.y(t) + i];
+        dv[s * size + i] += p * kept * dy[head.y(t) + i];
       }
     }
   }
@@ -120,6 +133,40 @@ void head_backward(const float* dy, const float* qkv, const std::int32_t* length
 }
 
 }  // namespace
+
+std::array<std::uint32_t, 4> threefry(const std::array<std::uint32_t, 4>& counter,
+                                      const std::array<std::uint32_t, 4>& key) {
+  constexpr int rotations[8][2]{{10, 26}, {11, 21}, {13, 27}, {23, 5},
+                                {6, 20},  {17, 11}, {25, 10}, {18, 20}};
+  const std::array<std::uint32_t, 5> keys{key[0], key[1], key[2], key[3],
+                                          0x1bd11bdaU ^ key[0] ^ key[1] ^ key[2] ^ key[3]};
+  auto x = counter;
+  for (std::size_t i = 0; i < 4; ++i) x[i] += keys[i];
+  for (std::uint32_t round = 0; round < 20; ++round) {
+    const auto& [first, second] = rotations[round % 8];
+    auto& b = x[round % 2 == 0 ? 1 : 3];
+    auto& d = x[round % 2 == 0 ? 3 : 1];
+    x[0] += b;
+    b = std::rotl(b, first) ^ x[0];
+    x[2] += d;
+    d = std::rotl(d, second) ^ x[2];
+    if (round % 4 != 3) continue;
+    const auto turn = round / 4 + 1;
+    for (std::size_t i = 0; i < 4; ++i) x[i] += keys[(turn + i) % 5];
+    x[3] += turn;
+  }
+  return x;
+}
+
+bool is_kept(const Dropout& dropout, std::size_t sample, std::size_t head, std::size_t row,
+             std::size_t column) {
+  const auto whole = [](std::uint64_t value) { return static_cast<std::uint32_t>(value); };
+  const auto words = threefry({whole(column / 64 * 16 + column % 16), whole(row), dropout.site,
+                               whole(dropout.first_head + head)},
+                              {whole(dropout.seed), whole(dropout.seed >> 32U), dropout.step,
+                               whole(dropout.first_sample + sample)});
+  return words.at(column / 16 % 4) >= dropout.threshold();
+}
 
 void ReferenceKernels::embedding_forward(Stream& stream, const std::int32_t* tokens,
                                          const float* token_weight, const float* position_weight,
@@ -289,15 +336,20 @@ void ReferenceKernels::rms_norm_backward_weight(Stream& stream, const float* dy,
   });
 }
 
-/// Rounded, if that is the precision, to the eight significant bits of bfloat16, ties to even.
+/// Rounded, if that is the precision, to the eight significant bits of bfloat16, or to the eleven
+/// of half precision, fewer below 2^-14, and none from 2^16 on; ties to even.
 static std::vector<double> operand(const float* values, std::size_t count, Precision precision) {
   std::vector<double> rounded(values, values + count);
   if (precision == Precision::fp32) return rounded;
   for (auto& value : rounded) {
     if (!std::isfinite(value)) continue;
     int exponent = 0;
-    const double fraction = std::frexp(value, &exponent);
-    value = std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
+    static_cast<void>(std::frexp(value, &exponent));
+    const int last = precision == Precision::bf16 ? exponent - 8 : std::max(exponent - 11, -24);
+    value = std::ldexp(std::nearbyint(std::ldexp(value, -last)), last);
+    if (precision == Precision::fp16 && std::abs(value) > 65504.0) {
+      value = std::copysign(std::numeric_limits<double>::infinity(), value);
+    }
   }
   return rounded;
 }
@@ -501,14 +553,29 @@ void ReferenceKernels::rotate(Stream& stream, float* qkv, const float* turns, bo
   });
 }
 
+void ReferenceKernels::dropout(Stream& stream, const float* x, const float* residual, float* y,
+                               std::uint32_t rows, std::uint32_t sequence, std::uint32_t width,
+                               const Dropout& dropout) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto row = dropout.first_row + r;
+      for (std::size_t i = 0; i < width; ++i) {
+        const auto at = r * width + i;
+        const double kept = factor(dropout, row / sequence, 0, row % sequence, i);
+        y[at] = static_cast<float>(kept * x[at] + (residual == nullptr ? 0.0F : residual[at]));
+      }
+    }
+  });
+}
+
 void ReferenceKernels::attention_forward(Stream& stream, const float* qkv,
                                          const std::int32_t* lengths, float* y, float* log_sum_exp,
-                                         const AttentionShape& shape) {
+                                         const AttentionShape& shape, const Dropout& dropout) {
   run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
         head_forward(qkv, lengths, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
-                     Head{shape, b, h}, shape.sequence);
+                     Head{shape, b, h}, shape.sequence, dropout);
       }
     }
   });
@@ -517,12 +584,12 @@ void ReferenceKernels::attention_forward(Stream& stream, const float* qkv,
 void ReferenceKernels::attention_backward(Stream& stream, const float* dy, const float* qkv,
                                           const std::int32_t* lengths, const float* y,
                                           const float* log_sum_exp, float* d_qkv,
-                                          const AttentionShape& shape) {
+                                          const AttentionShape& shape, const Dropout& dropout) {
   run(stream, [=] {
     for (std::size_t b = 0; b < shape.batch; ++b) {
       for (std::size_t h = 0; h < shape.heads; ++h) {
         head_backward(dy, qkv, lengths, y, log_sum_exp + (b * shape.heads + h) * shape.sequence,
-                      d_qkv, Head{shape, b, h}, shape.sequence);
+                      d_qkv, Head{shape, b, h}, shape.sequence, dropout);
       }
     }
   });
@@ -551,6 +618,19 @@ void ReferenceKernels::cross_entropy(Stream& stream, float* logits, const std::i
       }
     }
     *loss = total;
+  });
+}
+
+void ReferenceKernels::arg_max(Stream& stream, const float* x, std::int32_t* indices,
+                               std::uint32_t rows, std::uint32_t columns) {
+  run(stream, [=] {
+    for (std::size_t r = 0; r < rows; ++r) {
+      std::size_t best = 0;
+      for (std::size_t i = 1; i < columns; ++i) {
+        if (x[r * columns + i] > x[r * columns + best]) best = i;
+      }
+      indices[r] = static_cast<std::int32_t>(best);
+    }
   });
 }
 

@@ -1,11 +1,23 @@
 // The arithmetic of kernels.hpp as plain loops that add in double: the oracle for every device.
 #pragma once
 
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
 #include "troupe/stages/kernels.hpp"
 
 #include "separate_memory.hpp"
 
 namespace troupe::stages {
+
+/// Threefry4x32-20 as its authors write it down: Salmon et al. 2011.
+[[nodiscard]] std::array<std::uint32_t, 4> threefry(const std::array<std::uint32_t, 4>& counter,
+                                                    const std::array<std::uint32_t, 4>& key);
+
+/// Whether a dropout keeps an element; `sample` of the microbatch, `head` and `row` of the call.
+[[nodiscard]] bool is_kept(const Dropout& dropout, std::size_t sample, std::size_t head,
+                           std::size_t row, std::size_t column);
 
 /// Works on whatever stream it is given, in host memory and in a `SeparateMemory`. Slow; correct by
 /// reading.
@@ -73,14 +85,19 @@ public:
                        std::uint32_t width) override;
 
   void rotate(Stream&, float* qkv, const float* turns, bool back, const AttentionShape&) override;
+  void dropout(Stream&, const float* x, const float* residual, float* y, std::uint32_t rows,
+               std::uint32_t sequence, std::uint32_t width, const Dropout&) override;
   void attention_forward(Stream&, const float* qkv, const std::int32_t* lengths, float* y,
-                         float* log_sum_exp, const AttentionShape&) override;
+                         float* log_sum_exp, const AttentionShape&, const Dropout&) override;
   void attention_backward(Stream&, const float* dy, const float* qkv, const std::int32_t* lengths,
                           const float* y, const float* log_sum_exp, float* d_qkv,
-                          const AttentionShape&) override;
+                          const AttentionShape&, const Dropout&) override;
 
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
+
+  void arg_max(Stream&, const float* x, std::int32_t* indices, std::uint32_t rows,
+               std::uint32_t columns) override;
 
   void word_statistics(Stream&, const float* logits, const std::int32_t* targets, float* statistics,
                        std::uint32_t rows, const WordRange& words) override;

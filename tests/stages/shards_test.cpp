@@ -138,12 +138,36 @@ TEST(Shards, TrainAsOneDoesWhateverTheirNumber) {
   }
 }
 
+/// Masks are those of whole heads and of all rows.
+TEST(Shards, DropWhatOneDoes) {
+  for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
+    for (const auto recompute : {Recompute::none, Recompute::full}) {
+      for (const bool divides_rows : {false, true}) {
+        auto props = props_of(family, family != Family::llama, {1, 2});
+        props.model.sequence = 6;
+        const auto plain = train(props, 1);
+        props.model.dropout = 0.1;
+        props.model.attention_dropout = 0.2;
+        const auto expected = train(props, 1);
+        EXPECT_NE(expected.losses, plain.losses);
+        props.recompute = recompute;
+        props.train.sequence_parallel = divides_rows;
+        SCOPED_TRACE(std::string{family_names[static_cast<std::size_t>(family)]} + ", recompute "
+                     + std::string{recompute_names[static_cast<std::size_t>(recompute)]}
+                     + (divides_rows ? ", rows divided" : ""));
+        expect_near(train(props, 3), expected, props.model);
+      }
+    }
+  }
+}
+
 TEST(Shards, ClassifyAsOneDoes) {
   for (const bool divides_rows : {false, true}) {
     auto props = props_of(Family::bert, false, {1, 2});
     props.model.sequence = 6;
     props.model.task = Task::classification;
     props.model.classes = 3;
+    props.model.dropout = 0.1;
     const auto expected = train(props, 1);
     EXPECT_LT(expected.losses.back(), expected.losses.front());
     props.train.sequence_parallel = divides_rows;

@@ -133,16 +133,17 @@ StepOutcome StageChain::train(const Batch& batch) {
   }
   exchange_tied();
 
-  const StepOutcome outcome{.loss = mean_loss(batch), .gradient_norm = gradient_norm()};
+  const StepOutcome outcome{.loss = mean_loss(batch),
+                            .gradient_norm = gradient_norm() / loss_scale()};
   const auto clip = props_.train.clip_norm;
   const auto scale = clip > 0.0 ? std::min(1.0, clip / (outcome.gradient_norm + 1e-6)) : 1.0;
   ++step_;
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     complete(*streams_[i], [&](DeviceDone done) {
       stages_[i]->optimize(
-          {.step = step_,
+          {.update = step_,
            .learning_rate = static_cast<float>(learning_rate_at(props_.train, step_)),
-           .gradient_scale = static_cast<float>(scale)},
+           .gradient_scale = static_cast<float>(scale / loss_scale())},
           std::move(done));
     });
   }
@@ -182,7 +183,10 @@ void StageChain::carry(std::size_t from, Edge out, std::size_t to, Edge in,
 
 void StageChain::begin_step(const Batch& batch, StepKind kind) {
   for (const auto& stage : stages_) {
-    stage->begin_step({.step = step_, .kind = kind, .batch = &batch});
+    stage->begin_step({.step = step_ + 1,
+                       .kind = kind,
+                       .batch = &batch,
+                       .loss_scale = static_cast<float>(loss_scale())});
   }
 }
 

@@ -33,7 +33,7 @@ struct ChainProps {
 
 struct StepOutcome {
   double loss = 0.0;           ///< Mean over the targets.
-  double gradient_norm = 0.0;  ///< Before clipping.
+  double gradient_norm = 0.0;  ///< Before clipping, without the loss scale.
 
   friend bool operator==(const StepOutcome&, const StepOutcome&) = default;
 };
@@ -82,6 +82,10 @@ private:
   void exchange_tied();
   [[nodiscard]] double mean_loss(const Batch& batch) const;
   [[nodiscard]] double gradient_norm();
+  /// In half precision the loss is scaled as the configuration says, without end.
+  [[nodiscard]] double loss_scale() const {
+    return props_.train.precision == Precision::fp16 ? props_.train.loss_scale : 1.0;
+  }
 
   Device& device_;
   ChainProps props_;

@@ -51,6 +51,12 @@ ChainProps props_of(bool tie, std::vector<std::uint32_t> layers_per_stage,
           .train = train};
 }
 
+ModelSpec dropping(ModelSpec model) {
+  model.dropout = 0.1;
+  model.attention_dropout = 0.2;
+  return model;
+}
+
 Batch batch_of(const ChainProps& props, std::uint32_t step) {
   return make_batch(props.model, props.microbatch_count, props.microbatch_size, data_seed, step);
 }
@@ -156,6 +162,70 @@ TEST_P(TransformerStageOn, TrainsToTheSameBitsWhateverItRecomputes) {
   }
 }
 
+TEST_P(TransformerStageOn, DropsTheSameElementsHoweverTheModelIsCutOrderedAndRecomputed) {
+  for (const auto family : families) {
+    auto serial_props = props_of(true, {6}, BackwardOrder::whole, family);
+    StageChain without{*device_, serial_props};
+    const auto loss_without = without.train(batch_of(serial_props, 0)).loss;
+    serial_props.model = dropping(serial_props.model);
+    StageChain serial{*device_, serial_props};
+    const auto expected = trace_of(*device_, serial, serial_props, 4);
+    EXPECT_NE(expected.outcomes[0].loss, loss_without);
+    for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+      for (const auto order :
+           {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+        auto props = props_of(true, {2, 3, 1}, order, family);
+        props.model = dropping(props.model);
+        props.recompute = recompute;
+        StageChain chain{*device_, props};
+        EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
+            << "family " << static_cast<int>(family) << ", recompute "
+            << static_cast<int>(recompute) << ", order " << static_cast<int>(order);
+      }
+    }
+  }
+}
+
+/// As far as additions allow: gradients of other microbatches are added up in another order.
+TEST_P(TransformerStageOn, DropsOfASampleTheSameInAnyMicrobatch) {
+  auto props = props_of(true, {6});
+  props.model = dropping(props.model);
+  StageChain chain{*device_, props};
+  const auto expected = trace_of(*device_, chain, props, 3);
+  std::swap(props.microbatch_count, props.microbatch_size);
+  StageChain other{*device_, props};
+  const auto found = trace_of(*device_, other, props, 3);
+  for (std::size_t step = 0; step < 3; ++step) {
+    const auto& [loss, norm] = expected.outcomes[step];
+    EXPECT_NEAR(found.outcomes[step].loss, loss, 1e-5 * loss);
+    EXPECT_NEAR(found.outcomes[step].gradient_norm, norm, 1e-4 * norm);
+  }
+}
+
+TEST_P(TransformerStageOn, DropsOtherElementsInOtherStepsAndUnderOtherSeeds) {
+  auto props = props_of(true, {6});
+  props.model = dropping(props.model);
+  props.train.learning_rate = 0.0;
+  const auto batch = batch_of(props, 0);
+  StageChain chain{*device_, props};
+  const auto first = chain.train(batch);
+  EXPECT_NE(chain.train(batch), first);
+  StageChain again{*device_, props};
+  EXPECT_EQ(again.train(batch), first);
+}
+
+TEST_P(TransformerStageOn, DropsNothingWhenItEvaluates) {
+  for (const auto family : families) {
+    auto props = props_of(true, {2, 4}, BackwardOrder::whole, family);
+    const auto batch = batch_of(props, 0);
+    StageChain plain{*device_, props};
+    const auto expected = plain.evaluate(batch);
+    props.model = dropping(props.model);
+    StageChain chain{*device_, props};
+    EXPECT_NEAR(chain.evaluate(batch), expected, 1e-6 * expected);
+  }
+}
+
 TEST_P(TransformerStageOn, KeepsBothCopiesOfATiedEmbeddingEqual) {
   const auto props = props_of(true, {2, 2, 2});
   StageChain chain{*device_, props};
@@ -212,6 +282,46 @@ TEST_P(TransformerStageOn, GivesLogitsWhoseCrossEntropyIsTheLoss) {
     loss += std::log(sum) - logits[static_cast<std::size_t>(batch.targets[row])];
   }
   EXPECT_NEAR(stage->losses()[0], loss, 1e-5);
+}
+
+ModelSpec classifier() {
+  auto model = small(false, Family::bert);
+  model.task = Task::classification;
+  model.classes = 5;
+  return model;
+}
+
+/// Logits can be read of the last microbatch alone, hence each is the last once.
+TEST_P(TransformerStageOn, TakesEachSequenceForTheClassWithTheLargestLogit) {
+  for (const bool in_two : {false, true}) {
+    auto props = props_of(false, in_two ? std::vector{2U, 4U} : std::vector{6U});
+    props.model = classifier();
+    StageChain chain{*device_, props};
+    auto& last = chain.stage(chain.stage_count() - 1);
+    auto batch = batch_of(props, 0);
+    for (std::uint32_t step = 0; step < 3; ++step) (void)chain.train(batch);
+    EXPECT_TRUE(last.predictions().empty()) << "a training step tells none";
+    std::vector<std::int32_t> expected;
+    for (std::uint32_t turn = 0; turn < 3; ++turn) {
+      (void)chain.evaluate(batch);
+      if (in_two) EXPECT_TRUE(chain.stage(0).predictions().empty());
+      const auto predictions = last.predictions();
+      ASSERT_EQ(predictions.size(), 6U);
+      if (turn == 0) expected.assign(predictions.begin(), predictions.end());
+      EXPECT_TRUE(std::ranges::equal(predictions, expected));
+      for (std::size_t row = 0; row < 2; ++row) {
+        std::array<float, 5> logits{};
+        last.read_logits(row, logits);
+        EXPECT_EQ(predictions[4 + row], std::ranges::max_element(logits) - logits.begin());
+      }
+      for (auto* of_batch :
+           {&batch.tokens, &batch.segments, &batch.lengths, &batch.targets, &expected}) {
+        const auto of_microbatch = static_cast<std::ptrdiff_t>(of_batch->size() / 3);
+        std::ranges::rotate(*of_batch, of_batch->begin() + of_microbatch);
+      }
+    }
+    EXPECT_NE(std::ranges::min(expected), std::ranges::max(expected)) << "else nothing is seen";
+  }
 }
 
 TEST_P(TransformerStageOn, StartsFromTheNormalNumbersOfEachParameterAndReadsWhatWasWritten) {
@@ -308,9 +418,12 @@ TEST_P(TransformerStageOn, AllocatesExactlyWhatTheBudgetAnnounces) {
            {whole, StageSpec{.layer_begin = 0, .layer_end = 2, .has_embedding = true},
             StageSpec{.layer_begin = 2, .layer_end = 5},
             StageSpec{.layer_begin = 5, .layer_end = 6, .has_head = true}}) {
-        for (const auto family : families) {
+        std::vector<ModelSpec> models;
+        for (const auto family : families) models.push_back(small(tie, family));
+        if (!tie) models.push_back(classifier());
+        for (const auto& model : models) {
           auto props = alone(tie, spec, 2, splits);
-          props.model = small(tie, family);
+          props.model = tie ? dropping(model) : model;
           InlineDevice enough{bytes_of(props)};
           InlineDevice too_small{bytes_of(props) - 1};
           InlineStream stream;
@@ -408,7 +521,7 @@ TEST(TransformerStage, CountsNoWaitOfAReaderAsThatOfAPass) {
     props.peers.holders = {.group = group[i].get(), .stream = streams.back().get()};
     stages.push_back(make_transformer_stage(*device, *streams[2 * i], props).value());
   }
-  const OptimizerStep step{.step = 1, .learning_rate = 0.1F};
+  const OptimizerStep step{.update = 1, .learning_rate = 0.1F};
   const auto ignore = [](Errc, const DeviceSpan&) {};
   stages[0]->optimize(step, ignore);
   {
@@ -482,7 +595,7 @@ TEST(TransformerStage, AllocatesNothingOnceItIsBuilt) {
       if (splits) pass(Pass::backward_weight, m);
     }
     stage->measure_gradients(done);
-    stage->optimize({.step = 1, .learning_rate = 1e-3F}, done);
+    stage->optimize({.update = 1, .learning_rate = 1e-3F}, done);
     const auto allocations = watched_allocations();
 
     EXPECT_GT(done_count, 6);
@@ -494,7 +607,9 @@ TEST(TransformerStage, AllocatesNothingOnceItIsBuilt) {
 TEST(TransformerStage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
   const auto device = make_cpu_device();
   const auto stream = device->make_stream("stage", 1);
-  const auto stage = make_transformer_stage(*device, *stream, alone(true, whole, 1, false)).value();
+  auto props = alone(true, whole, 1, false);
+  props.model = dropping(props.model);
+  const auto stage = make_transformer_stage(*device, *stream, props).value();
   const auto batch = make_batch(small(true), 1, 2, data_seed, 0);
   const auto done = [](Errc, DeviceSpan) {};
   const auto step = [&](std::uint32_t number) {
@@ -503,7 +618,7 @@ TEST(TransformerStage, AllocatesNothingOnTheCpuDeviceOnceAStepHasWarmedItUp) {
       stage->enqueue({.stage = {}, .pass = pass, .microbatch = MicrobatchIndex{0}}, done);
     }
     stage->measure_gradients(done);
-    stage->optimize({.step = number, .learning_rate = 1e-3F}, done);
+    stage->optimize({.update = number, .learning_rate = 1e-3F}, done);
     stream->synchronize();
   };
   step(1);

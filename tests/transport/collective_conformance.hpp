@@ -1,7 +1,7 @@
 // tests/transport/collective_conformance.hpp -- what every Collective must do, whatever carries it.
 //
 // A backend joins with a world of members, the last first to go:
-//   make_group(size)           the members of a group, 1 to 5; segments, if any, of at most 4 KiB
+//   make_group(size, wire)     the members of a group, 1 to 5; segments, if any, of at most 4 KiB
 //   queue(rank)                the queue of one of them
 //   post(change)               runs `change` where `progress_until` sees it; completions call it
 //   progress()                 lets happen what can, if the world can tell
@@ -21,6 +21,7 @@
 
 #include <gtest/gtest.h>
 
+#include "troupe/engine/bf16.hpp"
 #include "troupe/engine/random.hpp"
 #include "troupe/transport/collective.hpp"
 
@@ -65,10 +66,15 @@ auto one_each(std::uint32_t size, std::size_t length, Make make) {
   return arrays;
 }
 
-inline Floats sum_in_rank_order(const std::vector<Floats>& values) {
+inline Floats sum_in_rank_order(const std::vector<Floats>& values, WireFormat wire) {
+  const auto travelled = [&](float value) {
+    return wire == WireFormat::bf16 ? from_bf16(to_bf16(value)) : value;
+  };
   auto sum = values[0];
-  for (std::size_t r = 1; r < values.size(); ++r) {
-    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += values[r][i];
+  for (std::size_t i = 0; i < sum.size(); ++i) {
+    sum[i] = travelled(sum[i]);
+    for (std::size_t r = 1; r < values.size(); ++r) sum[i] += travelled(values[r][i]);
+    sum[i] = travelled(sum[i]);
   }
   return sum;
 }
@@ -112,14 +118,17 @@ protected:
     for (const auto& code : codes) EXPECT_EQ(code, Errc::none);
   }
 
-  /// Calls `check(size, length, members)` for all sizes and lengths.
+  /// Calls `check(size, length, members, wire)` for all sizes and lengths.
   template <class Check>
   void for_every_size_and_length(Check check) {
     for (const auto size : group_sizes) {
-      auto members = world_.make_group(size);
-      for (const auto length : array_lengths) {
-        SCOPED_TRACE(testing::Message() << "size=" << size << " length=" << length);
-        check(size, length, members);
+      for (const auto wire : {WireFormat::fp32, WireFormat::bf16}) {
+        auto members = world_.make_group(size, wire);
+        for (const auto length : array_lengths) {
+          SCOPED_TRACE(testing::Message() << "size=" << size << " length=" << length << " wire="
+                                          << wire_format_names[static_cast<std::size_t>(wire)]);
+          check(size, length, members, wire);
+        }
       }
     }
   }
@@ -129,9 +138,9 @@ protected:
 TYPED_TEST_SUITE_P(CollectiveConformance);
 
 TYPED_TEST_P(CollectiveConformance, AllReduceAddsInRankOrderOnEveryMember) {
-  this->for_every_size_and_length([&](auto size, auto length, auto& members) {
+  this->for_every_size_and_length([&](auto size, auto length, auto& members, auto wire) {
     auto values = one_each(size, length, random_floats);
-    const auto expected = sum_in_rank_order(values);
+    const auto expected = sum_in_rank_order(values, wire);
     this->run(members, [&](auto& member, auto& queue, auto r, auto done) {
       member.all_reduce(queue, view_of(values[r]), std::move(done));
     });
@@ -140,9 +149,9 @@ TYPED_TEST_P(CollectiveConformance, AllReduceAddsInRankOrderOnEveryMember) {
 }
 
 TYPED_TEST_P(CollectiveConformance, ReduceScatterAddsTheOwnPartAndLeavesTheOthers) {
-  this->for_every_size_and_length([&](auto size, auto length, auto& members) {
+  this->for_every_size_and_length([&](auto size, auto length, auto& members, auto wire) {
     auto values = one_each(size, length, random_floats);
-    auto sum = sum_in_rank_order(values);
+    auto sum = sum_in_rank_order(values, wire);
     auto expected = values;
     for (std::uint32_t r = 0; r < size; ++r) copy_part(sum, expected[r], size, r);
     this->run(members, [&](auto& member, auto& queue, auto r, auto done) {
@@ -153,7 +162,7 @@ TYPED_TEST_P(CollectiveConformance, ReduceScatterAddsTheOwnPartAndLeavesTheOther
 }
 
 TYPED_TEST_P(CollectiveConformance, AllGatherBringsEveryPartFromItsOwner) {
-  this->for_every_size_and_length([&](auto size, auto length, auto& members) {
+  this->for_every_size_and_length([&](auto size, auto length, auto& members, auto /*wire*/) {
     auto bytes = one_each(size, length, random_bytes);
     auto expected = bytes[0];
     for (std::uint32_t r = 0; r < size; ++r) copy_part(bytes[r], expected, size, r);
@@ -165,7 +174,7 @@ TYPED_TEST_P(CollectiveConformance, AllGatherBringsEveryPartFromItsOwner) {
 }
 
 TYPED_TEST_P(CollectiveConformance, BroadcastBringsTheBytesOfAnyRoot) {
-  this->for_every_size_and_length([&](auto size, auto length, auto& members) {
+  this->for_every_size_and_length([&](auto size, auto length, auto& members, auto /*wire*/) {
     for (std::uint32_t root = 0; root < size; ++root) {
       auto bytes = one_each(size, length, random_bytes);
       const auto expected = bytes[root];
@@ -181,7 +190,7 @@ TYPED_TEST_P(CollectiveConformance, BroadcastBringsTheBytesOfAnyRoot) {
 TYPED_TEST_P(CollectiveConformance, ABarrierWaitsForWhoeverComesLast) {
   for (const auto size : group_sizes) {
     for (std::uint32_t last = 0; last < size; ++last) {
-      auto members = this->world_.make_group(size);
+      auto members = this->world_.make_group(size, WireFormat::fp32);
       std::vector<std::optional<Errc>> codes(size);
       bool has_last_come = false;
       const auto enter = [&](std::uint32_t r) {
@@ -205,7 +214,7 @@ TYPED_TEST_P(CollectiveConformance, ABarrierWaitsForWhoeverComesLast) {
 }
 
 TYPED_TEST_P(CollectiveConformance, AnOperationStartsAfterTheWorkEnqueuedBefore) {
-  auto members = this->world_.make_group(3);
+  auto members = this->world_.make_group(3, WireFormat::fp32);
   std::vector<Floats> values(3, Floats(5000));
   this->run(members, [&](auto& member, auto& queue, auto r, auto done) {
     queue.enqueue([&array = values[r]] { std::iota(array.begin(), array.end(), 1.0F); });
@@ -221,7 +230,7 @@ TYPED_TEST_P(CollectiveConformance, AMemberMayRunAhead) {
   constexpr std::uint32_t round_count = 5;
   constexpr std::size_t length = 3000;
   for (const std::uint32_t size : {2U, 3U}) {
-    auto members = this->world_.make_group(size);
+    auto members = this->world_.make_group(size, WireFormat::fp32);
     std::vector<std::vector<Floats>> sums, gathered, expected;
     for (std::uint32_t i = 0; i < round_count; ++i) {
       const auto make = [&](std::size_t n, std::uint64_t r) {
@@ -229,7 +238,7 @@ TYPED_TEST_P(CollectiveConformance, AMemberMayRunAhead) {
       };
       sums.push_back(one_each(size, length + i, make));
       gathered.push_back(one_each(size, length + i, make));
-      expected.push_back({sum_in_rank_order(sums[i]), gathered[i][0]});
+      expected.push_back({sum_in_rank_order(sums[i], WireFormat::fp32), gathered[i][0]});
       for (std::uint32_t r = 0; r < size; ++r) copy_part(gathered[i][r], expected[i][1], size, r);
     }
     std::vector<std::optional<Errc>> codes(std::size_t{2} * size * round_count);
@@ -255,7 +264,7 @@ TYPED_TEST_P(CollectiveConformance, AMemberMayRunAhead) {
 TYPED_TEST_P(CollectiveConformance, CloseCancelsWhoWaitsAndWhoComesLater) {
   Floats values(100, 1.0F);
   std::vector<std::optional<Errc>> codes(6);
-  auto members = this->world_.make_group(2);
+  auto members = this->world_.make_group(2, WireFormat::fp32);
   auto& queue = this->world_.queue(0);
   members[0]->all_reduce(queue, view_of(values), this->into(codes[0]));
   members[0]->reduce_scatter(queue, view_of(values), this->into(codes[1]));
@@ -275,7 +284,7 @@ TYPED_TEST_P(CollectiveConformance, CloseAmidOperationsEndsEachOnce) {
   for (std::uint32_t round = 0; round < 20; ++round) {
     std::vector<std::optional<Errc>> codes(std::size_t{4} * size);
     std::vector<std::vector<Floats>> values;
-    auto members = this->world_.make_group(size);
+    auto members = this->world_.make_group(size, WireFormat::fp32);
     for (std::uint32_t i = 0; i < 4; ++i) {
       values.push_back(one_each(size, 3000, random_floats));
       for (std::uint32_t r = 0; r < size; ++r) {

@@ -10,7 +10,9 @@ namespace troupe::transport {
 /// Queues that run their work when the test looks for progress, the last queue first.
 class SteppedWorld {
 public:
-  Members make_group(std::uint32_t size) { return make_in_process_group(size); }
+  Members make_group(std::uint32_t size, WireFormat wire) {
+    return make_in_process_group(size, wire);
+  }
   WorkQueue& queue(std::uint32_t rank) { return queues_.at(rank); }
 
   template <class Change>
@@ -50,7 +52,9 @@ INSTANTIATE_TYPED_TEST_SUITE_P(Stepped, CollectiveConformance, SteppedWorld);
 
 class ThreadedInProcessWorld : public ThreadedWorld {
 public:
-  static Members make_group(std::uint32_t size) { return make_in_process_group(size); }
+  static Members make_group(std::uint32_t size, WireFormat wire) {
+    return make_in_process_group(size, wire);
+  }
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(Threaded, CollectiveConformance, ThreadedInProcessWorld);
 
@@ -80,7 +84,7 @@ TEST(PartOf, TheLastTakesWhatIsLeft) {
 TEST(InProcessGroupDeathTest, MembersThatDisagreeAboutTheSizeAbort) {
   const auto disagree = [] {
     SteppedWorld world;
-    auto members = world.make_group(2);
+    auto members = world.make_group(2, WireFormat::fp32);
     Floats left(4), right(5);
     members[0]->all_reduce(world.queue(0), view_of(left), [](Errc) {});
     members[1]->all_reduce(world.queue(1), view_of(right), [](Errc) {});

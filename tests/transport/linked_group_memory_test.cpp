@@ -8,11 +8,13 @@ namespace troupe::transport {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CollectiveConformance);
 
-TEST(LinkedGroupMemory, OperationsOfTheSteadyStateAllocateNothing) {
+class LinkedGroupMemory : public testing::TestWithParam<WireFormat> {};
+
+TEST_P(LinkedGroupMemory, OperationsOfTheSteadyStateAllocateNothing) {
   constexpr std::uint32_t size = 3;
   SeededGroupWorld world{1};
   // Few transfers at once, so that the links have soon seen as many pending as they ever will.
-  auto members = make_members(size, {.segment_bytes = 4096, .segments_in_flight = 1},
+  auto members = make_members(size, {.segment_bytes = 4096, .segments_in_flight = 1}, GetParam(),
                               [&](auto, auto) { return world.network().make_link(); });
   auto values = one_each(size, 40'000, random_floats);
   const auto run_all_operations = [&] {
@@ -36,5 +38,11 @@ TEST(LinkedGroupMemory, OperationsOfTheSteadyStateAllocateNothing) {
   EXPECT_EQ(watched.small_count, 0U);
   EXPECT_EQ(watched.large_count, 0U);
 }
+
+INSTANTIATE_TEST_SUITE_P(Wires, LinkedGroupMemory,
+                         testing::Values(WireFormat::fp32, WireFormat::bf16), [](const auto& test) {
+                           return std::string{
+                               wire_format_names[static_cast<std::size_t>(test.param)]};
+                         });
 
 }  // namespace troupe::transport

@@ -54,8 +54,8 @@ private:
 
 class ThreadedLinkedWorld : public ThreadedWorld {
 public:
-  static Members make_group(std::uint32_t size) {
-    return make_members(size, small_limits, [](auto, auto) -> LinkPair {
+  static Members make_group(std::uint32_t size, WireFormat wire) {
+    return make_members(size, small_limits, wire, [](auto, auto) -> LinkPair {
       auto [left, right] = make_in_process_link();
       return {std::make_unique<CopyingLink>(std::move(left)),
               std::make_unique<CopyingLink>(std::move(right))};
@@ -108,6 +108,10 @@ LinkedLimits draw_limits(Random& random) {
           .operations_in_flight = static_cast<std::uint32_t>(1 + random.below(3))};
 }
 
+WireFormat draw_wire(Random& random) {
+  return random.below(2) == 0 ? WireFormat::fp32 : WireFormat::bf16;
+}
+
 /// Has every member do all operations; in between happens what the seed says.
 void do_all(SeededGroupWorld& world, Members& members, std::vector<Drawn>& operations) {
   std::vector<std::size_t> begun(members.size(), 0);
@@ -135,9 +139,11 @@ TEST(LinkedGroup, GivesTheBitsOfTheInProcessGroupWhateverHappensWhen) {
     const auto size = static_cast<std::uint32_t>(1 + world.random().below(5));
     auto linked = draw_operations(world.random(), size, 1 + world.random().below(6));
     auto in_process = linked;
-    auto linked_members = make_members(size, draw_limits(world.random()),
-                                       [&](auto, auto) { return world.network().make_link(); });
-    auto in_process_members = make_in_process_group(size);
+    const auto limits = draw_limits(world.random());
+    const auto wire = draw_wire(world.random());
+    auto linked_members =
+        make_members(size, limits, wire, [&](auto, auto) { return world.network().make_link(); });
+    auto in_process_members = make_in_process_group(size, wire);
     do_all(world, linked_members, linked);
     do_all(world, in_process_members, in_process);
     for (std::size_t i = 0; i < linked.size(); ++i)
@@ -184,10 +190,11 @@ public:
     right_ = (left_ + draw(1, size_ - 1)) % size_;
     operations_ = draw_operations(world_.random(), size_, 3);
     expected_ = operations_;
-    auto reference = make_in_process_group(size_);
+    const auto limits = draw_limits(world_.random());
+    const auto wire = draw_wire(world_.random());
+    auto reference = make_in_process_group(size_, wire);
     do_all(world_, reference, expected_);
-    members_ = make_members(size_, draw_limits(world_.random()),
-                            [&](auto p, auto q) { return make_link(p, q); });
+    members_ = make_members(size_, limits, wire, [&](auto p, auto q) { return make_link(p, q); });
     codes_.resize(size_, std::vector<std::optional<Errc>>(operations_.size()));
     for (std::uint32_t r = 0; r < size_; ++r) {
       for (std::size_t i = 0; i < operations_.size(); ++i) begin_operation(r, i);
@@ -302,7 +309,7 @@ TEST(LinkedGroup, ALinkLostAtAnyPointEndsEveryOperationOnceAndLeavesItsArrayAlon
 
 TEST(LinkedGroup, MembersThatDisagreeAboutTheSizeAreToldSo) {
   SeededGroupWorld world{1};
-  auto members = world.make_group(2);
+  auto members = world.make_group(2, WireFormat::fp32);
   Floats left(100), right(200);
   std::optional<Errc> left_code, right_code;
   members[0]->all_reduce(world.queue(0), view_of(left), [&](Errc code) { left_code = code; });
@@ -314,7 +321,7 @@ TEST(LinkedGroup, MembersThatDisagreeAboutTheSizeAreToldSo) {
 
 TEST(LinkedGroup, AMemberThatGoesCancelsTheOthers) {
   SeededGroupWorld world{1};
-  auto members = world.make_group(3);
+  auto members = world.make_group(3, WireFormat::fp32);
   Floats values(5000);
   std::optional<Errc> code;
   members[0]->all_reduce(world.queue(0), view_of(values), [&](Errc c) { code = c; });
@@ -324,6 +331,13 @@ TEST(LinkedGroup, AMemberThatGoesCancelsTheOthers) {
   EXPECT_EQ(code, Errc::cancelled);
 }
 
+TEST(LinkedGroup, StagingInBf16IsHalfASegmentOfEveryMemberAndOneOfEachOtherPart) {
+  EXPECT_EQ(linked_staging_bytes(
+                4, {.segment_bytes = 1024, .segments_in_flight = 5, .operations_in_flight = 2},
+                WireFormat::bf16),
+            std::size_t{512} * (4 + 3) * 5 * 2);
+}
+
 TEST(LinkedGroup, StagingIsASegmentOfEveryOtherMemberForEachInFlight) {
   EXPECT_EQ(linked_staging_bytes(1, {}), 0U);
   EXPECT_EQ(linked_staging_bytes(
@@ -331,10 +345,68 @@ TEST(LinkedGroup, StagingIsASegmentOfEveryOtherMemberForEachInFlight) {
             std::size_t{1000} * 3 * 5 * 2);
 }
 
+/// A link that counts what is sent over it.
+class CountingLink final : public Link {
+public:
+  CountingLink(std::unique_ptr<Link> link, std::size_t& sent_bytes)
+      : link_{std::move(link)}, sent_bytes_{sent_bytes} {}
+
+  void post_send(Tag tag, Buffer source, TransferDone done) override {
+    sent_bytes_ += source.size_bytes();
+    link_->post_send(tag, std::move(source), std::move(done));
+  }
+  void post_receive(Tag tag, Buffer target, TransferDone done) override {
+    link_->post_receive(tag, std::move(target), std::move(done));
+  }
+  void close() override { link_->close(); }
+
+private:
+  std::unique_ptr<Link> link_;
+  std::size_t& sent_bytes_;
+};
+
+TEST(LinkedGroup, InBf16SumsTravelInHalfTheBytesAndNothingElseDoes) {
+  constexpr std::size_t length = 10'000;
+  constexpr std::uint32_t size = 4;
+  const auto bytes_of = [&](WireFormat wire, auto begin_one) {
+    SeededGroupWorld world{7};
+    std::size_t sent_bytes = 0;
+    auto members = make_members(size, small_limits, wire, [&](auto, auto) -> LinkPair {
+      auto [left, right] = world.network().make_link();
+      return {std::make_unique<CountingLink>(std::move(left), sent_bytes),
+              std::make_unique<CountingLink>(std::move(right), sent_bytes)};
+    });
+    std::vector<Floats> arrays(size, Floats(length));
+    std::uint32_t over_count = 0;
+    for (std::uint32_t r = 0; r < size; ++r) {
+      begin_one(*members[r], world.queue(r), view_of(arrays[r]), [&](Errc) { ++over_count; });
+    }
+    world.progress_until([&] { return over_count == size; });
+    return sent_bytes;
+  };
+  const auto all_reduce = [](Collective& member, auto& queue, auto array, auto done) {
+    member.all_reduce(queue, array, std::move(done));
+  };
+  const auto reduce_scatter = [](Collective& member, auto& queue, auto array, auto done) {
+    member.reduce_scatter(queue, array, std::move(done));
+  };
+  const auto all_gather = [](Collective& member, auto& queue, auto array, auto done) {
+    member.all_gather(queue, array, std::move(done));
+  };
+  constexpr std::size_t once_around = length * sizeof(float) * (size - 1);
+  EXPECT_EQ(bytes_of(WireFormat::fp32, all_reduce), 2 * once_around);
+  EXPECT_EQ(bytes_of(WireFormat::bf16, all_reduce), once_around);
+  EXPECT_EQ(bytes_of(WireFormat::fp32, reduce_scatter), once_around);
+  EXPECT_EQ(bytes_of(WireFormat::bf16, reduce_scatter), once_around / 2);
+  EXPECT_EQ(bytes_of(WireFormat::fp32, all_gather), once_around);
+  EXPECT_EQ(bytes_of(WireFormat::bf16, all_gather), once_around);
+}
+
 TEST(LinkedGroupDeathTest, LinksThatSwapBuffersAbort) {
   const auto swap = [] {
     SeededGroupWorld world{1};
-    auto members = make_members(2, small_limits, [](auto, auto) { return make_in_process_link(); });
+    auto members = make_members(2, small_limits, WireFormat::fp32,
+                                [](auto, auto) { return make_in_process_link(); });
     std::vector<Floats> values(2, Floats(100));
     for (std::uint32_t r = 0; r < 2; ++r)
       members[r]->all_reduce(world.queue(r), view_of(values[r]), [](Errc) {});

@@ -29,11 +29,12 @@ std::vector<std::vector<std::unique_ptr<Link>>> connect(std::uint32_t size, Make
 }
 
 template <class MakeLink>
-Members make_members(std::uint32_t size, const LinkedLimits& limits, MakeLink make_link) {
+Members make_members(std::uint32_t size, const LinkedLimits& limits, WireFormat wire,
+                     MakeLink make_link) {
   auto links = connect(size, make_link);
   Members members;
   for (std::uint32_t r = 0; r < size; ++r)
-    members.push_back(make_linked_member(r, std::move(links[r]), limits));
+    members.push_back(make_linked_member(r, std::move(links[r]), limits, wire));
   return members;
 }
 
@@ -43,8 +44,8 @@ class SeededGroupWorld {
 public:
   explicit SeededGroupWorld(std::uint64_t seed) : random_{seed}, network_{seed} {}
 
-  Members make_group(std::uint32_t size) {
-    return make_members(size, small_limits, [&](auto, auto) { return network_.make_link(); });
+  Members make_group(std::uint32_t size, WireFormat wire) {
+    return make_members(size, small_limits, wire, [&](auto, auto) { return network_.make_link(); });
   }
   SeededNetwork& network() { return network_; }
   Random& random() { return random_; }

@@ -19,7 +19,7 @@ namespace {
 /// settles one part, and whoever finishes the last part completes it for all.
 class Group : public std::enable_shared_from_this<Group> {
 public:
-  explicit Group(std::uint32_t size) : size_{size}, posted_count_(size, 0) {}
+  Group(std::uint32_t size, WireFormat wire) : size_{size}, wire_{wire}, posted_count_(size, 0) {}
 
   [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
 
@@ -121,7 +121,11 @@ private:
       if (request.adds() || r == copied) sources.push_back(values);
       if (request.adds() ? r == owner || request.takes(r) : r != copied) targets.push_back(values);
     }
-    if (request.adds()) return add_in_rank_order(sources, targets, part.size_bytes / sizeof(float));
+    const auto count = part.size_bytes / sizeof(float);
+    if (request.adds() && wire_ == WireFormat::bf16) {
+      return add_bf16_in_rank_order(sources, targets, count);
+    }
+    if (request.adds()) return add_in_rank_order(sources, targets, count);
     for (auto* target : targets) std::memcpy(target, sources[0], part.size_bytes);
   }
 
@@ -132,6 +136,7 @@ private:
   }
 
   const std::uint32_t size_;
+  const WireFormat wire_;
   std::mutex mutex_;
   bool closed_ = false;
   std::vector<std::uint64_t> posted_count_;             ///< By rank.
@@ -160,9 +165,10 @@ private:
 
 }  // namespace
 
-std::vector<std::unique_ptr<Collective>> make_in_process_group(std::uint32_t size) {
+std::vector<std::unique_ptr<Collective>> make_in_process_group(std::uint32_t size,
+                                                               WireFormat wire) {
   TROUPE_ASSERT(size >= 1);
-  const auto group = std::make_shared<Group>(size);
+  const auto group = std::make_shared<Group>(size, wire);
   std::vector<std::unique_ptr<Collective>> members;
   for (std::uint32_t r = 0; r < size; ++r)
     members.push_back(std::make_unique<GroupMember>(group, r));

@@ -26,16 +26,28 @@ std::byte* bytes_of(std::vector<Line>& lines) {
 ///
 /// A lane with pending transfers is moved by nobody; the last of them hands it back.
 struct Lane {
+  enum class Next : std::uint8_t { first_round, second_round, landing };
+
   std::uint32_t part = 0;
   std::uint32_t first_segment = 0;
   std::vector<std::byte*> staging;  ///< By member: where the owner gets addends. Else empty.
+  std::byte* packed = nullptr;      ///< Where what is added travels in bf16: the segment as such.
 
   std::uint32_t segment = 0;
-  bool in_second_round = false;
+  Next next = Next::first_round;
   std::uint32_t pending_count = 0;
 
-  std::vector<const float*> sources;  ///< Of an addition; kept for its memory.
+  // Of an addition; kept for their memory.
+  std::vector<const float*> sources;
+  std::vector<const std::uint16_t*> packed_sources;
 };
+
+std::uint16_t* halves(std::byte* bytes) {
+  return reinterpret_cast<std::uint16_t*>(bytes);
+}
+float* floats(const BufferView& view) {
+  return reinterpret_cast<float*>(view.data);
+}
 
 /// An operation that has not begun.
 struct Waiting {
@@ -67,12 +79,14 @@ struct Operation {
 /// never waits for a younger one.
 class Member : public std::enable_shared_from_this<Member> {
 public:
-  Member(std::uint32_t rank, std::vector<std::unique_ptr<Link>> links, const LinkedLimits& limits)
+  Member(std::uint32_t rank, std::vector<std::unique_ptr<Link>> links, const LinkedLimits& limits,
+         WireFormat wire)
       : rank_{rank},
         size_{static_cast<std::uint32_t>(links.size())},
         limits_{limits},
+        wire_{wire},
         links_{std::move(links)},
-        staging_(linked_staging_bytes(size_, limits) / sizeof(Line)),
+        staging_((linked_staging_bytes(size_, limits, wire) + sizeof(Line) - 1) / sizeof(Line)),
         operations_(limits.operations_in_flight) {
     auto* free_staging = bytes_of(staging_);
     for (auto& operation : operations_) {
@@ -82,7 +96,7 @@ public:
           auto& lane = operation.lanes.emplace_back();
           lane.part = (rank_ + p) % size_;  // Members begin with different ones.
           lane.first_segment = i;
-          if (lane.part == rank_) free_staging = give_staging(lane, free_staging);
+          free_staging = give_staging(lane, free_staging);
         }
       }
       operation.ready.reserve(operation.lanes.size());
@@ -109,14 +123,26 @@ public:
 
 private:
   std::byte* give_staging(Lane& lane, std::byte* free_staging) {
+    const auto take_segment = [&] {
+      return std::exchange(free_staging, free_staging + on_the_wire(limits_.segment_bytes));
+    };
+    if (wire_ == WireFormat::bf16) lane.packed = take_segment();
+    if (lane.part != rank_) return free_staging;
     lane.staging.resize(size_);
     for (std::uint32_t p = 0; p < size_; ++p) {
-      if (p == rank_) continue;
-      lane.staging[p] = free_staging;
-      free_staging += limits_.segment_bytes;
+      if (p != rank_) lane.staging[p] = take_segment();
     }
     lane.sources.reserve(size_);
+    lane.packed_sources.reserve(size_);
     return free_staging;
+  }
+
+  /// What floats that are added take there.
+  [[nodiscard]] std::size_t on_the_wire(std::size_t size_bytes) const {
+    return size_bytes / sizeof(float) * bytes_per_number(wire_);
+  }
+  [[nodiscard]] bool packs(const CollectiveRequest& request) const {
+    return wire_ == WireFormat::bf16 && request.adds();
   }
 
   // -- beginning and ending operations ------------------------------------------------------------
@@ -160,7 +186,7 @@ private:
       free->request.array = {bytes_of(free->tokens), size_ * sizeof(Line), MemorySpace::host};
     for (auto& lane : free->lanes) {
       lane.segment = lane.first_segment;
-      lane.in_second_round = false;
+      lane.next = Lane::Next::first_round;
       free->ready.push_back(&lane);
     }
     free->busy_lane_count = free->lanes.size();
@@ -204,16 +230,36 @@ private:
     while (lane.segment * limits_.segment_bytes < part.size_bytes) {
       const auto bytes = segment_of(operation.request.array, part, lane.segment);
       const auto tag = make_collective_tag(operation.number, lane.part, lane.segment);
-      if (!std::exchange(lane.in_second_round, true)) {
-        if (post_first_round(operation, lane, tag, bytes)) return true;
-        continue;
+      switch (lane.next) {
+        case Lane::Next::first_round:
+          lane.next = Lane::Next::second_round;
+          if (post_first_round(operation, lane, tag, bytes)) return true;
+          break;
+        case Lane::Next::second_round:
+          if (lane.part == rank_ && operation.request.adds()) add(lane, bytes);
+          lane.next = Lane::Next::landing;
+          if (post_second_round(operation, lane, tag, bytes)) return true;
+          break;
+        case Lane::Next::landing:
+          if (packs(operation.request)) land(operation.request, lane, bytes);
+          lane.next = Lane::Next::first_round;
+          lane.segment += limits_.segments_in_flight;
+          break;
       }
-      if (lane.part == rank_ && operation.request.adds()) add(lane, bytes);
-      lane.in_second_round = false;
-      lane.segment += limits_.segments_in_flight;
-      if (post_second_round(operation, lane, tag, bytes)) return true;
     }
     return false;
+  }
+
+  /// What travels of the segment `bytes` of this member's array, or comes for it.
+  [[nodiscard]] BufferView travelling(const CollectiveRequest& request, const Lane& lane,
+                                      const BufferView& bytes) const {
+    if (!packs(request)) return bytes;
+    return {lane.packed, on_the_wire(bytes.size_bytes), MemorySpace::host};
+  }
+
+  void land(const CollectiveRequest& request, Lane& lane, const BufferView& bytes) const {
+    if (lane.part == rank_ || !request.takes(rank_)) return;
+    unpack_bf16(halves(lane.packed), floats(bytes), bytes.size_bytes / sizeof(float));
   }
 
   [[nodiscard]] BufferView segment_of(const BufferView& array, const Part& part,
@@ -225,13 +271,17 @@ private:
 
   bool post_first_round(Operation& operation, Lane& lane, Tag tag, const BufferView& bytes) {
     const auto& request = operation.request;
+    const auto wire = travelling(request, lane, bytes);
     if (lane.part != rank_) {
-      return request.gives(rank_)
-             && send(operation, lane, tag, bytes, [&](std::uint32_t p) { return p == lane.part; });
+      if (!request.gives(rank_)) return false;
+      if (packs(request)) {
+        pack_bf16(floats(bytes), halves(wire.data), bytes.size_bytes / sizeof(float));
+      }
+      return send(operation, lane, tag, wire, [&](std::uint32_t p) { return p == lane.part; });
     }
     const auto target = [&](std::uint32_t p) {
       auto* data = request.adds() ? lane.staging[p] : bytes.data;
-      return BufferView{data, bytes.size_bytes, MemorySpace::host};
+      return BufferView{data, wire.size_bytes, MemorySpace::host};
     };
     const auto gives = [&](std::uint32_t p) { return request.gives(p); };
     return receive(operation, lane, tag, target, gives);
@@ -239,23 +289,38 @@ private:
 
   bool post_second_round(Operation& operation, Lane& lane, Tag tag, const BufferView& bytes) {
     const auto& request = operation.request;
+    const auto wire = travelling(request, lane, bytes);
     if (lane.part == rank_) {
       const auto takes = [&](std::uint32_t p) { return request.takes(p); };
-      return send(operation, lane, tag, bytes, takes);
+      return send(operation, lane, tag, wire, takes);
     }
-    const auto target = [&](std::uint32_t) { return bytes; };
+    const auto target = [&](std::uint32_t) { return wire; };
     const auto is_owner = [&](std::uint32_t p) { return p == lane.part; };
     return request.takes(rank_) && receive(operation, lane, tag, target, is_owner);
   }
 
   void add(Lane& lane, const BufferView& own) {
-    auto* const own_values = reinterpret_cast<float*>(own.data);
+    if (wire_ == WireFormat::bf16) return add_packed(lane, own);
+    auto* const own_values = floats(own);
     lane.sources.clear();
     for (std::uint32_t p = 0; p < size_; ++p) {
       lane.sources.push_back(p == rank_ ? own_values
                                         : reinterpret_cast<const float*>(lane.staging[p]));
     }
     add_in_rank_order(lane.sources, {&own_values, 1}, own.size_bytes / sizeof(float));
+  }
+
+  /// Leaves the sum as floats in the array, and as bf16 where it is sent from.
+  void add_packed(Lane& lane, const BufferView& own) {
+    const auto count = own.size_bytes / sizeof(float);
+    auto* const sum = halves(lane.packed);
+    pack_bf16(floats(own), sum, count);
+    lane.packed_sources.clear();
+    for (std::uint32_t p = 0; p < size_; ++p) {
+      lane.packed_sources.push_back(p == rank_ ? sum : halves(lane.staging[p]));
+    }
+    add_bf16_in_rank_order(lane.packed_sources, sum, count);
+    unpack_bf16(sum, floats(own), count);
   }
 
   // -- transfers ----------------------------------------------------------------------------------
@@ -338,6 +403,7 @@ private:
   const std::uint32_t rank_;
   const std::uint32_t size_;
   const LinkedLimits limits_;
+  const WireFormat wire_;
   const std::vector<std::unique_ptr<Link>> links_;  ///< By member.
   std::vector<Line> staging_;
 
@@ -371,13 +437,14 @@ private:
 
 std::unique_ptr<Collective> make_linked_member(std::uint32_t rank,
                                                std::vector<std::unique_ptr<Link>> links,
-                                               LinkedLimits limits) {
+                                               LinkedLimits limits, WireFormat wire) {
   TROUPE_ASSERT(rank < links.size());
   for (std::size_t p = 0; p < links.size(); ++p)
     TROUPE_ASSERT((links[p] == nullptr) == (p == rank));
   TROUPE_ASSERT(limits.segment_bytes > 0 && limits.segment_bytes % sizeof(Line) == 0);
   TROUPE_ASSERT(limits.segments_in_flight > 0 && limits.operations_in_flight > 0);
-  return std::make_unique<LinkedMember>(std::make_shared<Member>(rank, std::move(links), limits));
+  return std::make_unique<LinkedMember>(
+      std::make_shared<Member>(rank, std::move(links), limits, wire));
 }
 
 }  // namespace troupe::transport

@@ -6,6 +6,7 @@
 // et al. 2022), used from the second-level cache, and forgotten.
 #pragma once
 
+#include "masks.hpp"
 #include "tiles.hpp"
 
 namespace troupe::stages::TROUPE_ISA {
@@ -107,6 +108,13 @@ inline float exponentiate(float* scores, std::size_t count, std::size_t padded, 
   return sum_of_lanes(sum);
 }
 
+/// Drops elements of what query `t` gives the keys that it sees.
+inline void drop(const AttentionHead& head, std::size_t t, float* values) {
+  for_each_factor(head.mask, t, head.seen_by(t), [&](std::size_t i, auto lanes, Vector factor) {
+    store(values + i, load(values + i, lanes) * factor, lanes);
+  });
+}
+
 inline void attention_forward(const AttentionHead& head, float* y, float* log_sum_exp,
                               float* scratch) {
   const std::size_t size = head.head_size;
@@ -129,6 +137,7 @@ inline void attention_forward(const AttentionHead& head, float* y, float* log_su
           exponentiate(scores + r * stride, head.seen_by(t + r), seen, scale, &largest);
       log_sum_exp[t + r] = largest + __builtin_logf(sum);
       inverse[r] = 1.0F / sum;
+      if (head.mask.threshold != 0) drop(head, t + r, scores + r * stride);
     }
     float* to = y + t * head.y_stride;
     multiply_rows(
@@ -156,6 +165,22 @@ inline void differentiate(float* scores, float* d_scores, std::size_t count, std
     store(d_scores + i, (load(d_scores + i) - mean) * p * scale);
     store(scores + i, p);
   });
+}
+
+/// The same of query `t` under dropout with factors m: what multiplied the values are p * m, and
+/// the gradients of the scores are scale * p * (d_p * m - mean), where mean is the sum of
+/// d_p * m * p.
+inline void differentiate_dropped(const AttentionHead& head, std::size_t t, float* scores,
+                                  float* d_scores, std::size_t padded, float scale,
+                                  float log_sum_exp, float mean) {
+  const std::size_t count = head.seen_by(t);
+  for_each_factor(head.mask, t, count, [&](std::size_t i, auto lanes, Vector factor) {
+    const Vector p = exp(load(scores + i, lanes) * scale - log_sum_exp);
+    store(d_scores + i, (load(d_scores + i, lanes) * factor - mean) * p * scale, lanes);
+    store(scores + i, p * factor, lanes);
+  });
+  std::fill_n(scores + count, padded - count, 0.0F);
+  std::fill_n(d_scores + count, padded - count, 0.0F);
 }
 
 /// What the blocks of one head's backward pass share.
@@ -199,8 +224,13 @@ inline void differentiate_panel(const AttentionHead& head, const AttentionGradie
   multiply_keys(dy, head.y_stride, rows, s.values_transposed, size, seen, d_scores, s.stride);
   for (std::size_t r = 0; r < rows; ++r) {
     const float mean = dot(dy + r * head.y_stride, gradients.y + (t + r) * head.y_stride, size);
-    differentiate(scores + r * s.stride, d_scores + r * s.stride, head.seen_by(t + r), seen, scale,
-                  gradients.log_sum_exp[t + r], mean);
+    if (head.mask.threshold == 0) {
+      differentiate(scores + r * s.stride, d_scores + r * s.stride, head.seen_by(t + r), seen,
+                    scale, gradients.log_sum_exp[t + r], mean);
+    } else {
+      differentiate_dropped(head, t + r, scores + r * s.stride, d_scores + r * s.stride, seen,
+                            scale, gradients.log_sum_exp[t + r], mean);
+    }
   }
   multiply_rows({d_scores, s.stride, rows, s.keys, head.sequence, 0, seen,
                  gradients.dq + t * head.qkv_stride, head.qkv_stride, size, false},

@@ -50,11 +50,13 @@ void enqueue_in_parts(Stream& stream, std::size_t count, std::size_t grain, cons
 constexpr std::size_t line_floats = 16;      ///< Of a cache line: threads do not share one.
 constexpr std::size_t grain_floats = 16384;  ///< Less is not worth a thread.
 
-/// Runs a product whose operands are rounded first: to bf16, or on a processor that does not
-/// multiply that to the same numbers as floats.
+/// Runs a product whose operands are rounded first: to bf16 where that is multiplied, otherwise to
+/// floats that have the values of bf16 or fp16.
 void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
   auto& products = stream.products();
-  const bool is_native = isa.multiplies_bf16 && OnednnProducts::has_bf16();
+  const bool is_bf16 = product.shape.precision == Precision::bf16;
+  const bool is_native = is_bf16 && isa.multiplies_bf16 && OnednnProducts::has_bf16();
+  const auto round = is_bf16 ? isa.round_to_bf16 : isa.round_to_fp16;
   if (!is_native) product.shape.precision = Precision::fp32;
   const auto& [m, n, k] = std::tie(product.shape.m, product.shape.n, product.shape.k);
   const auto a_count = std::size_t{m} * k;
@@ -74,7 +76,7 @@ void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
       if (is_native) {
         isa.to_bf16(values + part.begin, reinterpret_cast<std::uint16_t*>(to) + part.begin, size);
       } else {
-        isa.round_to_bf16(values + part.begin, to + part.begin, size);
+        round(values + part.begin, to + part.begin, size);
       }
     });
     return to;
@@ -86,7 +88,7 @@ void run_rounded(const Isa& isa, CpuStream& stream, Product product) {
 
 void enqueue_product(Stream& to, const Isa& isa, const Product& product) {
   to.enqueue([product, &isa, &stream = cpu(to)] {
-    if (product.shape.precision == Precision::bf16) return run_rounded(isa, stream, product);
+    if (product.shape.precision != Precision::fp32) return run_rounded(isa, stream, product);
     auto& products = stream.products();
     products.run(product, stream.scratch(0, products.scratch_floats(product.shape)));
   });
@@ -113,8 +115,19 @@ struct HeadPlace {
   std::size_t y;
 };
 
+/// Of sample `sample` of the microbatch, and one of the call's heads.
+Mask mask_of(const Dropout& dropout, std::size_t sample, std::size_t head = 0) {
+  return {.threshold = dropout.threshold(),
+          .scale = dropout.scale(),
+          .key = {static_cast<std::uint32_t>(dropout.seed),
+                  static_cast<std::uint32_t>(dropout.seed >> 32U), dropout.step,
+                  dropout.first_sample + static_cast<std::uint32_t>(sample)},
+          .site = dropout.site,
+          .head = dropout.first_head + static_cast<std::uint32_t>(head)};
+}
+
 AttentionHead head_of(const float* qkv, const std::int32_t* lengths, const AttentionShape& shape,
-                      std::size_t index, const HeadPlace& place) {
+                      const Dropout& dropout, std::size_t index, const HeadPlace& place) {
   const auto key_count = lengths == nullptr
                              ? std::size_t{shape.sequence}
                              : static_cast<std::size_t>(lengths[index / shape.heads]);
@@ -126,7 +139,8 @@ AttentionHead head_of(const float* qkv, const std::int32_t* lengths, const Atten
           .sequence = shape.sequence,
           .head_size = shape.head_size,
           .key_count = key_count,
-          .is_causal = shape.is_causal};
+          .is_causal = shape.is_causal,
+          .mask = mask_of(dropout, index / shape.heads, index % shape.heads)};
 }
 
 }  // namespace
@@ -398,15 +412,29 @@ void CpuKernels::rotate(Stream& stream, float* qkv, const float* turns, bool bac
   });
 }
 
+void CpuKernels::dropout(Stream& stream, const float* x, const float* residual, float* y,
+                         std::uint32_t rows, std::uint32_t sequence, std::uint32_t width,
+                         const Dropout& dropout) {
+  enqueue_in_parts(stream, rows, 1, [=, &isa = isa_](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const auto row = dropout.first_row + static_cast<std::uint32_t>(r);
+      const std::size_t at = r * width;
+      isa.dropout(x + at, residual == nullptr ? nullptr : residual + at, y + at, width,
+                  mask_of(dropout, row / sequence), row % sequence);
+    }
+  });
+}
+
 void CpuKernels::attention_forward(Stream& to, const float* qkv, const std::int32_t* lengths,
-                                   float* y, float* log_sum_exp, const AttentionShape& shape) {
+                                   float* y, float* log_sum_exp, const AttentionShape& shape,
+                                   const Dropout& dropout) {
   const std::size_t heads = std::size_t{shape.batch} * shape.heads;
   enqueue_in_parts(to, heads, 1, [=, &stream = cpu(to), &isa = isa_](const Part& part) {
     float* scratch =
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin; i < part.end; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_forward(head_of(qkv, lengths, shape, i, place), y + place.y,
+      isa.attention_forward(head_of(qkv, lengths, shape, dropout, i, place), y + place.y,
                             log_sum_exp + i * shape.sequence, scratch);
     }
   });
@@ -415,7 +443,7 @@ void CpuKernels::attention_forward(Stream& to, const float* qkv, const std::int3
 void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qkv,
                                     const std::int32_t* lengths, const float* y,
                                     const float* log_sum_exp, float* d_qkv,
-                                    const AttentionShape& shape) {
+                                    const AttentionShape& shape, const Dropout& dropout) {
   // Heads that share keys and values stay together and in order: they add to one gradient.
   const std::size_t group = shape.heads / shape.kv_heads;
   const std::size_t groups = std::size_t{shape.batch} * shape.kv_heads;
@@ -424,7 +452,7 @@ void CpuKernels::attention_backward(Stream& to, const float* dy, const float* qk
         stream.scratch(part.thread, isa.attention_scratch_floats(shape.sequence, shape.head_size));
     for (std::size_t i = part.begin * group; i < part.end * group; ++i) {
       const HeadPlace place{shape, i};
-      isa.attention_backward(head_of(qkv, lengths, shape, i, place),
+      isa.attention_backward(head_of(qkv, lengths, shape, dropout, i, place),
                              {.dy = dy + place.y,
                               .y = y + place.y,
                               .log_sum_exp = log_sum_exp + i * shape.sequence,
@@ -448,6 +476,16 @@ void CpuKernels::cross_entropy(Stream& to, float* logits, const std::int32_t* ta
     double sum = 0.0;
     for (std::size_t r = 0; r < rows; ++r) sum += losses[r];
     *loss = sum;
+  });
+}
+
+void CpuKernels::arg_max(Stream& stream, const float* x, std::int32_t* indices, std::uint32_t rows,
+                         std::uint32_t columns) {
+  enqueue_in_parts(stream, rows, 1, [=](const Part& part) {
+    for (std::size_t r = part.begin; r < part.end; ++r) {
+      const auto* row = x + r * columns;
+      indices[r] = static_cast<std::int32_t>(std::max_element(row, row + columns) - row);
+    }
   });
 }
 

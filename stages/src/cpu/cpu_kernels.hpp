@@ -73,14 +73,19 @@ public:
                        std::uint32_t width) override;
 
   void rotate(Stream&, float* qkv, const float* turns, bool back, const AttentionShape&) override;
+  void dropout(Stream&, const float* x, const float* residual, float* y, std::uint32_t rows,
+               std::uint32_t sequence, std::uint32_t width, const Dropout&) override;
   void attention_forward(Stream&, const float* qkv, const std::int32_t* lengths, float* y,
-                         float* log_sum_exp, const AttentionShape&) override;
+                         float* log_sum_exp, const AttentionShape&, const Dropout&) override;
   void attention_backward(Stream&, const float* dy, const float* qkv, const std::int32_t* lengths,
                           const float* y, const float* log_sum_exp, float* d_qkv,
-                          const AttentionShape&) override;
+                          const AttentionShape&, const Dropout&) override;
 
   void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                      float gradient_scale, std::uint32_t rows, std::uint32_t vocabulary) override;
+
+  void arg_max(Stream&, const float* x, std::int32_t* indices, std::uint32_t rows,
+               std::uint32_t columns) override;
 
   void word_statistics(Stream&, const float* logits, const std::int32_t* targets, float* statistics,
                        std::uint32_t rows, const WordRange& words) override;

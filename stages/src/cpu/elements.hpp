@@ -2,6 +2,7 @@
 #pragma once
 
 #include "isa.hpp"
+#include "masks.hpp"
 #include "vector.hpp"
 
 namespace troupe::stages::TROUPE_ISA {
@@ -60,6 +61,26 @@ inline void round_to_bf16(const float* x, float* y, std::size_t count) {
   for_each_vector(count, [&](std::size_t i, auto lanes) {
     const Unsigned bits = rounded_to_bf16(load(x + i, lanes)) << 16U;
     store(y + i, reinterpret_cast<Vector>(bits), lanes);
+  });
+}
+
+/// The nearest number of IEEE half precision, ties to even: 11 significant bits; below 2^-14
+/// multiples of 2^-24, to which 0.5 rounds whatever it is added to; from 65520 on infinity. What is
+/// no number stays so.
+inline Vector rounded_to_fp16(Vector x) {
+  const auto bits = reinterpret_cast<Unsigned>(x);
+  const Unsigned size_bits = bits & 0x7fffffffU;
+  const auto size = reinterpret_cast<Vector>(size_bits);
+  const Unsigned carried = (size_bits + 0xfffU + (size_bits >> 13U & 1U)) & ~0x1fffU;
+  Vector rounded = size < 0x1p-14F ? (size + 0.5F) - 0.5F : reinterpret_cast<Vector>(carried);
+  rounded = rounded > 65504.0F ? splat(__builtin_inff()) : rounded;
+  const Unsigned with_sign = reinterpret_cast<Unsigned>(rounded) | (bits ^ size_bits);
+  return x == x ? reinterpret_cast<Vector>(with_sign) : x;
+}
+
+inline void round_to_fp16(const float* x, float* y, std::size_t count) {
+  for_each_vector(count, [&](std::size_t i, auto lanes) {
+    store(y + i, rounded_to_fp16(load(x + i, lanes)), lanes);
   });
 }
 
@@ -146,6 +167,15 @@ inline void swiglu_backward(const float* x, const float* dy, float* dx, std::siz
       store(dx + values + i, gradient * gate * sigmoid, lanes);
     });
   }
+}
+
+inline void dropout(const float* x, const float* residual, float* y, std::size_t count,
+                    const Mask& mask, std::uint32_t row) {
+  for_each_factor(mask, row, count, [&](std::size_t i, auto lanes, Vector factor) {
+    Vector value = load(x + i, lanes) * factor;
+    if (residual != nullptr) value += load(residual + i, lanes);
+    store(y + i, value, lanes);
+  });
 }
 
 inline void add(const float* a, const float* b, float* y, std::size_t count) {

@@ -5,6 +5,7 @@
 // tensor is cut into parts never changes a bit of the result.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,6 +14,15 @@
 #include "troupe/stages/kernels.hpp"
 
 namespace troupe::stages {
+
+/// What a dropout keeps of one head of one sample; see `Dropout`.
+struct Mask {
+  std::uint32_t threshold = 0;  ///< 0: everything, as it is.
+  float scale = 1.0F;
+  std::array<std::uint32_t, 4> key{};
+  std::uint32_t site = 0;
+  std::uint32_t head = 0;
+};
 
 /// One head of one sequence: its first query, key and value, whose rows are `qkv_stride` apart.
 /// Rows of y and dy are `y_stride` apart.
@@ -26,6 +36,7 @@ struct AttentionHead {
   std::size_t head_size = 0;
   std::size_t key_count = 0;  ///< The first, which queries see if attention is not causal.
   bool is_causal = true;
+  Mask mask{};  ///< Of the probabilities, a row for each query.
 
   /// How many keys, the first, query `t` sees.
   [[nodiscard]] std::size_t seen_by(std::size_t t) const { return is_causal ? t + 1 : key_count; }
@@ -105,6 +116,12 @@ struct Isa {
   void (*to_bf16)(const float* x, std::uint16_t* y, std::size_t count);
   /// The same numbers, as floats.
   void (*round_to_bf16)(const float* x, float* y, std::size_t count);
+  /// To numbers of half precision, as floats.
+  void (*round_to_fp16)(const float* x, float* y, std::size_t count);
+
+  /// Row `row` of a sample, of one head; `residual` may be null.
+  void (*dropout)(const float* x, const float* residual, float* y, std::size_t count, const Mask&,
+                  std::uint32_t row);
 
   void (*add)(const float* a, const float* b, float* y, std::size_t count);
   double (*sum_of_squares)(const float* x, std::size_t count);

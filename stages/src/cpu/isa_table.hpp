@@ -32,6 +32,8 @@ constexpr Isa make_isa(const char* name) {
           .scaled_exponentials = &scaled_exponentials,
           .to_bf16 = &to_bf16,
           .round_to_bf16 = &round_to_bf16,
+          .round_to_fp16 = &round_to_fp16,
+          .dropout = &dropout,
           .add = &add,
           .sum_of_squares = &sum_of_squares,
           .adam = &adam,

@@ -12,6 +12,7 @@
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/lanes.hpp"
+#include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/plan.hpp"
 
 namespace troupe::actors {
@@ -37,8 +38,11 @@ private:
   /// Ends the run if `misfit` names what is wrong with a message that a rank has sent. Returns
   /// whether it does.
   bool refuse(const std::optional<std::string>& misfit);
-  void decide_clipping();
+  void decide_update();
+  template <class Visit>
+  void for_each_end(const Visit& visit) const;
   [[nodiscard]] double mean_loss() const;
+  [[nodiscard]] std::vector<std::int32_t> predictions() const;
   [[nodiscard]] std::optional<std::string> misfit_of_parts(const StepReported& message) const;
   [[nodiscard]] double global_norm() const;
   /// What the rank of `holder` reported of its stage.
@@ -62,6 +66,8 @@ private:
   std::size_t finished_count_ = 0;
   bool is_running_ = false;
   StepReport report_;
+  std::optional<LossScaler> loss_scaler_;    ///< From `start` on.
+  std::uint32_t skipped_count_ = 0;          ///< Steps without an update.
   std::vector<std::int64_t> clock_lead_ns_;  ///< By rank of the grid; empty if all are one.
   /// What a rank of another process said first: perhaps for the same cause that the door will name.
   std::optional<RankFailed> unexplained_;

@@ -34,7 +34,9 @@ struct RankParts {
   /// A lane whose ends are both here: in-process.
   std::function<transport::LinkPair(transport::HandOver)> make_link;
   /// The members of a group that are all here, in rank order: in process.
-  std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size)> make_group;
+  std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size,
+                                                                    WireFormat wire)>
+      make_group;
   /// This end of the lane `number` to `rank` of the grid, which another process performs. There is
   /// no default: a process that performs all ranks needs none.
   std::function<Expected<std::unique_ptr<transport::Link>>(std::uint64_t number,
@@ -128,10 +130,12 @@ private:
   /// Makes the lanes over which shard 0 tells them what it chooses.
   [[nodiscard]] Expected<Done> connect_choices(std::uint32_t replica, RankIndex pipeline);
 
-  /// The ranks of a group's members, and the number of the lane between two of them.
+  /// The ranks of a group's members, the number of the lane between two of them, and in what they
+  /// exchange what they sum.
   struct GroupPlan {
     std::vector<std::uint32_t> ranks;
     std::function<std::uint64_t(std::uint32_t a, std::uint32_t b)> lane;
+    WireFormat wire = WireFormat::fp32;
   };
   /// The members of a group that are here, by member; null for those elsewhere.
   [[nodiscard]] Expected<std::vector<std::unique_ptr<transport::Collective>>> join(

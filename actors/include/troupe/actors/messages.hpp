@@ -44,6 +44,7 @@ struct StepStarted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
   const stages::Batch* batch = nullptr;
+  double loss_scale = 1.0;
 };
 
 /// From a completion of a link, a device or a collective: something this actor began has ended.
@@ -55,12 +56,20 @@ struct Completed {
 
 /// From the director: every rank's gradients are known, update the weights.
 struct UpdateStarted {
+  std::uint32_t update = 0;  ///< Counted from 1: the step without those that were skipped.
   float learning_rate = 0.0F;
   float gradient_scale = 1.0F;
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, UpdateStarted& x) {
-  return f(x.learning_rate, x.gradient_scale);
+  return f(x.update, x.learning_rate, x.gradient_scale);
+}
+
+/// From the director: a gradient of some rank has overflown, end the step and leave the weights.
+struct UpdateSkipped {};
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, UpdateSkipped&) {
+  return f();
 }
 
 // -- to a loader ----------------------------------------------------------------------------------
@@ -69,10 +78,11 @@ typename Inspector::result_type inspect(Inspector& f, UpdateStarted& x) {
 struct StepWanted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
+  double loss_scale = 1.0;  ///< The director knows it.
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepWanted& x) {
-  return f(x.step, x.kind);
+  return f(x.step, x.kind, x.loss_scale);
 }
 
 // -- to the director ------------------------------------------------------------------------------
@@ -88,10 +98,12 @@ struct StepReported {
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
   std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
   std::uint32_t target_count = 0;            ///< Of the step over all replicas.
+  /// Of an evaluation that classifies, on the last stage's rank: [microbatches, sequences].
+  std::vector<std::int32_t> predictions{};
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepReported& x) {
-  return f(x.rank, x.losses, x.squares, x.target_count);
+  return f(x.rank, x.losses, x.squares, x.target_count, x.predictions);
 }
 
 /// From a stage actor: the step is over on this rank.
@@ -134,7 +146,7 @@ struct NodeLost {
 struct CauseAwaited {};
 
 using StageHandle = caf::typed_actor<caf::reacts_to<StepStarted>, caf::reacts_to<Completed>,
-                                     caf::reacts_to<UpdateStarted>>;
+                                     caf::reacts_to<UpdateStarted>, caf::reacts_to<UpdateSkipped>>;
 using LoaderHandle = caf::typed_actor<caf::reacts_to<StepWanted>>;
 
 /// A stage actor and the rank of the grid that it performs.

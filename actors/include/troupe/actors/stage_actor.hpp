@@ -23,6 +23,7 @@ public:
   void on(const StepStarted& message);
   void on(const Completed& message);
   void on(const UpdateStarted& message);
+  void on(const UpdateSkipped& message);
 
 private:
   /// Where a buffer is while it travels, and how many lanes have yet to say that it has.
@@ -45,6 +46,8 @@ private:
   template <class Event>
   [[nodiscard]] stages::DeviceDone then(Event event);
   void advance(const StageEvent& event);
+  /// What the director has decided on the gradients.
+  void on_decision(const StageEvent& event);
 
   // Put buffers that a completion brought, or that a pass no longer needs, where they belong.
   void settle(const PassFinished& event);

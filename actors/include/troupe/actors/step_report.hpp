@@ -35,8 +35,14 @@ struct StepReport {
   std::uint32_t step = 0;  ///< Counted from 1.
   StepKind kind = StepKind::training;
   double loss = 0.0;           ///< Mean over the step's targets, in nats.
+  std::uint32_t target_count = 0;  ///< Over all replicas.
+  /// Of an evaluation that classifies: the class that the model takes each sequence for, [replicas,
+  /// microbatches, sequences].
+  std::vector<std::int32_t> predictions{};
   double gradient_norm = 0.0;  ///< Over all parameters, before clipping; 0 in an evaluation step.
   double learning_rate = 0.0;
+  double loss_scale = 1.0;  ///< Neither the loss nor the gradient norm is multiplied by it.
+  bool is_skipped = false;  ///< Gradients have overflown at that scale: the weights are as before.
   std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
   std::int64_t end_ns = 0;
   std::vector<RankReport> ranks;  ///< By rank of the grid.

@@ -62,6 +62,10 @@ struct TrainConfig {
   double epsilon = 1e-8;
   double momentum = 0.9;  ///< SGD.
   Precision precision = Precision::fp32;
+  double loss_scale = 65'536.0;               ///< Of the first step in fp16: a power of two.
+  std::uint32_t loss_scale_interval = 2'000;  ///< Updates until it doubles; 0: it never does.
+  /// In what replicas exchange the gradients that they sum.
+  WireFormat gradient_wire = WireFormat::fp32;
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
   bool sequence_parallel = false;  ///< Shards divide the rows of what lies between products.

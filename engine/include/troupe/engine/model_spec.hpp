@@ -58,6 +58,10 @@ struct ModelSpec {
   double norm_epsilon = 1e-5;      ///< Is added to variances.
   Task task = Task::masked;        ///< Of a BERT.
   std::uint32_t classes = 0;       ///< Of a classification; 0: there is none.
+  /// The share of elements that training drops (Srivastava et al. 2014) of what is embedded, of
+  /// what each part of a layer adds, and of what classes are told from.
+  double dropout = 0.0;
+  double attention_dropout = 0.0;  ///< The same of the probabilities of attention.
 
   [[nodiscard]] constexpr std::uint32_t head_size() const noexcept { return hidden / heads; }
   [[nodiscard]] constexpr std::uint32_t kv_head_count() const noexcept {
@@ -82,6 +86,14 @@ struct ModelSpec {
             .segments = is_bert ? sequence : 0,
             .lengths = is_bert ? 1U : 0U,
             .targets = classifies() ? 1 : sequence};
+  }
+
+  /// As it is when it does not train.
+  [[nodiscard]] constexpr ModelSpec without_dropout() const noexcept {
+    auto model = *this;
+    model.dropout = 0.0;
+    model.attention_dropout = 0.0;
+    return model;
   }
 
   /// With what zeros stand for.

@@ -53,6 +53,8 @@ struct Plan {
   }
   /// Bytes that the stages of `rank` (of one shard of one replica) allocate.
   [[nodiscard]] std::uint64_t bytes_of(RankIndex rank) const noexcept;
+  /// Bytes of the gradients of `rank` (of its first shard) on their way between holders.
+  [[nodiscard]] std::uint64_t gradient_bytes_of(RankIndex rank) const;
 };
 
 /// Decides a run with a named schedule.

@@ -96,6 +96,7 @@ enum class OperationKind : std::uint8_t {
   swiglu,         ///< x = gates and values, side by side -> y, half as wide.
   first_tokens,   ///< x -> y: the first row of each sequence.
   tanh,           ///< x -> y
+  dropout,        ///< x (and residual) -> y: training drops elements of x.
   cross_entropy,  ///< x = logits -> the loss, `saved[0]`; training, their gradient replaces them.
                   ///< Between shards it reads `saved[1]`, the statistics of all.
 
@@ -132,6 +133,8 @@ struct Operation {
   bool is_term = false;
   bool on_own_rows = false;      ///< x and y are the shard's rows alone.
   std::uint32_t word_begin = 0;  ///< The first word of the vocabulary that the shard holds.
+  double dropout = 0.0;  ///< The share that training drops: of x, or of attention's probabilities.
+  std::uint32_t site = 0;  ///< Which of the model's dropouts that is, however the model is cut.
   ValueIndex x = no_value;
   ValueIndex residual = no_value;  ///< Is added to y.
   ValueIndex y = no_value;

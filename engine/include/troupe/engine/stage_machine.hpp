@@ -13,7 +13,7 @@
 //   reducing    the gradient buckets still on their way around the replicas, the tied gradients too
 //   measuring   the sum of squares of every gradient
 //   waiting     until the director knows the global norm
-//   optimizing  the update
+//   optimizing  the update, unless the director refuses it
 //
 // An evaluation step ends with its passes.
 #pragma once
@@ -85,6 +85,8 @@ struct GradientsMeasured {
 };
 /// The director has the global norm: the optimizer may run.
 struct ClippingDecided {};
+/// The director has found gradients that are not finite: the step ends without an update.
+struct UpdateRefused {};
 struct OptimizerFinished {
   StageIndex stage;
 };
@@ -92,7 +94,7 @@ struct OptimizerFinished {
 using StageEvent =
     std::variant<Started, ActivationArrived, GradientArrived, ActivationSent, GradientSent,
                  PassFinished, PassChosen, BucketFilled, BucketReduced, TiedArrived, TiedSent,
-                 TiedAdded, GradientsMeasured, ClippingDecided, OptimizerFinished>;
+                 TiedAdded, GradientsMeasured, ClippingDecided, UpdateRefused, OptimizerFinished>;
 
 // -- commands: what the driver must do ------------------------------------------------------------
 
@@ -256,6 +258,7 @@ private:
   void handle(const TiedAdded& event, Commands& out);
   void handle(const GradientsMeasured& event, Commands& out);
   void handle(const ClippingDecided&, Commands& out);
+  void handle(const UpdateRefused&, Commands& out);
   void handle(const OptimizerFinished& event, Commands& out);
 
   [[nodiscard]] StageState& state_of(StageIndex stage);

@@ -53,6 +53,31 @@ struct AttentionShape {
   }
 };
 
+/// Which elements a dropout of one microbatch drops: the mask is never stored, but computed
+/// wherever it is needed, from numbers that are the same however samples, heads and rows are
+/// divided.
+///
+/// Element `c` of row `r` of head `h` of a sample is kept if word c / 16 mod 4 of
+///   Threefry4x32-20(counter = {c / 64 * 16 + c mod 16, r, site, h},
+///                   key = {seed mod 2^32, seed / 2^32, step, number of the sample in the step})
+/// (Salmon et al. 2011) is not below rate * 2^32, rounded down. So a vector of up to 16
+/// counters gives words of neighbouring columns. What has no heads has h = 0.
+struct Dropout {
+  double rate = 0.0;  ///< At least 0 and below 1.
+  std::uint64_t seed = 0;
+  std::uint32_t step = 0;
+  std::uint32_t site = 0;          ///< Which dropout of the model; see `Operation::site`.
+  std::uint32_t first_sample = 0;  ///< The number in the step of the microbatch's first.
+  std::uint32_t first_row = 0;     ///< In the microbatch, of the rows of the call.
+  std::uint32_t first_head = 0;    ///< In the layer, of the heads of the call.
+
+  [[nodiscard]] std::uint32_t threshold() const {
+    return static_cast<std::uint32_t>(rate * 0x1p32);
+  }
+  /// What is kept is multiplied by this, so that the mean stays.
+  [[nodiscard]] float scale() const { return static_cast<float>(1.0 / (1.0 - rate)); }
+};
+
 /// Hyperparameters of one step of AdamW (Loshchilov and Hutter 2019, algorithm 2), as PyTorch
 /// orders it: w *= 1 - lr * decay; m, v updated; w -= lr / bias1 * m / (sqrt(v / bias2) + epsilon).
 struct AdamStep {
@@ -214,18 +239,25 @@ public:
   virtual void rotate(Stream&, float* qkv, const float* turns, bool back,
                       const AttentionShape&) = 0;
 
+  /// y = x with what is dropped set to 0 (+ residual), each [rows, width]; `residual` may be null.
+  /// A sample has `sequence` rows. With dy for x and the gradient that bypasses it for the
+  /// residual, this is also the gradient.
+  virtual void dropout(Stream&, const float* x, const float* residual, float* y, std::uint32_t rows,
+                       std::uint32_t sequence, std::uint32_t width, const Dropout&) = 0;
+
   /// Attention with scale 1 / sqrt(head_size). qkv [rows, qkv_width]: q, k, v side by side, each by
   /// heads. y [rows, width]. Saves log_sum_exp [batch, heads, sequence]. Where it is not causal,
   /// queries see the first `lengths[b]` keys of sequence b, at least one; causal attention has none
-  /// (null).
+  /// (null). Dropout is that of the probabilities [heads, sequence, sequence] of each sample, after
+  /// softmax.
   virtual void attention_forward(Stream&, const float* qkv, const std::int32_t* lengths, float* y,
-                                 float* log_sum_exp, const AttentionShape&) = 0;
+                                 float* log_sum_exp, const AttentionShape&, const Dropout&) = 0;
   /// d_qkv [rows, qkv_width] from dy [rows, width] and what the forward pass saw and saved. What
   /// several queries add to the gradients of a key or value is added in the order of their heads.
   virtual void attention_backward(Stream&, const float* dy, const float* qkv,
                                   const std::int32_t* lengths, const float* y,
-                                  const float* log_sum_exp, float* d_qkv,
-                                  const AttentionShape&) = 0;
+                                  const float* log_sum_exp, float* d_qkv, const AttentionShape&,
+                                  const Dropout&) = 0;
 
   // -- loss --------------------------------------------------------------------------------------
 
@@ -236,6 +268,11 @@ public:
   virtual void cross_entropy(Stream&, float* logits, const std::int32_t* targets, double* loss,
                              float gradient_scale, std::uint32_t rows,
                              std::uint32_t vocabulary) = 0;
+
+  /// indices[r] = where the largest element of row r of x [rows, columns] is, the first if several
+  /// are; some column where an element is not a number.
+  virtual void arg_max(Stream&, const float* x, std::int32_t* indices, std::uint32_t rows,
+                       std::uint32_t columns) = 0;
 
   /// What other shards must know of these logits [rows, words]: statistics [rows, 3] are the
   /// largest logit m, the sum of e^(logit - m), and the target's logit, or minus infinity if it is

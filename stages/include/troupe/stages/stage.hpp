@@ -46,10 +46,12 @@ struct Batch {
 
 /// What holds for one step.
 struct StepInfo {
-  std::uint32_t step = 0;
+  std::uint32_t step = 0;  ///< Of the training, counted from 1; masks of dropout depend on it.
   StepKind kind = StepKind::training;
   const Batch* batch = nullptr;    ///< Outlives the step.
   MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
+  std::uint32_t first_sample = 0;  ///< Of the batch: its number among those of all replicas.
+  float loss_scale = 1.0F;  ///< Gradients, not losses, are multiplied by it: see `LossScaler`.
 
   /// Those of the batch that pass through the stage.
   [[nodiscard]] MicrobatchRange own_microbatches() const noexcept {
@@ -60,9 +62,9 @@ struct StepInfo {
 
 /// Hyperparameters of one optimizer step.
 struct OptimizerStep {
-  std::uint32_t step = 0;  ///< Counted from 1; bias correction uses it.
+  std::uint32_t update = 0;  ///< Counted from 1; bias correction uses it.
   float learning_rate = 0.0F;
-  float gradient_scale = 1.0F;  ///< Clipping: every gradient is multiplied by this.
+  float gradient_scale = 1.0F;  ///< Every gradient is multiplied by this: clipping over loss scale.
 };
 
 /// Called from the device's thread when all gradients of a bucket are accumulated for this step.
@@ -136,14 +138,19 @@ public:
   /// forward passes finish; empty elsewhere.
   [[nodiscard]] virtual std::span<const double> losses() const = 0;
 
+  /// The class that the model takes each sequence for, [microbatches of the batch, sequences]: what
+  /// an evaluation of a model that classifies has told so far, on the last stage; 0 for microbatches
+  /// that do not pass through it. Empty elsewhere, and in training steps.
+  [[nodiscard]] virtual std::span<const std::int32_t> predictions() const = 0;
+
   /// When the tied bucket is ready, the stage also holds a copy of it on `Edge::tied_out`, which
   /// the driver sends to the other end. Enqueues `bucket = first stage's half + last stage's half`,
   /// where the peer's half is held on `Edge::tied_in`; both ends add in that order and get the same
   /// bits. The driver frees both buffers: `tied_out` when it has left, `tied_in` after `done`.
   virtual void add_tied(DeviceDone done) = 0;
 
-  /// Enqueues the sum of squares of each parameter's gradient into `gradient_squares()`; with
-  /// sharded optimizer state, of the elements that this stage updates.
+  /// Enqueues the sum of squares of each parameter's gradient, loss scale included, into
+  /// `gradient_squares()`; with sharded optimizer state, of the elements that this stage updates.
   virtual void measure_gradients(DeviceDone done) = 0;
   /// By owned parameter (a tied copy is owned by the first stage), in model order.
   [[nodiscard]] virtual std::span<const double> gradient_squares() const = 0;

@@ -14,11 +14,9 @@ namespace troupe::storage {
 class Corpus {
 public:
   /// Opens `data.text` for samples of `sequence` tokens.
-  /// @returns `invalid_config` if `data.text` is not set; what `TokenFile::open` returns, naming
-  ///          the key `data.text`; `invalid_file` with the
-  ///          count found and the count needed if a part is too short for one sample and the token
-  ///          after it, or with both fingerprints if the text is not the one that
-  ///          `data.fingerprint` asks for. A `validation_fraction` of 0 holds nothing out.
+  /// @returns what `TokenFile::open` returns; `invalid_file` with the count found and the count
+  ///          needed if a part is too short for one sample and the token after it. A
+  ///          `validation_fraction` of 0 holds nothing out.
   [[nodiscard]] static Expected<Corpus> open(const DataConfig& data, std::uint32_t sequence);
 
   /// Valid as long as this corpus, also when it has moved.

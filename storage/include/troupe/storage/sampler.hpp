@@ -27,10 +27,15 @@ struct BatchShape {
   [[nodiscard]] std::uint64_t samples_per_step() const noexcept {
     return samples_per_replica() * replicas;
   }
+  /// The first sample of `replica` in `step`, counted from 1: its number over all steps.
+  [[nodiscard]] std::uint64_t first_sample_of(std::uint32_t step, std::uint32_t replica) const;
 };
 
 /// The batch shape of a configuration.
 [[nodiscard]] BatchShape batch_shape_of(const Config& config) noexcept;
+
+/// A number that tells the pair from others, all but surely: a key of what depends on both.
+[[nodiscard]] std::uint64_t mixed(std::uint64_t a, std::uint64_t b) noexcept;
 
 /// A permutation of `[0, count)` drawn by `key`: returns where `index` goes. A Feistel network of
 /// four rounds over the next even power of two, walked until it lands below `count` (Black and

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "troupe/engine/check.hpp"
+#include "troupe/engine/config.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/storage/mapped_file.hpp"
 
@@ -43,8 +44,17 @@ public:
   [[nodiscard]] static Expected<TokenFile> open(const std::string& path,
                                                 std::string_view tokenizer);
 
+  /// Opens `data.text`.
+  /// @returns `invalid_config` if it is not set; what the above returns, naming the key `data.text`;
+  ///          `invalid_file` with both fingerprints if the text is not the one that
+  ///          `data.fingerprint` asks for.
+  [[nodiscard]] static Expected<TokenFile> open(const DataConfig& data);
+
   /// All tokens. Valid as long as this file, also when it has moved.
   [[nodiscard]] TokenView tokens() const noexcept { return TokenView{file_.bytes()}; }
+
+  /// As they lie in the file; valid as long as this file, also when it has moved.
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return file_.bytes(); }
 
   /// Size and digest of all tokens, equal where they are: "4 bytes, SHA-256 " and 64 hexadecimal
   /// digits. Reads the whole file, about a second for a gigabyte.

@@ -8,6 +8,7 @@
 #include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/memory.hpp"
 #include "troupe/engine/part.hpp"
+#include "troupe/engine/precision.hpp"
 
 namespace troupe::transport {
 
@@ -52,7 +53,9 @@ using CollectiveDone = InlineFunction<void(Errc)>;
 ///
 /// Determinism: a reduction adds the members' values in rank order, `((r0 + r1) + r2) + ...`, for
 /// each element, so the result has the same bits on every member, in every run, and whatever
-/// carries the bytes.
+/// carries the bytes. In a group that was made for `WireFormat::bf16` every addend of a reduction,
+/// and the fp32 sum, is rounded to bf16, and that is what travels; bytes that are not added travel
+/// as they are.
 class Collective {
 public:
   virtual ~Collective() = default;

@@ -29,6 +29,7 @@ enum class HandOver : std::uint8_t {
 /// An operation is shared out: when all members have arrived, member r adds up or copies the r-th
 /// part of the array on its own queue and writes it to every member that takes it. Nothing blocks,
 /// and no thread is added.
-[[nodiscard]] std::vector<std::unique_ptr<Collective>> make_in_process_group(std::uint32_t size);
+[[nodiscard]] std::vector<std::unique_ptr<Collective>> make_in_process_group(
+    std::uint32_t size, WireFormat wire = WireFormat::fp32);
 
 }  // namespace troupe::transport

@@ -13,17 +13,21 @@ namespace troupe::transport {
 
 /// How much a linked member keeps under way. The same on every member.
 struct LinkedLimits {
-  std::size_t segment_bytes = std::size_t{1} << 20U;  ///< Per transfer; a multiple of 64.
+  std::size_t segment_bytes = std::size_t{1} << 20U;  ///< Of an array, per transfer; a multiple of
+                                                      ///< 64. Half as much travels in bf16.
   std::uint32_t segments_in_flight = 2;               ///< Of each part of an operation's array.
   std::uint32_t operations_in_flight = 2;  ///< Later ones wait for an earlier one to complete.
 };
 
 /// The memory that a member of a group of `size` allocates for what others send it to add:
 /// one segment from each of the others, for each segment in flight of each operation in flight.
+/// In bf16 these are half as long, and there is another for what it makes of each part's own.
 [[nodiscard]] constexpr std::size_t linked_staging_bytes(std::uint32_t size,
-                                                         const LinkedLimits& limits) {
-  return limits.segment_bytes * (size - 1) * limits.segments_in_flight
-         * limits.operations_in_flight;
+                                                         const LinkedLimits& limits,
+                                                         WireFormat wire = WireFormat::fp32) {
+  const auto segments =
+      limits.segment_bytes * limits.segments_in_flight * limits.operations_in_flight;
+  return wire == WireFormat::bf16 ? segments / 2 * (2 * size - 1) : segments * (size - 1);
 }
 
 /// Makes the member of `rank` in a group of `links.size()`, whose members may be in different
@@ -48,6 +52,7 @@ struct LinkedLimits {
 /// Allocates `linked_staging_bytes` when made, and nothing per operation once as many operations
 /// have been waiting as ever will be.
 [[nodiscard]] std::unique_ptr<Collective> make_linked_member(
-    std::uint32_t rank, std::vector<std::unique_ptr<Link>> links, LinkedLimits limits = {});
+    std::uint32_t rank, std::vector<std::unique_ptr<Link>> links, LinkedLimits limits = {},
+    WireFormat wire = WireFormat::fp32);
 
 }  // namespace troupe::transport
