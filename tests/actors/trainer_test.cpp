@@ -493,7 +493,7 @@ std::vector<Config> overflowing_grids() {
 TEST(LossScaling, OverflowSkipsTheUpdateOnAllRanksUntilTheScaleIsSmallEnough) {
   for (const auto& config : overflowing_grids()) {
     const auto& [data, tensor, pipeline] = config.parallel;
-    SCOPED_TRACE(testing::Message() << data << " x " << tensor << " x " << pipeline);
+    SCOPED_TRACE(testing::Message() << data << " x " << to_string(tensor) << " x " << pipeline);
     auto trainer = Trainer::make(make_plan(config).value(), source_of(config)).value();
     const auto before = weights_of(*trainer);
     auto scale = config.train.loss_scale;
