@@ -48,7 +48,7 @@ private:
 
 constexpr std::chrono::milliseconds nap{20};  ///< A pass that sleeps.
 
-constexpr GridExtent two_stages{.pipeline = 2};
+const GridExtent two_stages{.pipeline = 2};
 constexpr std::uint32_t microbatch_count = 8;
 
 Config gpt_config() {

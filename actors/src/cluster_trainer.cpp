@@ -85,8 +85,7 @@ public:
 
   Expected<Done> read_part(const ParameterPlace& place, std::uint32_t shard,
                            std::span<float> values) {
-    const auto pipeline = plan_->training.rank_of_stage[place.stage.value()];
-    const auto node = node_of_rank_[rank_at(plan_->config.parallel, {0, shard, pipeline})];
+    const auto node = node_of_rank_[rank_holding(*plan_, {0, shard, place.stage})];
     std::promise<Errc> promise;
     auto arrived = promise.get_future();
     const BufferView bytes{reinterpret_cast<std::byte*>(values.data()), values.size_bytes(),

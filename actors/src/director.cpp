@@ -57,8 +57,8 @@ void DirectorState::start(DirectorHandle::pointer self, std::shared_ptr<const Pl
   loss_scaler_.emplace(plan_->config.train);
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
     auto& parts = is_part_.emplace_back();
-    for (const auto& spec :
-         parameters_of(plan_->config.model, plan_->stages[s].spec, plan_->shard(0))) {
+    for (const auto& spec : parameters_of(plan_->config.model, plan_->stages[s].spec,
+                                          plan_->shard(StageIndex{s}, 0))) {
       if (spec.owned) parts.push_back(spec.slice.has_value());
     }
   }
@@ -116,7 +116,8 @@ void DirectorState::on(StepReported& message) {
 /// Between shards, and holders of parts, the norm is added up parameter by parameter.
 std::optional<std::string> DirectorState::misfit_of_parts(const StepReported& message) const {
   const auto& config = plan_->config;
-  if (config.parallel.tensor == 1 && config.train.optimizer_sharding == OptimizerSharding::none) {
+  if (config.parallel.tensor.most() == 1
+      && config.train.optimizer_sharding == OptimizerSharding::none) {
     return std::nullopt;
   }
   const auto pipeline = coordinate_of(plan_->config.parallel, message.rank).pipeline;
@@ -261,7 +262,7 @@ double DirectorState::global_norm() const {
   double sum = 0.0;
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
     std::vector<std::span<const double>> squares;
-    for (std::uint32_t shard = 0; shard < plan_->config.parallel.tensor; ++shard) {
+    for (std::uint32_t shard = 0; shard < plan_->shard_count(StageIndex{s}); ++shard) {
       for (std::uint32_t m = 0; m < member_count; ++m) {
         squares.push_back(squares_of(holder_of(*plan_, {s, shard}, m)));
       }
@@ -278,7 +279,7 @@ double DirectorState::global_norm() const {
 std::span<const double> DirectorState::squares_of(const StageHolder& holder) const {
   const auto pipeline = coordinate_of(plan_->config.parallel, holder.rank).pipeline;
   const auto stages = plan_->training.stages_of(pipeline);
-  const auto held = std::ranges::find(stages, holder.stage) - stages.begin();
+  const auto held = std::ranges::find(stages, holder.place.stage) - stages.begin();
   return reported_[holder.rank]->squares[static_cast<std::size_t>(held)];
 }
 

@@ -34,14 +34,14 @@ Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, cons
 RankParts with_defaults(RankParts parts) {
   if (!parts.make_device) parts.make_device = stages::make_cpu_device;
   if (!parts.make_stage) parts.make_stage = make_model_stage;
-  if (!parts.make_link) parts.make_link = [] { return transport::make_in_process_link(); };
+  if (!parts.make_link) parts.make_link = transport::make_in_process_link;
   if (!parts.make_group) parts.make_group = transport::make_in_process_group;
   return parts;
 }
 
 std::string stream_name(const GridExtent& extent, const Coordinate& at) {
   const auto name = "p" + std::to_string(at.pipeline.value()) + "d" + std::to_string(at.replica);
-  return extent.tensor == 1 ? name : name + "t" + std::to_string(at.shard);
+  return extent.tensor.of(at.pipeline) == 1 ? name : name + "t" + std::to_string(at.shard);
 }
 
 }  // namespace
@@ -73,8 +73,9 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
     made->make_places(made->ranks_[i]);
   }
   // A stage is made with its peers.
-  for (std::uint32_t replica = 0; extent.tensor > 1 && replica < extent.data; ++replica) {
+  for (std::uint32_t replica = 0; replica < extent.data; ++replica) {
     for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
+      if (extent.tensor.of(RankIndex{p}) == 1) continue;
       if (auto joined = made->join_shards(replica, RankIndex{p}); !joined) return joined.error();
       if (plan->config.schedule.policy == Policy::in_order) continue;
       auto connected = made->connect_choices(replica, RankIndex{p});
@@ -83,7 +84,7 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
   }
   for (std::uint32_t position = 0;
        plan->holder_count() > 1 && position < plan->training.stages_per_copy(); ++position) {
-    for (std::uint32_t shard = 0; shard < extent.tensor; ++shard) {
+    for (std::uint32_t shard = 0; shard < plan->shard_count(StageIndex{position}); ++shard) {
       if (auto joined = made->join_holders({position, shard}); !joined) return joined.error();
     }
   }
@@ -106,7 +107,8 @@ void LocalRanks::make_places(LocalRank& rank) {
   const auto name = stream_name(config.parallel, rank.coordinate);
   rank.stream = device_->make_stream(name, config.run.threads_per_stage);
   if (plan_->holder_count() > 1) rank.reduce_stream = device_->make_stream(name + "r", 1);
-  if (config.parallel.tensor > 1) rank.shard_stream = device_->make_stream(name + "s", 1);
+  if (config.parallel.tensor.of(rank.coordinate.pipeline) > 1)
+    rank.shard_stream = device_->make_stream(name + "s", 1);
 }
 
 Expected<Done> LocalRanks::build(LocalRank& rank) {
@@ -144,34 +146,42 @@ void LocalRanks::make_batches() {
   }
 }
 
-/// Neighbours on one rank get a lane like all others.
+/// Neighbours on one rank get a lane like all others. Where buffers differ, or one goes to several,
+/// each end keeps its own.
 Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
-  auto* lower = find(lane.line, lane.lower);
-  auto* upper = find(lane.line, lane.upper);
+  auto* lower = find(lane.lower);
+  auto* upper = find(lane.upper);
+  if (lower == nullptr && upper == nullptr) return Done{};
+  const auto lower_rank = rank_holding(*plan_, lane.lower);
+  const auto upper_rank = rank_holding(*plan_, lane.upper);
   const bool is_tied = lane.kind == StageLane::Kind::tied;
-  const auto low_end = is_tied ? &HeldStage::tied : &HeldStage::next;
-  const auto high_end = is_tied ? &HeldStage::tied : &HeldStage::previous;
+  transport::LinkPair ends;
   if (lower != nullptr && upper != nullptr) {
-    std::tie(lower->*low_end, upper->*high_end) = parts_.make_link();
-  } else if (lower != nullptr) {
-    auto link = parts_.connect(number, rank_holding(lane.line, lane.upper));
+    ends = parts_.make_link(lane.is_whole ? transport::HandOver::swap : transport::HandOver::copy);
+  } else {
+    auto link = parts_.connect(number, lower != nullptr ? upper_rank : lower_rank);
     if (!link) return link.error();
-    lower->*low_end = std::move(*link);
-  } else if (upper != nullptr) {
-    auto link = parts_.connect(number, rank_holding(lane.line, lane.lower));
-    if (!link) return link.error();
-    upper->*high_end = std::move(*link);
+    (lower != nullptr ? ends.first : ends.second) = std::move(*link);
   }
   const std::chrono::microseconds delay{plan_->config.run.link_delay_us};
-  if (is_tied || delay.count() == 0
-      || rank_holding(lane.line, lane.lower) == rank_holding(lane.line, lane.upper)) {
-    return Done{};
-  }
-  const auto slow_down = [delay](std::unique_ptr<transport::Link>& end) {
-    end = transport::make_delayed_link(std::move(end), delay);
+  const bool is_delayed = !is_tied && delay.count() > 0 && lower_rank != upper_rank;
+  const auto row_bytes = std::size_t{plan_->config.model.hidden} * sizeof(float);
+  const auto give = [&](std::vector<LaneEnd>& edge, std::unique_ptr<transport::Link> link,
+                        Part sent, Part received) {
+    if (is_delayed) link = transport::make_delayed_link(std::move(link), delay);
+    edge.push_back({std::move(link), lane.is_whole, sent, received});
   };
-  if (lower != nullptr) slow_down(lower->*low_end);
-  if (upper != nullptr) slow_down(upper->*high_end);
+  const auto part = [&](std::uint64_t begin, const LaneRows& rows) {
+    return Part{begin * row_bytes, rows.count * row_bytes};
+  };
+  if (lower != nullptr) {
+    give(is_tied ? lower->tied : lower->next, std::move(ends.first),
+         part(lane.up.in_lower, lane.up), part(lane.down.in_lower, lane.down));
+  }
+  if (upper != nullptr) {
+    give(is_tied ? upper->tied : upper->previous, std::move(ends.second),
+         part(lane.down.in_upper, lane.down), part(lane.up.in_upper, lane.up));
+  }
   return Done{};
 }
 
@@ -187,7 +197,7 @@ Expected<Done> LocalRanks::join_holders(const HeldPart& part) {
   if (!members) return members.error();
   for (std::uint32_t m = 0; m < members->size(); ++m) {
     const auto holder = holder_of(*plan_, part, m);
-    if ((*members)[m]) find(holder.line, holder.stage)->holders = std::move((*members)[m]);
+    if ((*members)[m]) find(holder.place)->holders = std::move((*members)[m]);
   }
   return Done{};
 }
@@ -197,7 +207,7 @@ Expected<Done> LocalRanks::join_shards(std::uint32_t replica, RankIndex pipeline
   GroupPlan group{.ranks = {}, .lane = [=, this](std::uint32_t a, std::uint32_t b) {
                     return shard_lane(*plan_, replica, pipeline, a, b);
                   }};
-  for (std::uint32_t shard = 0; shard < extent.tensor; ++shard) {
+  for (std::uint32_t shard = 0; shard < extent.tensor.of(pipeline); ++shard) {
     group.ranks.push_back(rank_at(extent, {replica, shard, pipeline}));
   }
   auto members = join(group);
@@ -215,7 +225,7 @@ Expected<Done> LocalRanks::connect_choices(std::uint32_t replica, RankIndex pipe
                           * plan_->training.stages_of(pipeline).size();
   const auto leader_rank = rank_at(extent, {replica, 0, pipeline});
   auto* leader = find(leader_rank);
-  for (std::uint32_t shard = 1; shard < extent.tensor; ++shard) {
+  for (std::uint32_t shard = 1; shard < extent.tensor.of(pipeline); ++shard) {
     const auto follower_rank = rank_at(extent, {replica, shard, pipeline});
     auto* follower = find(follower_rank);
     if (leader == nullptr && follower == nullptr) continue;
@@ -283,8 +293,8 @@ void LocalRanks::close_lanes() {
     for (auto& lane : rank.choices) lane->close();
     for (auto& held : rank.stages) {
       if (held.holders) held.holders->close();
-      for (auto* lane : {&held.previous, &held.next, &held.tied}) {
-        if (*lane) (*lane)->close();
+      for (auto* edge : {&held.previous, &held.next, &held.tied}) {
+        for (auto& lane : *edge) lane.link->close();
       }
     }
   }
@@ -306,15 +316,12 @@ LocalRank* LocalRanks::find(std::uint32_t rank) {
   return found != ranks_.end() && found->rank == rank ? &*found : nullptr;
 }
 
-HeldStage* LocalRanks::find(std::uint32_t line, StageIndex stage) {
-  auto* rank = find(rank_holding(line, stage));
+HeldStage* LocalRanks::find(const StagePlace& place) {
+  auto* rank = find(rank_holding(*plan_, place));
   if (rank == nullptr) return nullptr;
   const auto stages = plan_->training.stages_of(rank->coordinate.pipeline);
-  return &rank->stages[static_cast<std::size_t>(std::ranges::find(stages, stage) - stages.begin())];
-}
-
-std::uint32_t LocalRanks::rank_holding(std::uint32_t line, StageIndex stage) const {
-  return rank_in_line(plan_->config.parallel, line, plan_->training.rank_of_stage[stage.value()]);
+  return &rank->stages[static_cast<std::size_t>(std::ranges::find(stages, place.stage)
+                                                - stages.begin())];
 }
 
 }  // namespace troupe::actors

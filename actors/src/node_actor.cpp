@@ -85,8 +85,9 @@ PeakTold NodeState::on(const PeakAsked& message) {
 
 stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
   if (!stock_->weights || message.stage >= plan_->training.stage_count()) return nullptr;
-  if (message.shard >= plan_->config.parallel.tensor) return nullptr;
-  const auto* held = stock_->ranks->find(message.shard, StageIndex{message.stage});
+  const StageIndex stage{message.stage};
+  if (message.shard >= plan_->shard_count(stage)) return nullptr;
+  const auto* held = stock_->ranks->find({0, message.shard, stage});
   if (held == nullptr || message.index >= held->stage->parameters().size()) return nullptr;
   return held->stage.get();
 }

@@ -30,6 +30,35 @@ std::string of_microbatch(MicrobatchIndex microbatch) {
   return " of microbatch " + std::to_string(microbatch.value());
 }
 
+/// A buffer that leaves or comes in over an edge.
+struct Transfer {
+  StageIndex stage;
+  Edge edge{};
+  MicrobatchIndex microbatch;
+};
+Transfer transfer_of(const ActivationArrived& e) {
+  return {e.stage, Edge::activation_in, e.microbatch};
+}
+Transfer transfer_of(const GradientArrived& e) {
+  return {e.stage, Edge::gradient_in, e.microbatch};
+}
+Transfer transfer_of(const ActivationSent& e) {
+  return {e.stage, Edge::activation_out, e.microbatch};
+}
+Transfer transfer_of(const GradientSent& e) {
+  return {e.stage, Edge::gradient_out, e.microbatch};
+}
+Transfer transfer_of(const TiedArrived& e) {
+  return {e.stage, Edge::tied_in, once};
+}
+Transfer transfer_of(const TiedSent& e) {
+  return {e.stage, Edge::tied_out, once};
+}
+
+bool is_sent(Edge edge) {
+  return edge == Edge::activation_out || edge == Edge::gradient_out || edge == Edge::tied_out;
+}
+
 // What an event was the end of, for the sentence that tells its failure.
 std::string describe(const PassFinished& e) {
   return "the pass " + to_string(e.action);
@@ -81,14 +110,14 @@ std::vector<MachineStage> machine_stages(const Plan& plan, LocalRank& local,
     const auto& held = local.stages[i];
     result.push_back({.bounds = plan.stages[stages[i].value()].bounds,
                       .bucket_count = held.stage->bucket_count(),
-                      .exchanges_tied = held.tied != nullptr});
+                      .exchanges_tied = !held.tied.empty()});
   }
   return result;
 }
 
 }  // namespace
 
-Buffer& StageActorState::Landing::at(Edge edge, MicrobatchIndex microbatch) {
+StageActorState::Travelling& StageActorState::Landing::at(Edge edge, MicrobatchIndex microbatch) {
   const auto per_edge = places.size() / stages::edge_count;
   return places.at(static_cast<std::size_t>(edge) * per_edge + microbatch.value());
 }
@@ -155,6 +184,7 @@ void StageActorState::on(const Completed& message) {
   if (chosen != nullptr && !machine_->has(chosen->action)) {
     return fail(Errc::internal, describe(*chosen));
   }
+  if (!std::visit([this](const auto& event) { return is_last(event); }, message.event)) return;
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
   std::visit(
       [&](const auto& event) {
@@ -197,34 +227,37 @@ void StageActorState::settle(const PassFinished& event) {
   held(event.action.stage).stage->finish(event.action);
 }
 void StageActorState::settle(const ActivationArrived& event) {
-  hold(event.stage, Edge::activation_in, event.microbatch);
+  hold(event);
 }
 void StageActorState::settle(const GradientArrived& event) {
-  hold(event.stage, Edge::gradient_in, event.microbatch);
+  hold(event);
 }
 void StageActorState::settle(const ActivationSent& event) {
-  give_free(event.stage, Edge::activation_out, event.microbatch);
+  give_free(event);
 }
 void StageActorState::settle(const GradientSent& event) {
-  give_free(event.stage, Edge::gradient_out, event.microbatch);
+  give_free(event);
 }
 void StageActorState::settle(const TiedArrived& event) {
-  hold(event.stage, Edge::tied_in, once);
+  hold(event);
 }
 void StageActorState::settle(const TiedSent& event) {
-  give_free(event.stage, Edge::tied_out, once);
+  give_free(event);
 }
 void StageActorState::settle(const TiedAdded& event) {
   auto& buffers = held(event.stage).stage->buffers();
   buffers.give_free(Edge::tied_in, buffers.release(Edge::tied_in, once));
 }
 
-void StageActorState::hold(StageIndex stage, Edge edge, MicrobatchIndex microbatch) {
+void StageActorState::hold(const auto& arrived) {
+  const auto [stage, edge, microbatch] = transfer_of(arrived);
   held(stage).stage->buffers().hold(edge, microbatch,
-                                    std::move(landing(stage).at(edge, microbatch)));
+                                    std::move(landing(stage).at(edge, microbatch).buffer));
 }
-void StageActorState::give_free(StageIndex stage, Edge edge, MicrobatchIndex microbatch) {
-  held(stage).stage->buffers().give_free(edge, std::move(landing(stage).at(edge, microbatch)));
+void StageActorState::give_free(const auto& sent) {
+  const auto [stage, edge, microbatch] = transfer_of(sent);
+  held(stage).stage->buffers().give_free(edge,
+                                         std::move(landing(stage).at(edge, microbatch).buffer));
 }
 
 void StageActorState::record(const PassFinished& event, const stages::DeviceSpan& span) {
@@ -245,14 +278,47 @@ void StageActorState::fail(Errc code, const std::string& operation) {
 
 // -- completions ----------------------------------------------------------------------------------
 
-/// A completion that lands the buffer and posts `event`.
+/// A link that takes all of a buffer may give back another. Of parts, which may go to several, the
+/// buffer stays here.
 template <class Event>
-transport::TransferDone StageActorState::then(Event event, Edge edge, MicrobatchIndex microbatch) {
-  return [to = self_, place = &landing(event.stage).at(edge, microbatch),
-          event](transport::Delivery delivery) {
-    *place = std::move(delivery.buffer);
-    caf::anon_send(to, Completed{event, delivery.code});
-  };
+void StageActorState::travel(std::vector<LaneEnd>& lanes, transport::Tag tag, Buffer buffer,
+                             const Event& event) {
+  const auto [stage, edge, microbatch] = transfer_of(event);
+  const auto post = is_sent(edge) ? &transport::Link::post_send : &transport::Link::post_receive;
+  auto& place = landing(stage).at(edge, microbatch);
+  if (lanes.front().is_whole) {
+    place.awaited = 1;
+    return (*lanes.front().link.*post)(tag, std::move(buffer),
+                                       [to = self_, &place, event](transport::Delivery delivery) {
+                                         place.buffer = std::move(delivery.buffer);
+                                         caf::anon_send(to, Completed{event, delivery.code});
+                                       });
+  }
+  const auto whole = buffer.view();
+  place.buffer = std::move(buffer);
+  place.awaited = 0;
+  for (auto& lane : lanes) {
+    const auto [begin_bytes, size_bytes] = is_sent(edge) ? lane.sent : lane.received;
+    if (size_bytes == 0) continue;
+    TROUPE_ASSERT(begin_bytes + size_bytes <= whole.size_bytes);
+    ++place.awaited;
+    (*lane.link.*post)(tag, Buffer{{whole.data + begin_bytes, size_bytes, whole.space}},
+                       [to = self_, event](const transport::Delivery& delivery) {
+                         caf::anon_send(to, Completed{event, delivery.code});
+                       });
+  }
+  if (place.awaited > 0) return;
+  place.awaited = 1;  // Nobody needs it: other shards send the same.
+  caf::anon_send(self_, Completed{event});
+}
+
+template <class Event>
+bool StageActorState::is_last(const Event& event) {
+  if constexpr (requires { transfer_of(event); }) {
+    const auto [stage, edge, microbatch] = transfer_of(event);
+    return --landing(stage).at(edge, microbatch).awaited == 0;
+  }
+  return true;
 }
 
 template <class Event>
@@ -266,18 +332,16 @@ stages::DeviceDone StageActorState::then(Event event) {
 
 void StageActorState::carry_out(const ExpectActivation& command) {
   auto& to = held(command.stage);
-  to.previous->post_receive(make_tag(Port::activation, step_, command.stage, command.microbatch),
-                            to.stage->buffers().take_free(Edge::activation_in),
-                            then(ActivationArrived{command.stage, command.microbatch},
-                                 Edge::activation_in, command.microbatch));
+  travel(to.previous, make_tag(Port::activation, step_, command.stage, command.microbatch),
+         to.stage->buffers().take_free(Edge::activation_in),
+         ActivationArrived{command.stage, command.microbatch});
 }
 
 void StageActorState::carry_out(const ExpectGradient& command) {
   auto& to = held(command.stage);
-  to.next->post_receive(make_tag(Port::gradient, step_, command.stage, command.microbatch),
-                        to.stage->buffers().take_free(Edge::gradient_in),
-                        then(GradientArrived{command.stage, command.microbatch}, Edge::gradient_in,
-                             command.microbatch));
+  travel(to.next, make_tag(Port::gradient, step_, command.stage, command.microbatch),
+         to.stage->buffers().take_free(Edge::gradient_in),
+         GradientArrived{command.stage, command.microbatch});
 }
 
 void StageActorState::carry_out(const RunPass& command) {
@@ -303,20 +367,17 @@ void StageActorState::carry_out(const ExpectChoice& command) {
 
 void StageActorState::carry_out(const SendActivation& command) {
   auto& from = held(command.stage);
-  from.next->post_send(
-      make_tag(Port::activation, step_, next_of(command.stage), command.microbatch),
-      from.stage->buffers().release(Edge::activation_out, command.microbatch),
-      then(ActivationSent{command.stage, command.microbatch}, Edge::activation_out,
-           command.microbatch));
+  travel(from.next, make_tag(Port::activation, step_, next_of(command.stage), command.microbatch),
+         from.stage->buffers().release(Edge::activation_out, command.microbatch),
+         ActivationSent{command.stage, command.microbatch});
 }
 
 void StageActorState::carry_out(const SendGradient& command) {
   auto& from = held(command.stage);
-  from.previous->post_send(
-      make_tag(Port::gradient, step_, previous_of(command.stage), command.microbatch),
-      from.stage->buffers().release(Edge::gradient_out, command.microbatch),
-      then(GradientSent{command.stage, command.microbatch}, Edge::gradient_out,
-           command.microbatch));
+  travel(from.previous,
+         make_tag(Port::gradient, step_, previous_of(command.stage), command.microbatch),
+         from.stage->buffers().release(Edge::gradient_out, command.microbatch),
+         GradientSent{command.stage, command.microbatch});
 }
 
 void StageActorState::carry_out(const ReduceBucket& command) {
@@ -330,9 +391,8 @@ void StageActorState::carry_out(const ReduceBucket& command) {
 
 void StageActorState::carry_out(const ExpectTied& command) {
   auto& to = held(command.stage);
-  to.tied->post_receive(make_tag(Port::tied_gradient, step_, command.stage, once),
-                        to.stage->buffers().take_free(Edge::tied_in),
-                        then(TiedArrived{command.stage}, Edge::tied_in, once));
+  travel(to.tied, make_tag(Port::tied_gradient, step_, command.stage, once),
+         to.stage->buffers().take_free(Edge::tied_in), TiedArrived{command.stage});
 }
 
 void StageActorState::carry_out(const SendTied& command) {
@@ -341,9 +401,8 @@ void StageActorState::carry_out(const SendTied& command) {
   const auto receiver = plan_->training.is_last(command.stage)
                             ? StageIndex{command.stage.value() - to_other_end}
                             : StageIndex{command.stage.value() + to_other_end};
-  from.tied->post_send(make_tag(Port::tied_gradient, step_, receiver, once),
-                       from.stage->buffers().release(Edge::tied_out, once),
-                       then(TiedSent{command.stage}, Edge::tied_out, once));
+  travel(from.tied, make_tag(Port::tied_gradient, step_, receiver, once),
+         from.stage->buffers().release(Edge::tied_out, once), TiedSent{command.stage});
 }
 
 void StageActorState::carry_out(const AddTied& command) {

@@ -44,12 +44,13 @@ public:
   }
 
   Expected<Done> read_parameter(std::size_t index, std::span<float> values) override {
-    return read_whole(*plan_, index, values,
-                      [this](const ParameterPlace& place, std::uint32_t shard,
-                             std::span<float> part) -> Expected<Done> {
-                        ranks_->find(shard, place.stage)->stage->read_parameter(place.index, part);
-                        return Done{};
-                      });
+    return read_whole(
+        *plan_, index, values,
+        [this](const ParameterPlace& place, std::uint32_t shard,
+               std::span<float> part) -> Expected<Done> {
+          ranks_->find({0, shard, place.stage})->stage->read_parameter(place.index, part);
+          return Done{};
+        });
   }
 
   Expected<double> measure_peak_flops() override {
@@ -90,8 +91,9 @@ Expected<Done> read_whole(const Plan& plan, std::size_t index, std::span<float> 
   const auto place = place_of_parameter(plan, index);
   const auto& stage = plan.stages[place.stage.value()].spec;
   std::vector<float> part;
-  for (std::uint32_t shard = 0; shard < plan.config.parallel.tensor; ++shard) {
-    const auto spec = parameters_of(plan.config.model, stage, plan.shard(shard))[place.index];
+  for (std::uint32_t shard = 0; shard < plan.shard_count(place.stage); ++shard) {
+    const auto spec =
+        parameters_of(plan.config.model, stage, plan.shard(place.stage, shard))[place.index];
     if (!spec.slice) return read_part(place, 0, values);
     part.resize(spec.element_count());
     if (auto read = read_part(place, shard, part); !read) return read;

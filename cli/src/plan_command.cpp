@@ -48,7 +48,7 @@ void print_grid(const Plan& plan) {
       name_of(config.model.family), config.model.layers, config.model.heads, config.model.hidden,
       config.model.sequence, config.model.vocabulary, parameter_count);
   fmt::print("grid      {} replicas x {} shards x {} pipeline ranks = {} actors\n", grid.data,
-             grid.tensor, grid.pipeline, grid.rank_count());
+             to_string(grid.tensor), grid.pipeline, grid.rank_count());
   fmt::print("schedule  {}, {} stages, {} microbatches of {} sequences; {} tokens per step\n\n",
              plan.training.name, plan.training.stage_count(), plan.training.microbatch_count,
              config.schedule.microbatch_size, plan.tokens_per_step());
@@ -81,8 +81,9 @@ void print_numbers(const Plan& plan) {
 
 void print_memory(const Plan& plan) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
+    const auto shards = plan.config.parallel.tensor.of(RankIndex{r});
     fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(RankIndex{r})),
-               plan.config.parallel.tensor == 1 ? "" : "shard of each ");
+               shards == 1 ? "" : fmt::format("of {} shards of each ", shards));
     for (const auto& stage : plan.stages) {
       if (stage.rank != RankIndex{r}) continue;
       fmt::print("  stage {}: {}\n", stage.stage.value(), contents_of(stage.spec));
@@ -109,9 +110,13 @@ Expected<std::optional<Profile>> named_profile(const Plan& plan, const std::stri
 void print_prediction(const Plan& plan, const Profile& profile, const std::string& source) {
   const auto timeline = predict(plan, profile);
   const auto seconds = static_cast<double>(timeline.makespan_ns) / 1e9;
-  fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer, {} actors at once\n",
-             source, static_cast<double>(profile.layer.forward_ns) / 1e6,
-             static_cast<double>(profile.layer.backward_ns) / 1e6, profile.stream_count);
+  for (const auto& parts : profile.parts) {
+    fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer{}, {} actors at once\n",
+               source, static_cast<double>(parts.layer.forward_ns) / 1e6,
+               static_cast<double>(parts.layer.backward_ns) / 1e6,
+               parts.shard_count == 1 ? "" : fmt::format(" of {} shards", parts.shard_count),
+               profile.stream_count);
+  }
   fmt::print("predicted step: {:.1f} ms, {:.0f} tokens/s\n", seconds * 1e3,
              plan.tokens_per_step() / seconds);
   fmt::print("predicted bubble: {:.1f}% of the time\n", 100.0 * timeline.bubble_of_total());

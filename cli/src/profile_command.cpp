@@ -33,10 +33,13 @@ Expected<ExitCode> profile(const ProfileArguments& arguments) {
   }
   fmt::print("milliseconds for a microbatch of {} sequences, {} ranks computing at once\n\n",
              measured->microbatch_size, measured->stream_count);
-  fmt::print("{:<10} {:>10} {:>10} {:>10} {:>10}\n", "", "F", "B", "I", "W");
-  print("embedding", measured->embedding);
-  print("layer", measured->layer);
-  print("head", measured->head);
+  for (const auto& parts : measured->parts) {
+    const auto shards = parts.shard_count == 1 ? "" : fmt::format("{} shards", parts.shard_count);
+    fmt::print("{:<10} {:>10} {:>10} {:>10} {:>10}\n", shards, "F", "B", "I", "W");
+    print("embedding", parts.embedding);
+    print("layer", parts.layer);
+    print("head", parts.head);
+  }
   fmt::print("\noptimizer {:.2f} ns and gradient norm {:.2f} ns per parameter\n",
              measured->optimizer_ns_per_element, measured->measuring_ns_per_element);
   fmt::print("runtime: {} us to notice, {} us for the director, {} us to begin a step\n",

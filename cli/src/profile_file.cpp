@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -25,7 +27,17 @@ constexpr auto version_key = "troupe_profile";
 /// A day: longer than anything that a step does.
 constexpr std::int64_t duration_max_ns = std::int64_t{86'400} * 1'000'000'000;
 
-/// Goes through the members of a profile in the order of the file, with one of the two below.
+/// Goes through what parts take with one number of shards, with one of the two below.
+template <class Visitor, class AnyParts>
+void visit_parts(Visitor& visitor, AnyParts& parts) {
+  visitor.count("shards", parts.shard_count);
+  visitor.passes("embedding", parts.embedding);
+  visitor.passes("layer", parts.layer);
+  visitor.passes("recomputing_layer", parts.recomputing_layer);
+  visitor.passes("head", parts.head);
+}
+
+/// Goes through the members of a profile in the order of the file.
 template <class Visitor, class AnyProfile>
 void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.choice("family", profile.model.family, family_names);
@@ -42,13 +54,9 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.count("microbatch_size", profile.microbatch_size);
   visitor.count("threads_per_stage", profile.threads_per_stage);
   visitor.choice("precision", profile.precision, precision_names);
-  visitor.count("shards", profile.shard_count);
   visitor.count("streams", profile.stream_count);
-  visitor.passes("embedding", profile.embedding);
-  visitor.passes("layer", profile.layer);
   visitor.choice("recompute", profile.recompute, recompute_names);
-  visitor.passes("recomputing_layer", profile.recomputing_layer);
-  visitor.passes("head", profile.head);
+  visitor.parts("parts", profile.parts);
   visitor.real("optimizer_ns_per_element", profile.optimizer_ns_per_element);
   visitor.real("measuring_ns_per_element", profile.measuring_ns_per_element);
   visitor.duration("link_ns", profile.link.latency_ns);
@@ -68,6 +76,8 @@ constexpr std::array pass_members{PassMember{"F", &PassCosts::forward_ns},
 
 class Writer {
 public:
+  explicit Writer(Json json) : json_(std::move(json)) {}  // Braces would make a list of it.
+
   void count(const char* name, std::uint32_t value) { json_[name] = value; }
   template <class Enum>
   void choice(const char* name, Enum value, std::span<const std::string_view> names) {
@@ -78,18 +88,25 @@ public:
   void passes(const char* name, const PassCosts& costs) {
     for (const auto& [letter, value] : pass_members) json_[name][letter] = costs.*value;
   }
+  void parts(const char* name, const std::vector<PartTimes>& list) {
+    for (const auto& parts : list) {
+      Writer writer{Json::object()};
+      visit_parts(writer, parts);
+      json_[name].push_back(std::move(writer.json_));
+    }
+  }
   [[nodiscard]] std::string text() const { return json_.dump(2) + "\n"; }
 
 private:
-  Json json_{{version_key, format_version}};
+  Json json_;
 };
 
 class Reader {
 public:
-  Reader(const Json& json, const std::string& source) : json_{json}, source_{source} {}
+  Reader(const Json& json, const std::string& source) : json_{&json}, source_{source} {}
 
   void count(const char* name, std::uint32_t& value) {
-    read(json_, name, "a whole number from 1 to 4294967295", [&](const Json& found) {
+    read(*json_, name, "a whole number from 1 to 4294967295", [&](const Json& found) {
       if (!found.is_number_integer() || found < 1
           || found > std::numeric_limits<std::uint32_t>::max()) {
         return false;
@@ -101,7 +118,7 @@ public:
   template <class Enum>
   void choice(const char* name, Enum& value, std::span<const std::string_view> names) {
     const auto expected = fmt::format("one of {}", fmt::join(names, ", "));
-    read(json_, name, expected.c_str(), [&](const Json& found) {
+    read(*json_, name, expected.c_str(), [&](const Json& found) {
       const auto place =
           std::ranges::find(names, found.is_string() ? found.get<std::string>() : "");
       if (place == names.end()) return false;
@@ -110,17 +127,29 @@ public:
     });
   }
   void real(const char* name, double& value) {
-    read(json_, name, "a number from 0 to 1e9", [&](const Json& found) {
+    read(*json_, name, "a number from 0 to 1e9", [&](const Json& found) {
       if (!found.is_number() || found < 0.0 || found > 1e9) return false;
       value = found.get<double>();
       return true;
     });
   }
-  void duration(const char* name, std::int64_t& value) { duration_in(json_, name, value); }
+  void duration(const char* name, std::int64_t& value) { duration_in(*json_, name, value); }
   void passes(const char* name, PassCosts& costs) {
-    read(json_, name, "an object with F, B, I and W", [&](const Json& found) {
+    read(*json_, name, "an object with F, B, I and W", [&](const Json& found) {
       if (!found.is_object()) return false;
       for (const auto& [letter, value] : pass_members) duration_in(found, letter, costs.*value);
+      return true;
+    });
+  }
+  void parts(const char* name, std::vector<PartTimes>& list) {
+    read(*json_, name, "a list of objects, one for each number of shards", [&](const Json& found) {
+      if (!found.is_array() || found.empty()) return false;
+      for (const auto& element : found) {
+        if (!element.is_object()) return false;
+        const auto* const profile = std::exchange(json_, &element);
+        visit_parts(*this, list.emplace_back());
+        json_ = profile;
+      }
       return true;
     });
   }
@@ -148,7 +177,7 @@ private:
                              source_, name, text.substr(0, shown_max), expected);
   }
 
-  const Json& json_;
+  const Json* json_;  ///< The object whose members are read.
   const std::string& source_;
   std::string complaint_;
 };
@@ -156,7 +185,7 @@ private:
 }  // namespace
 
 std::string to_json(const Profile& profile) {
-  Writer writer;
+  Writer writer{Json{{version_key, format_version}}};
   visit_members(writer, profile);
   return writer.text();
 }

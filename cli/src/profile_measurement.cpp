@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -59,11 +60,11 @@ void fill_at_random(const ModelSpec& model, std::uint32_t step, stages::Batch& b
 /// number is odd, and what its steps took.
 class Probe {
 public:
-  static Expected<std::unique_ptr<Probe>> make(const Plan& plan, std::uint32_t layers_per_stage,
-                                               bool split, Recompute recompute) {
+  static Expected<std::unique_ptr<Probe>> make(const Plan& plan, std::uint32_t tensor,
+                                               std::uint32_t layers_per_stage, bool split,
+                                               Recompute recompute) {
     auto config = plan.config;
     // All streams are to compute at once; the shards of a stage always do.
-    const auto tensor = plan.config.parallel.tensor;
     const auto lines = std::max(1U, concurrent_streams(plan) / tensor);
     auto stages = std::min(lines, 2U);
     while (lines % stages != 0) ++stages;
@@ -201,12 +202,33 @@ std::int64_t rounded(double ns) {
   return std::llround(std::max(0.0, ns));
 }
 
-/// The probes, whole and split, of one layer per stage and of more, and of as many that recompute
-/// if the plan does.
+/// The probes of stages of so many shards, whole and split, of one layer per stage and of more, and
+/// of as many that recompute if the plan does.
 struct Probes {
+  std::uint32_t shard_count = 1;
   std::array<std::unique_ptr<Probe>, 2> small;  ///< By whether it splits.
   std::array<std::unique_ptr<Probe>, 2> large;
   std::array<std::unique_ptr<Probe>, 2> recomputing;
+
+  static Expected<Probes> make(const Plan& plan, std::uint32_t shard_count) {
+    const auto layers_of_stage = plan.config.model.layers / plan.training.stages_per_copy();
+    const auto layers_max = std::clamp(layers_of_stage, 2U, 4U);
+    const auto recompute = plan.config.train.recompute;
+    Probes probes{.shard_count = shard_count, .small = {}, .large = {}, .recomputing = {}};
+    for (const bool split : {false, true}) {
+      for (auto* probe : {&probes.small[split], &probes.large[split]}) {
+        const auto layers = probe == &probes.small[split] ? 1U : layers_max;
+        auto made = Probe::make(plan, shard_count, layers, split, Recompute::none);
+        if (!made) return made.error();
+        *probe = std::move(*made);
+      }
+      if (recompute == Recompute::none) continue;
+      auto made = Probe::make(plan, shard_count, layers_max, split, recompute);
+      if (!made) return made.error();
+      probes.recomputing[split] = std::move(*made);
+    }
+    return probes;
+  }
 
   [[nodiscard]] std::vector<Probe*> all() const {
     std::vector<Probe*> list;
@@ -221,7 +243,8 @@ struct Probes {
 
 /// The costs of passes. What both ends of the model take besides their layers is told apart by the
 /// two stages; of one stage it all counts for the head.
-void fit_passes(const Probes& probes, Profile& profile) {
+PartTimes fit_passes(const Probes& probes) {
+  PartTimes parts{.shard_count = probes.shard_count};
   const StageIndex first{0};
   const StageIndex last{probes.small[0]->plan().training.stage_count() - 1};
   struct Cost {
@@ -243,35 +266,35 @@ void fit_passes(const Probes& probes, Profile& profile) {
                   {small.pass_ns(stage, pass), large.pass_ns(stage, pass)}};
     };
     const auto found = fit({line(first), line(last)});
-    profile.layer.*member = rounded(found.layer_ns);
-    profile.recomputing_layer.*member = profile.layer.*member;
+    parts.layer.*member = rounded(found.layer_ns);
+    parts.recomputing_layer.*member = parts.layer.*member;
     if (const auto& recomputing = probes.recomputing[split]) {
       const auto more_ns = recomputing->pass_ns(first, pass) + recomputing->pass_ns(last, pass)
                            - large.pass_ns(first, pass) - large.pass_ns(last, pass);
-      profile.recomputing_layer.*member =
-          rounded(found.layer_ns + more_ns / (2.0 * large.layers()));
+      parts.recomputing_layer.*member = rounded(found.layer_ns + more_ns / (2.0 * large.layers()));
     }
-    profile.head.*member = rounded(found.ends_ns[1]);
-    profile.embedding.*member = first == last ? 0 : rounded(found.ends_ns[0]);
+    parts.head.*member = rounded(found.ends_ns[1]);
+    parts.embedding.*member = first == last ? 0 : rounded(found.ends_ns[0]);
   }
+  return parts;
 }
 
 /// Mean over the probes of what each rank's elements take.
-double per_element_ns(const Probes& probes, Durations Probe::*durations) {
+double per_element_ns(const std::vector<Probe*>& probes, Durations Probe::*durations) {
   double sum = 0.0;
-  for (auto* probe : probes.all()) {
+  for (auto* probe : probes) {
     const auto& plan = probe->plan();
     double elements = 0.0;
     for (const auto& stage : plan.stages) elements += elements_of(plan, stage);
     sum += (probe->*durations).typical_ns() / (elements / plan.training.rank_count());
   }
-  return sum / static_cast<double>(probes.all().size());
+  return sum / static_cast<double>(probes.size());
 }
 
-double mean_of(const Probes& probes, Durations Probe::*durations) {
+double mean_of(const std::vector<Probe*>& probes, Durations Probe::*durations) {
   double sum = 0.0;
-  for (auto* probe : probes.all()) sum += (probe->*durations).typical_ns();
-  return sum / static_cast<double>(probes.all().size());
+  for (auto* probe : probes) sum += (probe->*durations).typical_ns();
+  return sum / static_cast<double>(probes.size());
 }
 
 }  // namespace
@@ -279,25 +302,18 @@ double mean_of(const Probes& probes, Durations Probe::*durations) {
 Expected<Profile> measure_profile(const Plan& plan, double seconds,
                                   const std::function<Expected<Done>()>& beside) {
   const auto deadline = Clock::now() + std::chrono::duration<double>{seconds};
-  const auto layers_of_stage = plan.config.model.layers / plan.training.stages_per_copy();
-  const auto layers_max = std::clamp(layers_of_stage, 2U, 4U);
-  const auto recompute = plan.config.train.recompute;
-  Probes probes;
-  for (const bool split : {false, true}) {
-    for (auto* probe : {&probes.small[split], &probes.large[split]}) {
-      const auto layers = probe == &probes.small[split] ? 1U : layers_max;
-      auto made = Probe::make(plan, layers, split, Recompute::none);
-      if (!made) return made.error();
-      *probe = std::move(*made);
-    }
-    if (recompute == Recompute::none) continue;
-    auto made = Probe::make(plan, layers_max, split, recompute);
+  const auto& counts = plan.config.parallel.tensor.by_rank;
+  std::vector<Probes> probes_of_counts;
+  std::vector<Probe*> probes;
+  for (const auto count : std::set(counts.begin(), counts.end())) {
+    auto made = Probes::make(plan, count);
     if (!made) return made.error();
-    probes.recomputing[split] = std::move(*made);
+    probes_of_counts.push_back(std::move(*made));
+    for (auto* probe : probes_of_counts.back().all()) probes.push_back(probe);
   }
   // In turns, so that a machine whose speed drifts does so for all.
   for (std::uint32_t step = 0; step < warmup_steps + steps_min || Clock::now() < deadline; ++step) {
-    for (auto* probe : probes.all()) {
+    for (auto* probe : probes) {
       if (auto done = probe->run_step(); !done) return done.error();
     }
     if (!beside) continue;
@@ -307,10 +323,9 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds,
                   .microbatch_size = plan.config.schedule.microbatch_size,
                   .threads_per_stage = plan.config.run.threads_per_stage,
                   .precision = plan.config.train.precision,
-                  .shard_count = plan.config.parallel.tensor,
                   .stream_count = concurrent_streams(plan),
-                  .recompute = recompute};
-  fit_passes(probes, profile);
+                  .recompute = plan.config.train.recompute};
+  for (const auto& of_count : probes_of_counts) profile.parts.push_back(fit_passes(of_count));
   profile.optimizer_ns_per_element = per_element_ns(probes, &Probe::optimizer);
   profile.measuring_ns_per_element = per_element_ns(probes, &Probe::measuring);
   profile.dispatch_ns = rounded(mean_of(probes, &Probe::hop) / 2.0);

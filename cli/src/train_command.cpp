@@ -168,8 +168,9 @@ private:
         "{} actors ({} replicas x {}{} pipeline ranks), {}, {} tokens per step; "
         "light: {:.0f} GFLOP/s on {} core{}\n",
         plan_.config.parallel.rank_count(), data,
-        tensor == 1 ? "" : fmt::format("{} shards x ", tensor), pipeline, plan_.training.name,
-        plan_.tokens_per_step(), light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
+        tensor == 1 ? "" : fmt::format("{} shards x ", to_string(tensor)), pipeline,
+        plan_.training.name, plan_.tokens_per_step(), light_flops_ / 1e9, core_count,
+        core_count == 1 ? "" : "s");
     return Done{};
   }
 

@@ -122,24 +122,35 @@ bool divides(const ModelSpec& model, std::uint32_t count) {
 Expected<Done> check_shards(const Config& config) {
   const auto& [data, tensor, pipeline] = config.parallel;
   const auto& model = config.model;
-  if (!divides(model, tensor)) {
-    auto nearest = tensor;
+  const bool is_list = tensor.by_rank.size() > 1;
+  if (is_list && tensor.by_rank.size() != pipeline) {
+    return invalid("parallel.tensor: " + text_of(tensor.by_rank.size())
+                   + " numbers of shards are listed, expected one for all, or one for each of the "
+                     "ranks of parallel.pipeline = "
+                   + text_of(pipeline));
+  }
+  for (std::size_t rank = 0; rank < tensor.by_rank.size(); ++rank) {
+    const auto count = tensor.by_rank[rank];
+    if (divides(model, count)) continue;
+    auto nearest = count;
     while (!divides(model, nearest)) --nearest;
-    const bool keeps_ranks = tensor % nearest == 0;
-    return invalid("parallel.tensor: " + text_of(tensor) + " shards cannot share out model.heads = "
-                   + text_of(model.heads) + ", kv_heads = " + text_of(model.kv_head_count())
-                   + ", feed_forward = " + text_of(model.feed_forward_width())
-                   + " and a vocabulary of " + text_of(model.vocabulary)
-                   + "; the nearest grid that works is data = "
-                   + text_of(keeps_ranks ? std::uint64_t{data} * (tensor / nearest) : data)
-                   + ", tensor = " + text_of(nearest) + ", pipeline = " + text_of(pipeline));
+    const bool keeps_ranks = count % nearest == 0;
+    return invalid(
+        "parallel.tensor: " + text_of(count) + " shards"
+        + (is_list ? " of pipeline rank " + text_of(rank) : "") + " cannot share out model.heads = "
+        + text_of(model.heads) + ", kv_heads = " + text_of(model.kv_head_count())
+        + ", feed_forward = " + text_of(model.feed_forward_width()) + " and a vocabulary of "
+        + text_of(model.vocabulary)
+        + (is_list ? "; the nearest number that works is " + text_of(nearest)
+                   : "; the nearest grid that works is data = "
+                         + text_of(keeps_ranks ? std::uint64_t{data} * (count / nearest) : data)
+                         + ", tensor = " + text_of(nearest) + ", pipeline = " + text_of(pipeline)));
   }
   return Done{};
 }
 
 /// Each shard has whole rows, of whole cache lines.
-Expected<Done> check_rows(const Config& config) {
-  const auto shards = config.parallel.tensor;
+Expected<Done> check_rows(const Config& config, std::uint32_t shards) {
   if (!config.train.sequence_parallel || shards == 1) return Done{};
   const auto rows = std::uint64_t{config.schedule.microbatch_size} * config.model.sequence;
   constexpr auto floats_per_line = tensor_alignment_bytes / sizeof(float);
@@ -180,7 +191,9 @@ Expected<Done> check_loss_scale(const TrainConfig& train) {
 Expected<Done> check_grid(const Config& config) {
   const auto pipeline = config.parallel.pipeline;
   if (auto checked = check_shards(config); !checked) return checked;
-  if (auto checked = check_rows(config); !checked) return checked;
+  for (const auto shards : config.parallel.tensor.by_rank) {
+    if (auto checked = check_rows(config, shards); !checked) return checked;
+  }
   // A file brings its own stages: the plan checks the rest against them.
   if (is_schedule_file(config.schedule.name)) return Done{};
   const auto stages = pipeline * config.schedule.chunks;

@@ -68,6 +68,7 @@ Complaint complaint(const Text& field) {
 }
 
 Complaint complaint(const Counts& field) {
+  if (field.may_be_one && field.place->empty()) return "expected at least one integer, found none";
   if (field.place->size() > field.size_max) {
     return "expected at most " + std::to_string(field.size_max) + " integers, found "
            + std::to_string(field.place->size());
@@ -99,6 +100,7 @@ std::string text(const Choice<Enum>& field) {
 }
 
 std::string text(const Counts& field) {
+  if (field.may_be_one && field.place->size() == 1) return std::to_string(field.place->front());
   std::string list = "[";
   for (const auto count : *field.place) {
     if (list.size() > 1) list += ", ";
@@ -132,7 +134,7 @@ std::vector<Key> keys_of(Config& config) {
       {"model", "dropout", Real{&model.dropout, 0.0, 0.99}},
       {"model", "attention_dropout", Real{&model.attention_dropout, 0.0, 0.99}},
       {"parallel", "data", Whole32{&parallel.data, 1, 1024}},
-      {"parallel", "tensor", Whole32{&parallel.tensor, 1, 1024}},
+      {"parallel", "tensor", Counts{&parallel.tensor.by_rank, 1, 1024, 1024, true}},
       {"parallel", "pipeline", Whole32{&parallel.pipeline, 1, 1024}},
       {"schedule", "name", Text{&schedule.name}},
       {"schedule", "microbatches", Whole32{&schedule.microbatches, 1, 4096}},

@@ -40,6 +40,7 @@ struct Counts {
   std::uint32_t least;
   std::uint32_t most;
   std::uint32_t size_max;
+  bool may_be_one = false;  ///< A number stands for a list of it; the list is not empty.
 };
 
 /// An enumeration whose values count up from zero; `names` are their spellings, in order.

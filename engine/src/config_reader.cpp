@@ -70,12 +70,20 @@ Complaint assign(const config::Text& field, const toml::node& node) {
 }
 
 Complaint assign(const config::Counts& field, const toml::node& node) {
+  std::uint32_t count = 0;
+  const config::Whole<std::uint32_t> each{&count, field.least, field.most};
+  if (field.may_be_one && node.is_integer()) {
+    if (auto complaint = assign(each, node)) return complaint;
+    *field.place = {count};
+    return {};
+  }
   const auto* found = node.as_array();
-  if (found == nullptr) return mismatch("an array of integers", node);
+  if (found == nullptr) {
+    return mismatch(
+        field.may_be_one ? "an integer or an array of integers" : "an array of integers", node);
+  }
   field.place->clear();
   for (const auto& element : *found) {
-    std::uint32_t count = 0;
-    const config::Whole<std::uint32_t> each{&count, field.least, field.most};
     if (auto complaint = assign(each, element)) return complaint;
     field.place->push_back(count);
   }

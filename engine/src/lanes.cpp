@@ -2,34 +2,114 @@
 
 #include <algorithm>
 
+#include "model_families.hpp"
+
 namespace troupe {
+
+namespace {
+
+/// The rows that a shard has of a matrix.
+struct RowRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+LaneRows common_rows(const RowRange& lower, const RowRange& upper) {
+  const auto begin = std::max(lower.begin, upper.begin);
+  const auto end = std::min(lower.end, upper.end);
+  if (begin >= end) return {};
+  return {begin - lower.begin, begin - upper.begin, end - begin};
+}
+
+RowRange share_of(std::uint64_t rows, const Shard& shard) {
+  const Share share{rows, shard};
+  return {share.begin, share.end};
+}
+
+/// The lanes of the first replica from one stage to another.
+class StagePair {
+public:
+  StagePair(const Plan& plan, StageLane::Kind kind, StageIndex lower, StageIndex upper)
+      : plan_{plan}, kind_{kind}, lower_{lower}, upper_{upper} {}
+
+  void append_to(std::vector<StageLane>& lanes) const {
+    const auto lower_count = plan_.shard_count(lower_);
+    const auto upper_count = plan_.shard_count(upper_);
+    for (std::uint32_t a = 0; a < lower_count; ++a) {
+      for (std::uint32_t b = 0; b < upper_count; ++b) {
+        StageLane lane{.kind = kind_,
+                       .lower = {0, a, lower_},
+                       .upper = {0, b, upper_},
+                       .up = {},
+                       .down = {},
+                       .is_whole = lower_count == upper_count};
+        const auto rows = common_rows(rows_of(lower_, a), rows_of(upper_, b));
+        if (is_divided() || a == b * lower_count / upper_count) lane.up = rows;
+        if (is_divided() || b == a * upper_count / lower_count) lane.down = rows;
+        if (lane.up.count + lane.down.count > 0) lanes.push_back(lane);
+      }
+    }
+  }
+
+private:
+  /// Whether each shard has rows of its own.
+  [[nodiscard]] bool is_divided() const {
+    return kind_ == StageLane::Kind::tied || plan_.config.train.sequence_parallel;
+  }
+
+  [[nodiscard]] RowRange rows_of(StageIndex stage, std::uint32_t index) const {
+    const auto& config = plan_.config;
+    const auto shard = plan_.shard(stage, index);
+    if (kind_ == StageLane::Kind::tied) return share_of(config.model.vocabulary, shard);
+    const auto tokens = std::uint64_t{config.schedule.microbatch_size} * config.model.sequence;
+    return is_divided() ? share_of(tokens, shard) : RowRange{0, tokens};
+  }
+
+  const Plan& plan_;
+  StageLane::Kind kind_;
+  StageIndex lower_;
+  StageIndex upper_;
+};
+
+}  // namespace
+
+std::uint32_t rank_holding(const Plan& plan, const StagePlace& place) {
+  return rank_at(plan.config.parallel,
+                 {place.replica, place.shard, plan.training.rank_of_stage[place.stage.value()]});
+}
 
 std::vector<StageLane> lanes_of(const Plan& plan) {
   std::vector<StageLane> lanes;
   const auto& schedule = plan.training;
-  for (std::uint32_t line = 0; line < plan.config.parallel.line_count(); ++line) {
-    for (std::uint32_t v = 0; v < schedule.stage_count(); ++v) {
-      const StageIndex stage{v};
-      if (!schedule.is_last(stage)) {
-        lanes.push_back({StageLane::Kind::neighbours, line, stage, StageIndex{v + 1}});
-      } else if (plan.config.model.tie_embeddings && !schedule.is_first(stage)) {
-        const StageIndex first{v + 1 - schedule.stages_per_copy()};
-        lanes.push_back({StageLane::Kind::tied, line, first, stage});
-      }
+  for (std::uint32_t v = 0; v < schedule.stage_count(); ++v) {
+    const StageIndex stage{v};
+    if (!schedule.is_last(stage)) {
+      StagePair{plan, StageLane::Kind::neighbours, stage, StageIndex{v + 1}}.append_to(lanes);
+    } else if (plan.config.model.tie_embeddings && !schedule.is_first(stage)) {
+      const StageIndex first{v + 1 - schedule.stages_per_copy()};
+      StagePair{plan, StageLane::Kind::tied, first, stage}.append_to(lanes);
+    }
+  }
+  const auto of_replica = lanes.size();
+  for (std::uint32_t replica = 1; replica < plan.config.parallel.data; ++replica) {
+    for (std::size_t i = 0; i < of_replica; ++i) {
+      lanes.push_back(lanes[i]);
+      lanes.back().lower.replica = lanes.back().upper.replica = replica;
     }
   }
   return lanes;
 }
 
 StageHolder holder_of(const Plan& plan, const HeldPart& part, std::uint32_t member) {
-  const auto& extent = plan.config.parallel;
-  TROUPE_ASSERT(part.position < plan.training.stages_per_copy() && part.shard < extent.tensor);
+  TROUPE_ASSERT(part.position < plan.training.stages_per_copy());
   TROUPE_ASSERT(member < plan.holder_count());
   const auto copies = plan.training.copy_count;
   const StageIndex stage{member % copies * plan.training.stages_per_copy() + part.position};
-  const auto line = member / copies * extent.tensor + part.shard;
-  return {line, stage, rank_in_line(extent, line, plan.training.rank_of_stage[stage.value()])};
+  const StagePlace place{member / copies, part.shard, stage};
+  return {place, rank_holding(plan, place)};
 }
+
+// Groups have numbers for as many shards as the most that a rank has.
 
 namespace {
 
@@ -43,11 +123,11 @@ std::uint64_t pair_number(std::uint64_t count, std::uint32_t a, std::uint32_t b)
 std::uint64_t first_shard_lane(const Plan& plan) {
   const std::uint64_t holders = plan.holder_count();
   return lanes_of(plan).size()
-         + plan.training.stages_per_copy() * plan.config.parallel.tensor * holders * holders;
+         + plan.training.stages_per_copy() * plan.config.parallel.tensor.most() * holders * holders;
 }
 
 std::uint64_t first_lane_of_shards(const Plan& plan, std::uint32_t replica, RankIndex pipeline) {
-  const std::uint64_t shards = plan.config.parallel.tensor;
+  const std::uint64_t shards = plan.config.parallel.tensor.most();
   const auto group = std::uint64_t{replica} * plan.config.parallel.pipeline + pipeline.value();
   return first_shard_lane(plan) + group * shards * shards;
 }
@@ -57,27 +137,27 @@ std::uint64_t first_lane_of_shards(const Plan& plan, std::uint32_t replica, Rank
 std::uint64_t holder_lane(const Plan& plan, const HeldPart& part, std::uint32_t a,
                           std::uint32_t b) {
   const std::uint64_t holders = plan.holder_count();
-  const auto group = std::uint64_t{part.position} * plan.config.parallel.tensor + part.shard;
+  const auto group = std::uint64_t{part.position} * plan.config.parallel.tensor.most() + part.shard;
   return lanes_of(plan).size() + group * holders * holders + pair_number(holders, a, b);
 }
 
 std::uint64_t shard_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
                          std::uint32_t a, std::uint32_t b) {
   return first_lane_of_shards(plan, replica, pipeline)
-         + pair_number(plan.config.parallel.tensor, a, b);
+         + pair_number(plan.config.parallel.tensor.most(), a, b);
 }
 
 /// In the table of pairs the half below the diagonal is free.
 std::uint64_t choice_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
                           std::uint32_t follower) {
-  const std::uint64_t shards = plan.config.parallel.tensor;
+  const std::uint64_t shards = plan.config.parallel.tensor.most();
   TROUPE_ASSERT(follower > 0 && follower < shards);
   return first_lane_of_shards(plan, replica, pipeline) + follower * shards;
 }
 
 std::uint64_t weight_lane(const Plan& plan, std::uint32_t node) {
   const auto& extent = plan.config.parallel;
-  const std::uint64_t shards = extent.tensor;
+  const std::uint64_t shards = extent.tensor.most();
   return first_shard_lane(plan) + extent.data * extent.pipeline * shards * shards + node;
 }
 

@@ -73,7 +73,8 @@ std::uint64_t rounding_bytes(const Plan& plan) {
       std::uint64_t{plan.config.schedule.microbatch_size} * plan.config.model.sequence;
   std::uint64_t most = 0;
   for (const auto& stage : plan.stages) {
-    const auto graph = graph_of(plan.config.model, stage.spec, {.shard = plan.shard(0)});
+    const auto graph =
+        graph_of(plan.config.model, stage.spec, {.shard = plan.shard(stage.stage, 0)});
     for (const auto& of : graph.operations) {
       if (of.kind != OperationKind::linear) continue;
       const auto [in, out] = std::pair<std::uint64_t, std::uint64_t>{of.in, of.out};

@@ -21,19 +21,6 @@ ParameterSpec vector(std::string name, std::uint64_t size, Initial initial) {
   return {.name = std::move(name), .shape = {size}, .initial = initial};
 }
 
-/// What `shard` has of `count` things in a row: as equal as can be, the first shard no less than
-/// others.
-struct Share {
-  Share(std::uint64_t count, const Shard& shard)
-      : begin{(count * shard.index + shard.count - 1) / shard.count},
-        end{(count * (shard.index + 1) + shard.count - 1) / shard.count} {}
-
-  [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(end - begin); }
-
-  std::uint64_t begin;
-  std::uint64_t end;
-};
-
 /// The part of `whole` that `shard` holds.
 ParameterSpec slice(ParameterSpec whole, std::uint32_t axis, const Shard& shard,
                     std::uint32_t part_count = 1) {

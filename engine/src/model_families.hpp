@@ -28,6 +28,19 @@ struct ForwardPass {
   std::vector<Block> blocks;
 };
 
+/// What `shard` has of `count` things in a row: as equal as can be, the first shard no less than
+/// others.
+struct Share {
+  Share(std::uint64_t count, const Shard& shard)
+      : begin{(count * shard.index + shard.count - 1) / shard.count},
+        end{(count * (shard.index + 1) + shard.count - 1) / shard.count} {}
+
+  [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(end - begin); }
+
+  std::uint64_t begin;
+  std::uint64_t end;
+};
+
 /// With `rows` = microbatch_size * sequence.
 [[nodiscard]] ForwardPass forward_pass_of(const ModelSpec& model, const StageSpec& stage,
                                           std::uint32_t microbatch_size, const Shard& shard);

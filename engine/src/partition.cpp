@@ -44,15 +44,16 @@ Expected<Done> check_counts(const ModelSpec& model, std::uint32_t stage_count) {
 
 // Each layer goes where the stage's cost afterwards is least. Any other split moves some layer from
 // where this rule put it to a stage that ends at least as costly, so none has a cheaper costliest
-// stage, nor a smaller sum of squares.
-Expected<Partition> balance(const ModelSpec& model, std::uint32_t stage_count,
-                            const PartCosts& costs) {
+// stage, nor, where layers cost the same, a smaller sum of squares.
+Expected<Partition> balance(const ModelSpec& model, std::span<const PartCosts> costs) {
+  const auto stage_count = static_cast<std::uint32_t>(costs.size());
   if (const auto checked = check_counts(model, stage_count); !checked) return checked.error();
 
   std::vector<std::uint32_t> counts(stage_count, 1);
   const auto cost_with_one_more = [&](std::uint32_t stage) {
-    return (stage == 0 ? costs.embedding : 0.0) + (stage + 1 == stage_count ? costs.head : 0.0)
-           + costs.layer * (counts[stage] + 1);
+    return (stage == 0 ? costs[stage].embedding : 0.0)
+           + (stage + 1 == stage_count ? costs[stage].head : 0.0)
+           + costs[stage].layer * (counts[stage] + 1);
   };
   for (auto left = model.layers - stage_count; left > 0; --left) {
     std::uint32_t cheapest = 0;

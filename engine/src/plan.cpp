@@ -19,21 +19,25 @@ bool splits_backward(const Schedule& schedule, StageIndex stage) {
   });
 }
 
-Expected<Partition> partition_for(const Config& config, std::uint32_t stage_count) {
+Expected<Partition> partition_for(const Config& config, const Schedule& schedule) {
+  const auto stage_count = schedule.stages_per_copy();
   const auto& explicit_layers = config.schedule.layers_per_stage;
   if (!explicit_layers.empty()) {
     return partition_of(config.model, stage_count, explicit_layers);
   }
   // Costs are FLOPs of a forward pass: backward passes cost the same multiple everywhere.
-  const Shard shard{.index = 0, .count = config.parallel.tensor};
-  const auto forward = [&](const StageSpec& spec) {
-    return flops_of(config.model, spec, config.schedule.microbatch_size, shard).forward;
-  };
-  const auto layer = forward({.layer_begin = 0, .layer_end = 1});
-  return balance(config.model, stage_count,
-                 {.embedding = forward({0, 1, true, false}) - layer,
-                  .layer = layer,
-                  .head = forward({0, 1, false, true}) - layer});
+  std::vector<PartCosts> costs;
+  for (std::uint32_t s = 0; s < stage_count; ++s) {
+    const Shard shard{.index = 0, .count = config.parallel.tensor.of(schedule.rank_of_stage[s])};
+    const auto forward = [&](const StageSpec& spec) {
+      return flops_of(config.model, spec, config.schedule.microbatch_size, shard).forward;
+    };
+    const auto layer = forward({.layer_begin = 0, .layer_end = 1});
+    costs.push_back({.embedding = forward({0, 1, true, false}) - layer,
+                     .layer = layer,
+                     .head = forward({0, 1, false, true}) - layer});
+  }
+  return balance(config.model, costs);
 }
 
 Recompute recompute_of(const TrainConfig& train, std::uint32_t stage) {
@@ -85,6 +89,36 @@ Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
   return Done{};
 }
 
+/// What several stages hold together they must divide alike.
+Expected<Done> check_equal_shards(const Config& config, const Schedule& schedule) {
+  const auto rank_of = [&](std::uint32_t stage) { return schedule.rank_of_stage[stage]; };
+  const auto shards_of = [&](std::uint32_t stage) {
+    return config.parallel.tensor.of(rank_of(stage));
+  };
+  const auto differs = [&](const std::string& why, std::uint32_t a, std::uint32_t b) {
+    return Error{Errc::invalid_config,
+                 "parallel.tensor: " + why + ", and pipeline rank "
+                     + std::to_string(rank_of(a).value()) + " has " + std::to_string(shards_of(a))
+                     + " shards but pipeline rank " + std::to_string(rank_of(b).value()) + " "
+                     + std::to_string(shards_of(b)) + "; give both the same"};
+  };
+  const auto count = schedule.stages_per_copy();
+  for (std::uint32_t s = count; s < schedule.stage_count(); ++s) {
+    if (shards_of(s) == shards_of(s % count)) continue;
+    return differs("in the two directions of the schedule " + schedule.name
+                       + " the same layers lie on two ranks",
+                   s % count, s);
+  }
+  if (config.train.optimizer == OptimizerKind::adafactor && config.model.tie_embeddings
+      && shards_of(0) != shards_of(count - 1)) {
+    return differs(
+        "train.optimizer = \"adafactor\" keeps the copies of tied embeddings equal only on as many "
+        "shards",
+        0, count - 1);
+  }
+  return Done{};
+}
+
 }  // namespace
 
 std::uint32_t Plan::sequences_per_step() const noexcept {
@@ -98,10 +132,11 @@ std::uint32_t Plan::tokens_per_step() const noexcept {
 double Plan::flops_per_step() const noexcept {
   double sum = 0.0;
   for (const auto& stage : stages) {
-    sum += stage.flops.forward + stage.flops.backward_input + stage.flops.backward_weight;
+    const auto& [forward, backward_input, backward_weight] = stage.flops;
+    sum += shard_count(stage.stage) * (forward + backward_input + backward_weight);
   }
   const auto microbatches_of_copy = config.schedule.microbatches / training.copy_count;
-  return sum * microbatches_of_copy * config.parallel.line_count();
+  return sum * microbatches_of_copy * config.parallel.data;
 }
 
 std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
@@ -117,7 +152,7 @@ std::uint64_t Plan::gradient_bytes_of(RankIndex rank) const {
   std::uint64_t count = 0;
   for (const auto& stage : stages) {
     if (stage.rank != rank) continue;
-    for (const auto& parameter : parameters_of(config.model, stage.spec, shard(0))) {
+    for (const auto& parameter : parameters_of(config.model, stage.spec, shard(stage.stage, 0))) {
       count += parameter.element_count();
     }
   }
@@ -165,16 +200,17 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
   if (config.schedule.split_backward) training = split_backward(std::move(training));
   training = with_weight_passes_in_order(std::move(training));
   if (auto valid = validate(training); !valid) return valid.error();
-  auto partition = partition_for(config, training.stages_per_copy());
+  if (auto fits = check_equal_shards(config, training); !fits) return fits.error();
+  auto partition = partition_for(config, training);
   if (!partition) return partition.error();
 
   Plan plan{.config = config, .training = std::move(training), .evaluation = {}, .stages = {}};
   plan.evaluation = make_forward_only(plan.training);
-  // The first shard needs no less than others; the last holder, more than others by some cache
-  // lines at most.
-  const auto shard = plan.shard(0);
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
+    // The first shard needs no less than others; the last holder, more than others by some cache
+    // lines at most.
+    const auto shard = plan.shard(stage, 0);
     auto bounds = bounds_of(plan.training, plan.evaluation, stage);
     bounds.recompute = recompute_of(config.train, v);
     const auto& spec = (*partition)[v % plan.training.stages_per_copy()];

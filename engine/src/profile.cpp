@@ -35,14 +35,34 @@ PassCosts sum(const PassCosts& a, const PassCosts& b, std::int64_t times) {
           a.backward_weight_ns + times * b.backward_weight_ns};
 }
 
-PassCosts costs_of(const StagePlan& stage, const Profile& profile) {
+/// Null if the profile has none of stages of so many shards.
+const PartTimes* parts_of(const Profile& profile, std::uint32_t shard_count) {
+  const auto found = std::ranges::find(profile.parts, shard_count, &PartTimes::shard_count);
+  return found == profile.parts.end() ? nullptr : &*found;
+}
+
+PassCosts costs_of(const StagePlan& stage, const PartTimes& parts) {
   const auto& spec = stage.spec;
   const bool recomputes = stage.bounds.recompute != Recompute::none;
   auto costs =
-      sum({0, 0, 0, 0}, recomputes ? profile.recomputing_layer : profile.layer, spec.layer_count());
-  if (spec.has_embedding) costs = sum(costs, profile.embedding, 1);
-  if (spec.has_head) costs = sum(costs, profile.head, 1);
+      sum({0, 0, 0, 0}, recomputes ? parts.recomputing_layer : parts.layer, spec.layer_count());
+  if (spec.has_embedding) costs = sum(costs, parts.embedding, 1);
+  if (spec.has_head) costs = sum(costs, parts.head, 1);
   return costs;
+}
+
+/// Whether the stages of every rank have a number of shards that was measured.
+Expected<Done> check_shards(const Profile& profile, const Plan& plan) {
+  for (const auto& stage : plan.stages) {
+    const auto wanted = plan.shard_count(stage.stage);
+    if (parts_of(profile, wanted) != nullptr) continue;
+    std::string measured;
+    for (const auto& part : profile.parts) {
+      measured += (measured.empty() ? "" : ", ") + std::to_string(part.shard_count);
+    }
+    return misfit("parallel.tensor", measured, std::to_string(wanted));
+  }
+  return Done{};
 }
 
 double of_all_passes(const PassCosts& costs) {
@@ -65,10 +85,11 @@ double share_of(const Plan& plan, const Profile& profile) {
 double longest_ns(const Plan& plan, const Profile& profile) {
   double sum = 0.0;
   for (const auto& stage : plan.stages) {
+    const auto& parts = *parts_of(profile, plan.shard_count(stage.stage));
     const auto passes =
-        of_all_passes(profile.embedding) + of_all_passes(profile.head)
+        of_all_passes(parts.embedding) + of_all_passes(parts.head)
         + stage.spec.layer_count()
-              * (of_all_passes(profile.layer) + of_all_passes(profile.recomputing_layer));
+              * (of_all_passes(parts.layer) + of_all_passes(parts.recomputing_layer));
     const auto hops = 4.0 * static_cast<double>(profile.link.latency_ns + delay_ns(plan))
                       + 8.0 * static_cast<double>(profile.dispatch_ns);
     sum += plan.training.microbatch_count * (passes + hops);
@@ -83,7 +104,8 @@ double longest_ns(const Plan& plan, const Profile& profile) {
 
 double elements_of(const Plan& plan, const StagePlan& stage) {
   double elements = 0.0;
-  for (const auto& parameter : parameters_of(plan.config.model, stage.spec, plan.shard(0))) {
+  for (const auto& parameter :
+       parameters_of(plan.config.model, stage.spec, plan.shard(stage.stage, 0))) {
     elements += static_cast<double>(parameter.element_count());
   }
   return elements;
@@ -138,10 +160,7 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
     return misfit("train.precision", name_of(precision_names, profile.precision),
                   name_of(precision_names, precision));
   }
-  const auto shards = plan.config.parallel.tensor;
-  if (profile.shard_count != shards) {
-    return differs("parallel.tensor", profile.shard_count, shards);
-  }
+  if (auto fits = check_shards(profile, plan); !fits) return fits;
   const auto& schedule = plan.config.schedule;
   if (profile.microbatch_size != schedule.microbatch_size) {
     return differs("schedule.microbatch_size", profile.microbatch_size, schedule.microbatch_size);
@@ -176,7 +195,7 @@ CostModel costs_of(const Plan& plan, const Profile& profile) {
   costs.network.activation_bytes = {activation_bytes};
   costs.network.gradient_bytes = {activation_bytes};
   for (const auto& stage : plan.stages) {
-    costs.stages.push_back(costs_of(stage, profile));
+    costs.stages.push_back(costs_of(stage, *parts_of(profile, plan.shard_count(stage.stage))));
     costs.runtime.bounds.push_back(stage.bounds);
     const auto elements = share * elements_of(plan, stage);
     costs.optimizer_ns[stage.rank.value()] += rounded(elements * profile.optimizer_ns_per_element);

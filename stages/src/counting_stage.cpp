@@ -47,6 +47,7 @@ public:
         buffers_{props.microbatch_count},
         inputs_(props.microbatch_count),
         output_gradients_(props.microbatch_count),
+        squares_(props.reported_count),
         spec_{.name = "stage." + std::to_string(props.stage.value()),
               .shape = {parameter_length},
               .initial = Initial::zeros} {
@@ -145,8 +146,8 @@ public:
   void measure_gradients(DeviceDone done) override {
     run(std::move(done), [this] {
       const auto gradient = double{floats_in(gradients_)[0]} * info_.loss_scale;
-      squares_[0] =
-          gradient > half_max ? std::numeric_limits<double>::infinity() : gradient * gradient;
+      std::ranges::fill(squares_, gradient > half_max ? std::numeric_limits<double>::infinity()
+                                                      : gradient * gradient);
       return Errc::none;
     });
   }
@@ -273,7 +274,7 @@ private:
   std::vector<double> losses_;                   ///< By microbatch.
   std::uint64_t trace_ = 0;
   std::uint32_t weight_pass_count_ = 0;
-  std::array<double, 1> squares_{};
+  std::vector<double> squares_;
   BufferView values_;
   BufferView gradients_;
   BufferView tied_;

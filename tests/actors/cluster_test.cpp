@@ -102,7 +102,7 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   }
 }
 
-constexpr Case cases[] = {
+const Case cases[] = {
     {"pipeline_of_4", "1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"two_by_two", "1f1b", {.data = 2, .tensor = 1, .pipeline = 2}, 1, true},
     {"interleaved", "interleaved-1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 2, false},
@@ -111,6 +111,20 @@ constexpr Case cases[] = {
     {"replicas", "1f1b", {.data = 4, .tensor = 1, .pipeline = 1}, 1, false},
     {"shards", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true},
     {"leaders", "1f1b", {.data = 1, .tensor = 2, .pipeline = 2}, 1, true, Policy::backward_first},
+    {"more_shards_first", "1f1b", {.data = 1, .tensor = {2, 1, 2}, .pipeline = 3}, 1, true},
+    {"more_shards_last",
+     "interleaved-1f1b",
+     {.data = 2, .tensor = {1, 2}, .pipeline = 2},
+     2,
+     true,
+     Policy::in_order,
+     OptimizerSharding::zero2},
+    {"leaders_of_unequal_shards",
+     "1f1b",
+     {.data = 1, .tensor = {2, 1, 2}, .pipeline = 3},
+     1,
+     false,
+     Policy::backward_first},
     {"zero1",
      "1f1b",
      {.data = 2, .tensor = 1, .pipeline = 2},

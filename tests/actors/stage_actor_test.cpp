@@ -84,6 +84,13 @@ Config config_of(const std::string& schedule, std::uint32_t replicas, std::uint3
   return config;
 }
 
+/// Between shards the director adds up gradients parameter by parameter.
+std::uint32_t reported_by(const Plan& plan, const StagePlan& stage) {
+  if (plan.config.parallel.tensor.most() == 1) return 1;
+  const auto parameters = parameters_of(plan.config.model, stage.spec);
+  return static_cast<std::uint32_t>(std::ranges::count(parameters, true, &ParameterSpec::owned));
+}
+
 /// What is left after some steps: everything that could differ.
 struct Outcome {
   std::vector<double> losses;
@@ -109,9 +116,10 @@ public:
                                           .bounds = stage.bounds,
                                           .microbatch_count = of.training.microbatch_count,
                                           .tie_ends = of.config.model.tie_embeddings,
-                                          .holders = peers.holders});
+                                          .holders = peers.holders,
+                                          .reported_count = reported_by(of, stage)});
     };
-    parts.make_link = [this] { return network_.make_link(); };
+    parts.make_link = [this](transport::HandOver) { return network_.make_link(); };
     ranks_ = LocalRanks::make(plan_, LocalRanks::all_of(plan), std::move(parts)).value();
     const auto done = std::make_shared<StepDone>(
         [this](Expected<StepReport> outcome) { outcomes_.push_back(std::move(outcome)); });
@@ -185,9 +193,11 @@ public:
 
   const StageHandle& first_stage() const { return stages_.front(); }
   const LoaderHandle& first_loader() const { return loader_; }
-  void close_a_link() { ranks_->ranks()[0].stages[0].next->close(); }
+  void close_a_link() { ranks_->ranks()[0].stages[0].next.front().link->close(); }
   const Plan& plan() const { return *plan_; }
-  HeldStage& held(std::uint32_t replica, StageIndex stage) { return *ranks_->find(replica, stage); }
+  HeldStage& held(std::uint32_t replica, StageIndex stage, std::uint32_t shard = 0) {
+    return *ranks_->find({replica, shard, stage});
+  }
 
 private:
   struct SystemConfig : caf::actor_system_config {
@@ -287,6 +297,75 @@ TEST(StageActor, ReplicasEndWithTheSameWeightsUnderEveryInterleaving) {
         const auto values = rehearsal.held(r, StageIndex{v}).stage->parameters()[0].values;
         EXPECT_EQ(std::vector<float>(values.begin(), values.end()), expected.values[v]);
       }
+    }
+  }
+}
+
+/// These shards never wait for each other within a pass: only their lanes, and under a policy the
+/// choices of the first of them, hold them together.
+TEST(Shards, OfUnequalCountsLeaveWhatTheSerialOrderLeavesUnderEveryInterleaving) {
+  const auto config_with = [](const ShardCounts& tensor, std::uint32_t chunks, bool split) {
+    auto config =
+        config_of(chunks > 1 ? "interleaved-1f1b" : "1f1b", 1,
+                  static_cast<std::uint32_t>(tensor.by_rank.size()), 4, chunks, split, false);
+    // A counting stage's buffer, [2, 8] floats, is what an edge of this model carries.
+    config.model.heads = 4;
+    config.model.hidden = 8;
+    config.parallel.tensor = tensor;
+    return config;
+  };
+  const auto expected = Rehearsal{config_with({1, 1, 1, 1}, 1, false), 0}.train(3);
+  ASSERT_EQ(expected.losses.size(), 3U);
+  for (const auto& config :
+       {config_with({2, 1, 4, 2}, 1, false), config_with({1, 4, 2, 1}, 1, true),
+        config_with({2, 1}, 2, false), config_with({1, 4}, 2, true)}) {
+    for (const auto policy : {Policy::in_order, Policy::backward_first, Policy::forward_first}) {
+      for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+        auto chosen = config;
+        chosen.schedule.policy = policy;
+        SCOPED_TRACE(testing::Message()
+                     << chosen.schedule.name << " tensor=" << to_string(config.parallel.tensor)
+                     << " " << policy_names[static_cast<std::size_t>(policy)] << " seed=" << seed);
+        Rehearsal rehearsal{chosen, seed};
+        EXPECT_TRUE(*rehearsal.run({1, StepKind::evaluation}));
+        const auto outcome = rehearsal.train(3);
+        EXPECT_EQ(outcome.losses, expected.losses);
+        for (const auto& stage : rehearsal.plan().stages) {
+          for (std::uint32_t s = 0; s < rehearsal.plan().shard_count(stage.stage); ++s) {
+            const auto values = rehearsal.held(0, stage.stage, s).stage->parameters()[0].values;
+            EXPECT_TRUE(std::ranges::equal(values, expected.values[stage.stage.value()]))
+                << "shard " << s << " of stage " << stage.stage.value();
+          }
+        }
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+/// To the byte, and not a byte more.
+TEST(Shards, OfUnequalCountsAllocateWhatThePlanAnnounced) {
+  for (const ShardCounts& tensor : {ShardCounts{2, 1}, ShardCounts{1, 4}, ShardCounts{4, 2}}) {
+    for (const bool divides_rows : {false, true}) {
+      SCOPED_TRACE(testing::Message() << to_string(tensor) << " rows " << divides_rows);
+      auto config = config_of("interleaved-1f1b", 1, 2, 4, 2, false, true);
+      config.model.heads = 4;
+      config.model.hidden = 64;
+      config.model.sequence = 4;
+      config.parallel.tensor = tensor;
+      config.train.sequence_parallel = divides_rows;
+      const auto plan = std::make_shared<const Plan>(make_plan(config).value());
+      std::uint64_t announced = 0;
+      for (std::uint32_t p = 0; p < 2; ++p) {
+        announced += tensor.of(RankIndex{p}) * plan->bytes_of(RankIndex{p});
+      }
+      const auto build = [&](std::uint64_t bytes) {
+        RankParts parts;
+        parts.make_device = [bytes] { return std::make_unique<stages::InlineDevice>(bytes); };
+        return LocalRanks::make(plan, LocalRanks::all_of(*plan), std::move(parts)).has_value();
+      };
+      EXPECT_TRUE(build(announced));
+      EXPECT_FALSE(build(announced - 1));
     }
   }
 }

@@ -323,7 +323,7 @@ TEST(SameBits, ShardedOptimizerStateEqualsWholeState) {
           std::pair{GridExtent{.data = 1, .tensor = 1, .pipeline = 2}, "dualpipe"}}) {
       SCOPED_TRACE(testing::Message()
                    << family_names[static_cast<std::size_t>(family)] << " data " << parallel.data
-                   << " tensor " << parallel.tensor << " " << schedule);
+                   << " tensor " << to_string(parallel.tensor) << " " << schedule);
       auto config = tiny_config(true);
       config.model.family = family;
       config.train.clip_norm = 0.0;
@@ -354,7 +354,7 @@ TEST(SameBits, ShardedGradientsStayCloseToWholeOnesAndRepeatThemselves) {
         Case{true, {.data = 2, .tensor = 2, .pipeline = 2}, "1f1b"},
         Case{false, {.data = 3, .tensor = 1, .pipeline = 2}, "zb-h1"}}) {
     SCOPED_TRACE(testing::Message() << "tied=" << tied << " data " << parallel.data << " tensor "
-                                    << parallel.tensor << " " << schedule);
+                                    << to_string(parallel.tensor) << " " << schedule);
     auto config = tiny_config(tied);
     config.model.family = tied ? Family::gpt2 : Family::llama;
     config.train.optimizer = OptimizerKind::sgd;
@@ -493,7 +493,7 @@ std::vector<Config> overflowing_grids() {
 TEST(LossScaling, OverflowSkipsTheUpdateOnAllRanksUntilTheScaleIsSmallEnough) {
   for (const auto& config : overflowing_grids()) {
     const auto& [data, tensor, pipeline] = config.parallel;
-    SCOPED_TRACE(testing::Message() << data << " x " << tensor << " x " << pipeline);
+    SCOPED_TRACE(testing::Message() << data << " x " << to_string(tensor) << " x " << pipeline);
     auto trainer = Trainer::make(make_plan(config).value(), source_of(config)).value();
     const auto before = weights_of(*trainer);
     auto scale = config.train.loss_scale;

@@ -150,7 +150,7 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
   for (const auto* pass : {"F", "B", "I", "W"}) {
     std::int64_t sum_ns = 0;
     for (const auto* part : {"embedding", "layer", "head"}) {
-      sum_ns += profile.at(part).at(pass).get<std::int64_t>();
+      sum_ns += profile.at("parts").at(0).at(part).at(pass).get<std::int64_t>();
     }
     EXPECT_GT(sum_ns, 0) << pass;
   }
@@ -173,6 +173,29 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
                  "the configuration has 7; measure one for it with `troupe profile`");
 }
 
+TEST_F(Command, StagesOfUnequalShardsAreProfiledPlannedAndSimulated) {
+  const std::string uneven = "--set parallel.tensor=[2,1] ";
+  const auto measured = shell("troupe profile run.toml " + uneven + "--seconds 0.1 --out p.json");
+  ASSERT_EQ(measured.exit_code, 0) << measured.output;
+  const auto parts = json_of(read("p.json")).at("parts");
+  ASSERT_EQ(parts.size(), 2U);
+  EXPECT_EQ(parts.at(0).at("shards"), 1);
+  EXPECT_EQ(parts.at(1).at("shards"), 2);
+  const auto planned = shell("troupe plan run.toml " + uneven + "--profile p.json");
+  ASSERT_EQ(planned.exit_code, 0) << planned.output;
+  for (const auto* line : {"1 replicas x [2, 1] shards x 2 pipeline ranks = 3 actors\n",
+                           " in each of 2 shards of each ", " for a layer, ",
+                           " for a layer of 2 shards, ", "predicted step: "}) {
+    EXPECT_NE(planned.output.find(line), std::string::npos) << line << planned.output;
+  }
+  const auto simulated = shell("troupe simulate run.toml " + uneven + "--profile p.json");
+  EXPECT_EQ(simulated.exit_code, 0) << simulated.output;
+  expect_refused("troupe simulate run.toml " + uneven + "--stages 3 --profile p.json",
+                 "parallel.tensor: 2 numbers of shards are listed");
+  expect_refused("troupe plan run.toml --set parallel.tensor=[2,1,1] --profile p.json",
+                 "parallel.tensor: 3 numbers of shards are listed");
+}
+
 Profile any_profile() {
   return {.model = {.family = Family::llama,
                     .heads = 2,
@@ -183,13 +206,14 @@ Profile any_profile() {
                     .feed_forward = 24},
           .microbatch_size = 3,
           .threads_per_stage = 2,
-          .shard_count = 3,
           .stream_count = 4,
-          .embedding = {1, 2, 3, 4},
-          .layer = {5, 6, 7, 8},
           .recompute = Recompute::selective,
-          .recomputing_layer = {5, 9, 9, 8},
-          .head = {9, 10, 11, 12},
+          .parts = {{.shard_count = 3,
+                     .embedding = {1, 2, 3, 4},
+                     .layer = {5, 6, 7, 8},
+                     .recomputing_layer = {5, 9, 9, 8},
+                     .head = {9, 10, 11, 12}},
+                    {.shard_count = 1, .layer = {1, 1, 1, 1}}},
           .optimizer_ns_per_element = 0.25,
           .measuring_ns_per_element = 0.125,
           .link = {.latency_ns = 13},
@@ -203,7 +227,7 @@ TEST(ProfileFile, ComesBackAsItWasWritten) {
   const auto read = parse_profile(text, "p");
   ASSERT_TRUE(read.has_value()) << read.error().context;
   EXPECT_EQ(to_json(*read), text);
-  EXPECT_EQ(read->layer, any_profile().layer);
+  EXPECT_EQ(read->parts, any_profile().parts);
   EXPECT_EQ(read->start_ns, 16);
 }
 
@@ -225,6 +249,10 @@ TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
   EXPECT_EQ(complaint("\"head\": {", "\"hat\": {"),
             "p.json: head: found nothing, expected an object with F, B, I and W; write a new one "
             "with `troupe profile`");
+  EXPECT_EQ(
+      complaint("\"parts\": [", "\"parts\": [1, "),
+      "p.json: parts: found [1,{\"shards\":3,\"embedding\":{\"F\":1,\"B\":2,, expected a list "
+      "of objects, one for each number of shards; write a new one with `troupe profile`");
   EXPECT_EQ(complaint("0.25", "1e400"), complaint("\"troupe_profile\": 1", "\"other\": 1"));
 }
 

@@ -104,6 +104,21 @@ TEST(Config, EveryKeyReachesItsField) {
             (RunConfig{.threads_per_stage = 2, .output = "runs/kjv", .link_delay_us = 250}));
 }
 
+TEST(Config, ShardsAreANumberOrOneForEachRank) {
+  EXPECT_EQ(parsed("[parallel]\ntensor = 2").parallel.tensor, ShardCounts{2});
+  EXPECT_EQ(parsed("[parallel]\ntensor = [2]").parallel.tensor, ShardCounts{2});
+  const auto listed = parsed("[parallel]\ntensor = [2, 1]\npipeline = 2");
+  EXPECT_EQ(listed.parallel.tensor, (ShardCounts{2, 1}));
+  EXPECT_EQ(parsed(to_toml(listed)), listed);
+  EXPECT_EQ(refusal("[parallel]\ntensor = []"),
+            "run.toml:2: parallel.tensor: expected at least one integer, found none");
+  EXPECT_EQ(refusal("[parallel]\ntensor = [2, 0]"),
+            "run.toml:2: parallel.tensor: expected an integer from 1 to 1024, found 0");
+  EXPECT_EQ(refusal("[parallel]\ntensor = \"two\""),
+            "run.toml:2: parallel.tensor: expected an integer or an array of integers, found the "
+            "string \"two\"");
+}
+
 TEST(Config, NoKeysAreTheDefaults) {
   EXPECT_EQ(parsed(""), Config{});
 }
@@ -292,6 +307,28 @@ TEST(Config, ValidateNamesEachBrokenRule) {
             "parallel.tensor: 4 shards cannot share out model.heads = 2, kv_heads = 2, "
             "feed_forward = 1536 and a vocabulary of 256; the nearest grid that works is data = 2, "
             "tensor = 2, pipeline = 3");
+  EXPECT_EQ(with([](Config& c) {
+              c.parallel = {.data = 1, .tensor = {3, 1}, .pipeline = 2};
+            }),
+            "valid");
+  EXPECT_EQ(with([](Config& c) {
+              c.parallel = {.data = 1, .tensor = {3, 4}, .pipeline = 2};
+            }),
+            "parallel.tensor: 4 shards of pipeline rank 1 cannot share out model.heads = 6, "
+            "kv_heads = 6, feed_forward = 1536 and a vocabulary of 256; the nearest number that "
+            "works is 3");
+  EXPECT_EQ(
+      with([](Config& c) {
+        c.parallel = {.data = 1, .tensor = {3, 1}, .pipeline = 3};
+      }),
+      "parallel.tensor: 2 numbers of shards are listed, expected one for all, or one for each "
+      "of the ranks of parallel.pipeline = 3");
+  EXPECT_EQ(with([](Config& c) {
+              c.parallel = {.data = 1, .tensor = {3, 0}, .pipeline = 2};
+            }),
+            "parallel.tensor: expected an integer from 1 to 1024, found 0");
+  EXPECT_EQ(with([](Config& c) { c.parallel.tensor.by_rank.clear(); }),
+            "parallel.tensor: expected at least one integer, found none");
   EXPECT_EQ(
       with([](Config& c) {
         c.parallel.tensor = 2;

@@ -24,18 +24,24 @@ ModelSpec with_layers(std::uint32_t layers) {
   return model;
 }
 
-double costliest(std::span<const std::uint32_t> counts, const PartCosts& costs) {
+/// As many stages, where everything costs the same.
+std::vector<PartCosts> everywhere(std::uint32_t stage_count, const PartCosts& costs = {}) {
+  return std::vector(stage_count, costs);
+}
+
+double costliest(std::span<const std::uint32_t> counts, std::span<const PartCosts> costs) {
   double most = 0.0;
   for (std::size_t stage = 0; stage < counts.size(); ++stage) {
-    most = std::max(most, (stage == 0 ? costs.embedding : 0.0)
-                              + (stage + 1 == counts.size() ? costs.head : 0.0)
-                              + costs.layer * counts[stage]);
+    most = std::max(most, (stage == 0 ? costs[stage].embedding : 0.0)
+                              + (stage + 1 == counts.size() ? costs[stage].head : 0.0)
+                              + costs[stage].layer * counts[stage]);
   }
   return most;
 }
 
 /// The cheapest costliest stage over every way to split.
-double costliest_of_best(std::uint32_t layers, std::uint32_t stages, const PartCosts& costs) {
+double costliest_of_best(std::uint32_t layers, std::span<const PartCosts> costs) {
+  const auto stages = costs.size();
   double best = std::numeric_limits<double>::infinity();
   std::vector<std::uint32_t> counts;
   const std::function<void(std::uint32_t)> split = [&](std::uint32_t left) {
@@ -45,7 +51,7 @@ double costliest_of_best(std::uint32_t layers, std::uint32_t stages, const PartC
       counts.pop_back();
       return;
     }
-    const auto stages_after = stages - static_cast<std::uint32_t>(counts.size()) - 1;
+    const auto stages_after = static_cast<std::uint32_t>(stages - counts.size() - 1);
     for (std::uint32_t count = 1; count + stages_after <= left; ++count) {
       counts.push_back(count);
       split(left - count);
@@ -57,7 +63,7 @@ double costliest_of_best(std::uint32_t layers, std::uint32_t stages, const PartC
 }
 
 TEST(Partition, GivesEarlierStagesMoreLayersWhenSplitsAreEqual) {
-  const auto partition = balance(with_layers(8), 3, {});
+  const auto partition = balance(with_layers(8), everywhere(3));
   ASSERT_TRUE(partition);
   EXPECT_EQ(*partition, (Partition{{.layer_begin = 0, .layer_end = 3, .has_embedding = true},
                                    {.layer_begin = 3, .layer_end = 6},
@@ -65,17 +71,19 @@ TEST(Partition, GivesEarlierStagesMoreLayersWhenSplitsAreEqual) {
 }
 
 TEST(Partition, IsEvenAmongSplitsWithTheSameCostliestStage) {
-  EXPECT_EQ(counts_of(*balance(with_layers(7), 3, {})), (std::vector<std::uint32_t>{3, 2, 2}));
+  EXPECT_EQ(counts_of(*balance(with_layers(7), everywhere(3))),
+            (std::vector<std::uint32_t>{3, 2, 2}));
 }
 
 TEST(Partition, TakesLayersFromTheStagesThatHaveTheEnds) {
-  EXPECT_EQ(counts_of(*balance(with_layers(12), 4, {.embedding = 0.1, .layer = 1.0, .head = 2.5})),
+  EXPECT_EQ(counts_of(*balance(with_layers(12),
+                               everywhere(4, {.embedding = 0.1, .layer = 1.0, .head = 2.5}))),
             (std::vector<std::uint32_t>{3, 4, 4, 1}));
 }
 
 TEST(Partition, OfOneStageHasEverything) {
   EXPECT_EQ(
-      *balance(with_layers(5), 1, {.head = 3.0}),
+      *balance(with_layers(5), everywhere(1, {.head = 3.0})),
       (Partition{{.layer_begin = 0, .layer_end = 5, .has_embedding = true, .has_head = true}}));
 }
 
@@ -85,20 +93,28 @@ TEST(Partition, HasTheCheapestCostliestStageOfAllSplits) {
   for (std::uint32_t layers = 1; layers <= 10; ++layers) {
     for (std::uint32_t stages = 1; stages <= std::min(layers, 5U); ++stages) {
       for (int repeat = 0; repeat < 20; ++repeat) {
-        const PartCosts costs{.embedding = 0.25 * static_cast<double>(random.below(9)),
-                              .layer = 0.25 * static_cast<double>(1 + random.below(8)),
-                              .head = 0.25 * static_cast<double>(random.below(33))};
-        const auto counts = counts_of(*balance(with_layers(layers), stages, costs));
-        EXPECT_EQ(costliest(counts, costs), costliest_of_best(layers, stages, costs))
+        const PartCosts one{.embedding = 0.25 * static_cast<double>(random.below(9)),
+                            .layer = 0.25 * static_cast<double>(1 + random.below(8)),
+                            .head = 0.25 * static_cast<double>(random.below(33))};
+        auto costs = everywhere(stages, one);
+        // Half of the time each stage works at a speed of its own.
+        for (auto& [embedding, layer, head] : costs) {
+          const auto speed = repeat % 2 == 0 ? 1U : 1U << random.below(3);
+          embedding /= speed;
+          layer /= speed;
+          head /= speed;
+        }
+        const auto counts = counts_of(*balance(with_layers(layers), costs));
+        EXPECT_EQ(costliest(counts, costs), costliest_of_best(layers, costs))
             << "seed " << seed << ", " << layers << " layers, " << stages << " stages, costs "
-            << costs.embedding << ' ' << costs.layer << ' ' << costs.head;
+            << one.embedding << ' ' << one.layer << ' ' << one.head;
       }
     }
   }
 }
 
 TEST(Partition, RefusesFewerLayersThanStages) {
-  const auto partition = balance(with_layers(3), 4, {});
+  const auto partition = balance(with_layers(3), everywhere(4));
   ASSERT_FALSE(partition);
   EXPECT_EQ(partition.error().code, Errc::invalid_config);
   EXPECT_EQ(partition.error().context,

@@ -33,6 +33,45 @@ TEST(Plan, ItsFlopsDoNotDependOnTheGrid) {
   EXPECT_DOUBLE_EQ(make_plan(config)->flops_per_step(), two);
 }
 
+TEST(Plan, CountsTheShardsOfEachStage) {
+  auto config = small_config();
+  const auto whole = make_plan(config).value();
+  config.parallel.tensor = {2, 1};
+  const auto plan = make_plan(config).value();
+  EXPECT_EQ(plan.config.parallel.rank_count(), 3U);
+  EXPECT_EQ(plan.shard(StageIndex{0}, 1), (Shard{.index = 1, .count = 2}));
+  EXPECT_EQ(plan.shard(StageIndex{1}, 0), (Shard{.index = 0, .count = 1}));
+  EXPECT_DOUBLE_EQ(plan.flops_per_step(), whole.flops_per_step());
+  EXPECT_GT(plan.stages[0].spec.layer_count(), plan.stages[1].spec.layer_count())
+      << "two shards take more of the layers";
+  config.schedule.layers_per_stage = {whole.stages[0].spec.layer_count(),
+                                      whole.stages[1].spec.layer_count()};
+  const auto same = make_plan(config).value();
+  EXPECT_LT(same.bytes_of(RankIndex{0}), whole.bytes_of(RankIndex{0}));
+  EXPECT_EQ(same.stages[1].memory, whole.stages[1].memory);
+}
+
+TEST(Plan, RefusesUnequalShardsOfWhatTwoStagesHold) {
+  auto config = small_config();
+  config.parallel.tensor = {2, 1};
+  config.train.optimizer = OptimizerKind::adafactor;
+  EXPECT_EQ(make_plan(config).error().context,
+            "parallel.tensor: train.optimizer = \"adafactor\" keeps the copies of tied embeddings "
+            "equal only on as many shards, and pipeline rank 0 has 2 shards but pipeline rank 1 1; "
+            "give both the same");
+  config.model.tie_embeddings = false;
+  EXPECT_TRUE(make_plan(config).has_value());
+  config.parallel = {.data = 1, .tensor = {1, 2, 1, 1}, .pipeline = 4};
+  config.schedule.name = "dualpipe";
+  config.schedule.microbatches = 8;
+  EXPECT_EQ(
+      make_plan(config).error().context,
+      "parallel.tensor: in the two directions of the schedule dualpipe the same layers lie on "
+      "two ranks, and pipeline rank 1 has 2 shards but pipeline rank 2 1; give both the same");
+  config.parallel.tensor = {1, 2, 2, 1};
+  EXPECT_TRUE(make_plan(config).has_value());
+}
+
 TEST(Plan, BoundsFollowTheSchedule) {
   auto config = small_config();
   config.parallel.pipeline = 4;

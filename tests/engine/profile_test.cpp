@@ -10,9 +10,9 @@ Profile profile_of(const Plan& plan) {
           .microbatch_size = plan.config.schedule.microbatch_size,
           .threads_per_stage = 1,
           .stream_count = 2,
-          .embedding = {10, 20, 10, 10},
-          .layer = {100, 200, 100, 100},
-          .head = {50, 100, 50, 50},
+          .parts = {{.embedding = {10, 20, 10, 10},
+                     .layer = {100, 200, 100, 100},
+                     .head = {50, 100, 50, 50}}},
           .optimizer_ns_per_element = 0.5,
           .start_ns = 7};
 }
@@ -84,7 +84,7 @@ TEST(Profile, LeavesEveryOtherScheduleItsOwnStages) {
 TEST(Profile, SaysWhenAStepWouldTakeYears) {
   const auto plan = make_plan(config_of(1)).value();
   auto profile = profile_of(plan);
-  profile.layer.forward_ns = std::int64_t{1} << 60U;
+  profile.parts[0].layer.forward_ns = std::int64_t{1} << 60U;
   EXPECT_EQ(check_fits(profile, plan).error().context,
             "by the profile a step may take years; measure one with `troupe profile`");
 }
@@ -113,6 +113,24 @@ TEST(Profile, IsOfOnePrecision) {
             "measure one for it with `troupe profile`");
 }
 
+TEST(Profile, KnowsWhatStagesTakeByTheirNumberOfShards) {
+  auto config = config_of(1);
+  config.model.heads = config.model.feed_forward = 2;
+  config.parallel.tensor = {2, 1};
+  const auto plan = make_plan(config).value();
+  auto profile = profile_of(plan);
+  EXPECT_EQ(check_fits(profile, plan).error().context,
+            "the profile was measured with parallel.tensor = 1, the configuration has 2; measure "
+            "one for it with `troupe profile`");
+  profile.parts.push_back(
+      {.shard_count = 2, .embedding = {6, 12, 6, 6}, .layer = {60, 120, 60, 60}});
+  ASSERT_TRUE(check_fits(profile, plan).has_value());
+  const auto costs = costs_of(plan, profile);
+  EXPECT_EQ(costs.stages[0].forward_ns, 6 + 4 * 60);
+  EXPECT_EQ(costs.stages[1].forward_ns, 50 + 2 * 100);
+  EXPECT_EQ(costs.slowdown, std::vector{1.5}) << "three actors on two cores";
+}
+
 TEST(Profile, IsOfAModelThatDropsOrOneThatDoesNot) {
   auto config = config_of(1);
   const auto plain = profile_of(make_plan(config).value());
@@ -137,8 +155,8 @@ TEST(Profile, KnowsWhatALayerTakesThatRecomputes) {
             "the profile was measured with train.recompute = none, the configuration has full; "
             "measure one for it with `troupe profile`");
   profile.recompute = Recompute::full;
-  profile.recomputing_layer = profile.layer;
-  profile.recomputing_layer.backward_ns += 7;
+  profile.parts[0].recomputing_layer = profile.parts[0].layer;
+  profile.parts[0].recomputing_layer.backward_ns += 7;
   ASSERT_TRUE(check_fits(profile, plan).has_value());
   const auto of_plain = costs_of(plain, profile).stages;
   const auto of_plan = costs_of(plan, profile).stages;

@@ -12,6 +12,7 @@
 #include "troupe/actors/choice_lane.hpp"
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/lanes.hpp"
+#include "troupe/engine/part.hpp"
 #include "troupe/engine/plan.hpp"
 #include "troupe/stages/device.hpp"
 #include "troupe/stages/stage.hpp"
@@ -31,7 +32,7 @@ struct RankParts {
   std::function<std::unique_ptr<stages::Device>()> make_device;  ///< The CPU of this machine.
   StageFactory make_stage;                                       ///< The plan's model family.
   /// A lane whose ends are both here: in-process.
-  std::function<transport::LinkPair()> make_link;
+  std::function<transport::LinkPair(transport::HandOver)> make_link;
   /// The members of a group that are all here, in rank order: in process.
   std::function<std::vector<std::unique_ptr<transport::Collective>>(std::uint32_t size,
                                                                     WireFormat wire)>
@@ -43,12 +44,22 @@ struct RankParts {
       connect;
 };
 
-/// One virtual stage and its lanes; a null lane leads nowhere.
+/// This end of a lane to a shard of another stage.
+struct LaneEnd {
+  std::unique_ptr<transport::Link> link;
+  // Of the buffers that leave or come in over the edge, what travels over this lane: all of them if
+  // it is `is_whole`, else these parts, which may be empty.
+  bool is_whole = true;
+  Part sent{};
+  Part received{};
+};
+
+/// One virtual stage and its lanes; an edge without lanes leads nowhere.
 struct HeldStage {
   std::unique_ptr<stages::Stage> stage;
-  std::unique_ptr<transport::Link> previous;
-  std::unique_ptr<transport::Link> next;
-  std::unique_ptr<transport::Link> tied;  ///< To the stage with the other half of the embeddings.
+  std::vector<LaneEnd> previous;
+  std::vector<LaneEnd> next;
+  std::vector<LaneEnd> tied;  ///< To the stage with the other half of the embeddings.
   /// With the others that hold the same parameters; null if there are none.
   std::unique_ptr<transport::Collective> holders;
 };
@@ -93,8 +104,8 @@ public:
   LocalRanks& operator=(const LocalRanks&) = delete;
 
   [[nodiscard]] std::span<LocalRank> ranks() noexcept { return ranks_; }
-  /// Null if that stage of the line, see `GridExtent::line_count`, is held elsewhere.
-  [[nodiscard]] HeldStage* find(std::uint32_t line, StageIndex stage);
+  /// Null if it is held elsewhere.
+  [[nodiscard]] HeldStage* find(const StagePlace& place);
   [[nodiscard]] stages::Device& device() noexcept { return *device_; }
   /// One step's batches and the next one's, for the loader to fill. They are here because streams
   /// read them until they are empty, when the loader has gone.
@@ -133,7 +144,6 @@ private:
   [[nodiscard]] Expected<std::vector<std::unique_ptr<transport::Link>>> links_elsewhere(
       const GroupPlan& group, std::uint32_t member);
   [[nodiscard]] LocalRank* find(std::uint32_t rank);
-  [[nodiscard]] std::uint32_t rank_holding(std::uint32_t line, StageIndex stage) const;
 
   std::shared_ptr<const Plan> plan_;
   RankParts parts_;

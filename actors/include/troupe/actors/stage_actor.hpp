@@ -8,6 +8,7 @@
 #include "troupe/actors/local_ranks.hpp"
 #include "troupe/actors/messages.hpp"
 #include "troupe/engine/plan.hpp"
+#include "troupe/transport/tag.hpp"
 
 namespace troupe::actors {
 
@@ -25,15 +26,23 @@ public:
   void on(const UpdateSkipped& message);
 
 private:
-  /// Where completions put buffers before they post: one place per stage, edge and microbatch.
+  /// Where a buffer is while it travels, and how many lanes have yet to say that it has.
+  struct Travelling {
+    Buffer buffer;
+    std::uint32_t awaited = 0;
+  };
+  /// One place per stage, edge and microbatch.
   struct Landing {
-    std::vector<Buffer> places;
-    [[nodiscard]] Buffer& at(stages::Edge edge, MicrobatchIndex microbatch);
+    std::vector<Travelling> places;
+    [[nodiscard]] Travelling& at(stages::Edge edge, MicrobatchIndex microbatch);
   };
 
+  /// Lets a buffer, or its parts, travel over the lanes of an edge, each of which posts `event`.
   template <class Event>
-  [[nodiscard]] transport::TransferDone then(Event event, stages::Edge edge,
-                                             MicrobatchIndex microbatch);
+  void travel(std::vector<LaneEnd>& lanes, transport::Tag tag, Buffer buffer, const Event& event);
+  /// Whether no other lane is to post the same.
+  template <class Event>
+  [[nodiscard]] bool is_last(const Event& event);
   template <class Event>
   [[nodiscard]] stages::DeviceDone then(Event event);
   void advance(const StageEvent& event);
@@ -50,8 +59,8 @@ private:
   void settle(const TiedSent& event);
   void settle(const TiedAdded& event);
   void settle(const auto&) {}
-  void hold(StageIndex stage, stages::Edge edge, MicrobatchIndex microbatch);
-  void give_free(StageIndex stage, stages::Edge edge, MicrobatchIndex microbatch);
+  void hold(const auto& arrived);
+  void give_free(const auto& sent);
 
   // Remember what the device did and when.
   void record(const PassFinished& event, const stages::DeviceSpan& span);

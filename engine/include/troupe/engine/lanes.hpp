@@ -8,27 +8,55 @@
 
 namespace troupe {
 
-/// A lane between two virtual stages of one line: of the same shard of the same replica.
+/// A shard of a virtual stage in a replica.
+struct StagePlace {
+  std::uint32_t replica = 0;
+  std::uint32_t shard = 0;
+  StageIndex stage;
+
+  friend bool operator==(const StagePlace&, const StagePlace&) = default;
+};
+
+/// The rank of the grid that holds the place.
+[[nodiscard]] std::uint32_t rank_holding(const Plan& plan, const StagePlace& place);
+
+/// Rows of a matrix that travel over a lane in one direction.
+struct LaneRows {
+  std::uint64_t in_lower = 0;  ///< Where they begin in the buffers of the lower end.
+  std::uint64_t in_upper = 0;  ///< Where they begin in those of the upper end.
+  std::uint64_t count = 0;     ///< None: nothing travels.
+
+  friend bool operator==(const LaneRows&, const LaneRows&) = default;
+};
+
+/// A lane between shards of two virtual stages of one replica.
 struct StageLane {
   enum class Kind : std::uint8_t {
-    neighbours,  ///< Activations up, gradients down.
-    tied,        ///< The halves of a tied embedding's gradient, between the first and last stage.
+    neighbours,  ///< Activations up, gradients down: [tokens of a microbatch, hidden].
+    tied,  ///< The halves of a tied embedding's gradient, between the first and last stage: [words,
+           ///< hidden].
   };
   Kind kind = Kind::neighbours;
-  std::uint32_t line = 0;
-  StageIndex lower;
-  StageIndex upper;
+  StagePlace lower;
+  StagePlace upper;
+  LaneRows up;
+  LaneRows down;
+  /// The stages have as many shards: all of a buffer travels, and over no other lane.
+  bool is_whole = true;
 
   friend bool operator==(const StageLane&, const StageLane&) = default;
 };
 
 /// Every lane of the plan. A lane's number is its place in this list, the same in every process.
+///
+/// Where each shard has all rows, shard r of R receives from shard r S / R of the S of the other
+/// stage. Where each has its own, two shards exchange the rows that both have; and so do the ends
+/// of a tied model with words.
 [[nodiscard]] std::vector<StageLane> lanes_of(const Plan& plan);
 
 /// One of the stages that hold the same parameters and sum up their gradients.
 struct StageHolder {
-  std::uint32_t line = 0;
-  StageIndex stage;
+  StagePlace place;
   std::uint32_t rank = 0;  ///< Of the grid.
 };
 

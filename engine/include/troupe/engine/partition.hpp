@@ -32,11 +32,12 @@ struct PartCosts {
   double head = 0.0;
 };
 
-/// Splits the layers so that the costliest stage is as cheap as possible; among such splits, as
-/// evenly as possible (least sum of squared costs), and then with more layers on earlier stages.
+/// Splits the layers so that the costliest stage is as cheap as possible; among such splits, if a
+/// layer costs the same everywhere, as evenly as possible (least sum of squared costs), and then
+/// with more layers on earlier stages.
+/// @param costs By virtual stage, what each part of the model would cost there.
 /// @returns `invalid_config` if there are fewer layers than stages.
-[[nodiscard]] Expected<Partition> balance(const ModelSpec& model, std::uint32_t stage_count,
-                                          const PartCosts& costs);
+[[nodiscard]] Expected<Partition> balance(const ModelSpec& model, std::span<const PartCosts> costs);
 
 /// Builds the partition with the given layers per virtual stage.
 /// @returns `invalid_config` unless there are `stage_count` counts, none zero, that add up.

@@ -41,10 +41,14 @@ struct Plan {
   [[nodiscard]] std::uint32_t tokens_per_step() const noexcept;
   /// Floating-point operations of one training step over all replicas.
   [[nodiscard]] double flops_per_step() const noexcept;
-  /// The part of each stage that the `index`-th shard holds.
-  [[nodiscard]] Shard shard(std::uint32_t index) const noexcept {
+  /// Shards of a stage.
+  [[nodiscard]] std::uint32_t shard_count(StageIndex stage) const {
+    return config.parallel.tensor.of(training.rank_of_stage[stage.value()]);
+  }
+  /// The part of a stage that its `index`-th shard holds.
+  [[nodiscard]] Shard shard(StageIndex stage, std::uint32_t index) const {
     return {.index = index,
-            .count = config.parallel.tensor,
+            .count = shard_count(stage),
             .divides_rows = config.train.sequence_parallel};
   }
   /// Bytes that the stages of `rank` (of one shard of one replica) allocate.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "troupe/engine/cost_model.hpp"
 #include "troupe/engine/expected.hpp"
@@ -11,6 +12,18 @@
 
 namespace troupe {
 
+/// What the parts of a model take for one microbatch on a stage of so many shards: on one of them,
+/// with its waiting for the others.
+struct PartTimes {
+  std::uint32_t shard_count = 1;
+  PassCosts embedding{};          ///< What the first stage takes besides its layers.
+  PassCosts layer{};              ///< What one layer takes.
+  PassCosts recomputing_layer{};  ///< What one takes that recomputes as `Profile::recompute` says.
+  PassCosts head{};               ///< What the last stage takes besides its layers.
+
+  friend bool operator==(const PartTimes&, const PartTimes&) = default;
+};
+
 /// Measured with `stream_count` ranks computing at once: what they share, caches, memory and the
 /// speed of the cores, is part of the times.
 struct Profile {
@@ -18,14 +31,10 @@ struct Profile {
   std::uint32_t microbatch_size = 1;
   std::uint32_t threads_per_stage = 1;
   Precision precision = Precision::fp32;
-  std::uint32_t shard_count = 1;  ///< Of each stage; times are those of one, with its waiting.
   std::uint32_t stream_count = 1;
-
-  PassCosts embedding{};  ///< What the first stage takes besides its layers, for one microbatch.
-  PassCosts layer{};      ///< What one layer takes, for one microbatch.
   Recompute recompute = Recompute::none;
-  PassCosts recomputing_layer{};  ///< What a layer takes that recomputes as `recompute` says.
-  PassCosts head{};  ///< What the last stage takes besides its layers, for one microbatch.
+
+  std::vector<PartTimes> parts{};  ///< One for each number of shards that was measured.
 
   double optimizer_ns_per_element = 0.0;
   double measuring_ns_per_element = 0.0;
