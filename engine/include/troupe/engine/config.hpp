@@ -78,9 +78,9 @@ struct TrainConfig {
 };
 
 struct DataConfig {
-  std::string text;  ///< Path of the corpus.
+  std::string text;  ///< Path of the corpus: a text, or a table of labelled texts.
   std::string tokenizer = "bytes";
-  double validation_fraction = 0.05;  ///< The corpus' tail, held out.
+  double validation_fraction = 0.05;  ///< Held out: the text's tail, or texts drawn by the seed.
   /// What the corpus must be, as `storage::Corpus::fingerprint` writes it; empty: anything. A
   /// director sets it for its nodes.
   std::string fingerprint{};
