@@ -81,9 +81,9 @@ def main():
         print(f"seed {seed}: troupe {ours['accuracy']:.4f} (loss {ours['loss']:.4f}), PyTorch "
               f"{theirs['accuracy']:.4f} (loss {theirs['loss']:.4f}), the commonest class {most:.4f}", flush=True)
     differences = [a - b for a, b in pairs]
-    error = statistics.stdev(differences) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+    error = f" +- {statistics.stdev(differences) / math.sqrt(len(pairs)):.4f}" if len(pairs) > 1 else ""
     ours, theirs = (statistics.mean(of) for of in zip(*pairs))
-    print(f"mean: troupe {ours:.4f}, PyTorch {theirs:.4f}, difference {statistics.mean(differences):+.4f} +- {error:.4f}; "
+    print(f"mean: troupe {ours:.4f}, PyTorch {theirs:.4f}, difference {statistics.mean(differences):+.4f}{error}; "
           f"the runs are in {root}")
 
 
