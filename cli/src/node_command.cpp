@@ -1,3 +1,4 @@
+#include <atomic>
 #include <csignal>
 
 #include <fmt/format.h>
@@ -57,7 +58,7 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
   if (arguments.secret_path.empty()) std::signal(SIGINT, SIG_IGN);
   const auto timeout =
       std::chrono::milliseconds{static_cast<std::int64_t>(arguments.heartbeat_seconds * 1e3)};
-  bool is_told = false;
+  std::atomic<bool> is_told = false;
   const auto outcome = actors::perform_as_node(
       {.director_host = director->host,
        .director_port = director->port,
@@ -67,8 +68,11 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
        .shared_memory = arguments.shared_memory,
        .available_memory_bytes = look_at_machine().usable_memory_bytes(),
        .heartbeat = {.interval = timeout / 10, .timeout = timeout},
+       // Those who hang up when the run has ended have heard of it: its cause is the last word.
        .on_refused =
-           [](const std::string& sentence) { fmt::print(stderr, "troupe: {}\n", sentence); },
+           [&](const std::string& sentence) {
+             if (!is_told) fmt::print(stderr, "troupe: {}\n", sentence);
+           },
        .on_ended =
            [&](const Expected<Done>& how) {
              is_told = true;
