@@ -10,13 +10,14 @@
 
 #include "troupe/transport/in_process.hpp"
 
+#include "../scope.hpp"
 #include "inline_device.hpp"
 #include "stage_chain.hpp"
 
 namespace troupe::stages {
 namespace {
 
-constexpr std::uint32_t step_count = 6;
+constexpr std::uint32_t step_count = scope(6U, 3U);
 
 struct Trained {
   std::vector<double> losses;
