@@ -13,6 +13,7 @@ namespace troupe {
 namespace {
 
 constexpr std::uint32_t width_max = 1U << 20U;
+constexpr double flops_max = 1e6;  ///< Of a custom operation, for each element.
 
 std::string number(std::uint64_t value) {
   return std::to_string(value);
@@ -38,12 +39,12 @@ float LayerBuilder::residual_deviation() const {
 // -- norms ----------------------------------------------------------------------------------------
 
 ValueIndex LayerBuilder::layer_norm(std::string_view name, ValueIndex x) {
-  if (!reads_whole(name, x) || !is_new_parameter(name)) return no_value;
+  if (!reads_whole(name, x) || !are_new_parameters(name)) return no_value;
   return made(name, pass_.layer_norm(full(name), x));
 }
 
 ValueIndex LayerBuilder::rms_norm(std::string_view name, ValueIndex x) {
-  if (!reads_whole(name, x) || !is_new_parameter(name)) return no_value;
+  if (!reads_whole(name, x) || !are_new_parameters(name)) return no_value;
   return made(name, pass_.rms_norm(full(name), x));
 }
 
@@ -51,7 +52,7 @@ ValueIndex LayerBuilder::rms_norm(std::string_view name, ValueIndex x) {
 
 ValueIndex LayerBuilder::column_product(std::string_view name, ValueIndex x, std::uint32_t width,
                                         const Product& product, std::uint32_t part_count) {
-  if (!reads_whole(name, x) || !is_new_parameter(name)) return no_value;
+  if (!reads_whole(name, x) || !are_new_parameters(name)) return no_value;
   if (!can_divide(name, width)) return no_value;
   if (part_count == 0 || part_count > width_max / width) {
     return complain('"' + std::string{name} + "\" makes " + number(part_count)
@@ -72,14 +73,14 @@ ValueIndex LayerBuilder::joined_column_products(std::string_view name, ValueInde
   const auto begin = std::string{name} + '.';
   for (const auto& [output, width] : outputs) {
     const auto whole = begin + std::string{output};
-    if (!is_new_parameter(whole) || !can_divide(whole, width)) return no_value;
+    if (!are_new_parameters(whole) || !can_divide(whole, width)) return no_value;
   }
   return made(name, pass_.joined_column_products(full(begin), x, outputs, product));
 }
 
 ValueIndex LayerBuilder::row_product(std::string_view name, ValueIndex x, ValueIndex residual,
                                      const Product& product) {
-  if (!reads_divided(name, x) || !is_new_parameter(name)) return no_value;
+  if (!reads_divided(name, x) || !are_new_parameters(name)) return no_value;
   if (!reads_parts(name, x, 1)) return no_value;
   if (residual != no_value) {
     if (!reads_whole(name, residual)) return no_value;
@@ -94,7 +95,7 @@ ValueIndex LayerBuilder::row_product(std::string_view name, ValueIndex x, ValueI
 
 ValueIndex LayerBuilder::whole_product(std::string_view name, ValueIndex x, std::uint32_t width,
                                        const Product& product) {
-  if (!reads_whole(name, x) || !is_new_parameter(name)) return no_value;
+  if (!reads_whole(name, x) || !are_new_parameters(name)) return no_value;
   if (width == 0 || width > width_max) {
     return complain('"' + std::string{name} + "\" is " + number(width) + " wide, expected 1 to "
                     + number(width_max));
@@ -185,6 +186,12 @@ ValueIndex LayerBuilder::custom(std::string_view name, ValueIndex x,
   if (operation.parameters.size() > custom_parameters_max) {
     return complain(quoted_name + " has " + number(operation.parameters.size())
                     + " parameters, expected at most " + number(custom_parameters_max));
+  }
+  for (const auto flops : {operation.forward_flops, operation.backward_flops}) {
+    if (flops >= 0.0 && flops <= flops_max) continue;
+    return complain(quoted_name + " takes " + std::to_string(flops)
+                    + " floating-point operations for each element, expected 0 to "
+                    + std::to_string(flops_max));
   }
   for (const auto& [parameter, initial] : operation.parameters) {
     if (initial == Initial::normal) {
@@ -285,10 +292,15 @@ bool LayerBuilder::reads_parts(std::string_view name, ValueIndex x, std::uint32_
   return false;
 }
 
-bool LayerBuilder::is_new_parameter(std::string_view name) {
-  if (parameters_.emplace(name).second) return true;
-  complain("two parameters have the name \"" + std::string{name} + '"');
+bool LayerBuilder::is_new_parameter(const std::string& name) {
+  if (parameters_.insert(name).second) return true;
+  complain("two parameters have the name \"" + name + '"');
   return false;
+}
+
+bool LayerBuilder::are_new_parameters(std::string_view name) {
+  return is_new_parameter(std::string{name} + ".weight")
+         && is_new_parameter(std::string{name} + ".bias");
 }
 
 bool LayerBuilder::can_divide(std::string_view name, std::uint64_t width) {

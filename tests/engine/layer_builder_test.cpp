@@ -130,7 +130,7 @@ TEST(LayerBuilder, FollowsEveryValue) {
   EXPECT_EQ(refusal_of([](Builder layer, In x) {
               return layer.layer_norm("ln", layer.layer_norm("ln", x));
             }),
-            "two parameters have the name \"ln\"");
+            "two parameters have the name \"ln.weight\"");
   EXPECT_EQ(refusal_of([](Builder layer, In x) {
               const auto qkv = layer.column_product("qkv", x, 16, {}, 3);
               layer.attention("attn", qkv);
@@ -162,6 +162,19 @@ TEST(LayerBuilder, FollowsEveryValue) {
             }),
             "\"act\", the operation \"square\" has the parameter \"gain\", whose initial values "
             "must be ones or zeros");
+  EXPECT_EQ(refusal_of([](Builder layer, In x) {
+              auto operation = square_operation;
+              operation.parameters[1].name = "weight";
+              return layer.custom("ln", layer.layer_norm("ln", x), operation);
+            }),
+            "two parameters have the name \"ln.weight\"");
+  EXPECT_EQ(refusal_of([](Builder layer, In x) {
+              auto operation = square_operation;
+              operation.backward_flops = -1.0;
+              return layer.custom("act", x, operation);
+            }),
+            "\"act\", the operation \"square\" takes -1.000000 floating-point operations for each "
+            "element, expected 0 to 1000000.000000");
   EXPECT_EQ(refusal_of([](Builder layer, In x) {
               auto operation = gate_operation;
               operation.part_count = 0;

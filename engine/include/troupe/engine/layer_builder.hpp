@@ -47,7 +47,7 @@ struct JoinedOutput {
 /// and `model().hidden` wide. `column_product` leads from whole to divided values, `row_product`
 /// back; norms take whole values, attention divided ones.
 ///
-/// Names are those of parameters, `h.3.` before them in the third layer, with `.weight` or `.bias`
+/// Names are those of parameters, with `h.3.` before them in layer 3 and `.weight` or `.bias`
 /// behind; of operations without parameters they serve for messages alone.
 ///
 /// What is wrong is not told at once: after the first mistake members return `no_value`, and
@@ -120,7 +120,10 @@ private:
   bool reads_divided(std::string_view name, ValueIndex x);
   bool reads_parts(std::string_view name, ValueIndex x, std::uint32_t part_count);
   bool is_qkv(std::string_view name, ValueIndex x);
-  bool is_new_parameter(std::string_view name);
+  /// Whether no other parameter has the name; takes note of it.
+  bool is_new_parameter(const std::string& name);
+  /// The same of a weight and a bias.
+  bool are_new_parameters(std::string_view name);
   bool can_divide(std::string_view name, std::uint64_t width);
   ValueIndex elementwise(OperationKind kind, std::string_view name, ValueIndex x);
 
