@@ -112,7 +112,11 @@ int main() {
                   .sequence = 32,
                   .custom_layer = std::make_shared<const troupe::CustomLayer>(layer)};
   config.schedule = {.name = "zb-h1", .microbatches = 4, .microbatch_size = 2};
-  config.train = {.steps = 20, .learning_rate = 1e-2, .warmup_steps = 4};
+  // AdamW would make steps of roundings, of words that the text has not.
+  config.train = {.steps = 20,
+                  .optimizer = troupe::OptimizerKind::sgd,
+                  .learning_rate = 0.1,
+                  .warmup_steps = 4};
   const auto serial = train(config);
   if (!serial) return fail(serial.error());
   config.parallel = {.data = 1, .tensor = 2, .pipeline = 2};
@@ -127,7 +131,7 @@ int main() {
     std::printf("step %2zu  alone %.6f  on the grid %.6f\n", step + 1, (*serial)[step],
                 (*grid)[step]);
   }
-  if (farthest > 1e-4) return fail({troupe::Errc::internal, "the losses differ"});
+  if (farthest > 1e-5) return fail({troupe::Errc::internal, "the losses differ"});
   const bool learns = serial->back() < serial->front();
   return learns ? 0 : fail({troupe::Errc::internal, "the layer learns nothing"});
 }

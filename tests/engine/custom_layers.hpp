@@ -28,8 +28,8 @@ inline ValueIndex append_parallel_block(LayerBuilder& layer, ValueIndex x) {
   const Product to_residual{.deviation = layer.residual_deviation()};
   const auto norm = layer.layer_norm("ln", x);
   const auto qkv = layer.column_product("attn.qkv", norm, model.hidden, {}, 3);
-  const auto attended = layer.attention("attn", layer.rotate(qkv));
   const auto wide = layer.column_product("mlp.up", norm, model.feed_forward_width());
+  const auto attended = layer.attention("attn", layer.rotate(qkv));
   const auto squared = layer.custom("mlp.act", wide, square_operation);
   const auto middle = layer.row_product("attn.out", attended, x, to_residual);
   return layer.row_product("mlp.down", squared, middle, to_residual);
