@@ -31,7 +31,8 @@ public:
     }
     append_slots();
     append_edges();
-    if (model_.family == Family::llama) {
+    if (std::ranges::find(graph_.operations, OperationKind::rotate, &Operation::kind)
+        != graph_.operations.end()) {
       append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
     }
     append_workspace();

@@ -87,7 +87,7 @@ public:
   void take(RanksReady& message) { (void)misfit_of(message, 2); }
   void take(ClockTold& message) { (void)misfit_of(message); }
   void take(RanksGiven& message) {
-    const auto plan = plan_of(message);
+    const auto plan = plan_of(message, nullptr);
     if (!plan) {
       TROUPE_ASSERT(!plan.error().context.empty());
       return;
