@@ -82,7 +82,8 @@ void DirectorState::on(const StepDue& message) {
   report_.step = message.what.step;
   report_.kind = message.what.kind;
   report_.begin_ns = stages::steady_now_ns();
-  report_.ranks.resize(stages_.size());
+  report_.ranks.resize(plan_->config.parallel.rank_count());
+  report_.servers.resize(stages_.size() - report_.ranks.size());
   if (report_.kind == StepKind::training) report_.loss_scale = loss_scaler_->scale();
   const StepWanted wanted{message.what.step, message.what.kind, report_.loss_scale};
   for (const auto& loader : loaders_) caf::anon_send(loader, wanted);
@@ -116,6 +117,12 @@ void DirectorState::on(StepReported& message) {
 /// Between shards, and holders of parts, the norm is added up parameter by parameter.
 std::optional<std::string> DirectorState::misfit_of_parts(const StepReported& message) const {
   const auto& config = plan_->config;
+  if (!updates(message.rank)) {
+    for (const auto& squares : message.squares) {
+      if (!squares.empty()) return "gradients of parameters that a server updates";
+    }
+    return std::nullopt;
+  }
   if (config.parallel.tensor.most() == 1
       && config.train.optimizer_sharding == OptimizerSharding::none) {
     return std::nullopt;
@@ -146,8 +153,7 @@ void DirectorState::decide_update() {
   if (!is_finite) {
     report_.is_skipped = true;
     ++skipped_count_;
-    for (const auto& stage : stages_) caf::anon_send(stage, UpdateSkipped{});
-    return;
+    return tell_who_updates(UpdateSkipped{});
   }
   loss_scaler_->on_update();
   const auto clip = plan_->config.train.clip_norm;
@@ -155,18 +161,32 @@ void DirectorState::decide_update() {
   const UpdateStarted update{report_.step - skipped_count_,
                              static_cast<float>(report_.learning_rate),
                              static_cast<float>(scale / report_.loss_scale)};
-  for (const auto& stage : stages_) caf::anon_send(stage, update);
+  tell_who_updates(update);
+}
+
+bool DirectorState::updates(std::uint32_t rank) const {
+  return !plan_->has_servers() || rank >= plan_->config.parallel.rank_count();
+}
+
+template <class Decision>
+void DirectorState::tell_who_updates(const Decision& decision) const {
+  for (std::uint32_t rank = 0; rank < stages_.size(); ++rank) {
+    if (updates(rank)) caf::anon_send(stages_[rank], decision);
+  }
 }
 
 void DirectorState::on(RankFinished& message) {
   if (!is_running_ || refuse(misfit_of(*plan_, message))) return;
   if (has_finished_[message.rank]) return (void)refuse("its end twice");
-  // In an evaluation step no rank waits for the others.
-  const bool is_due = report_.kind == StepKind::training ? reported_count_ == stages_.size()
-                                                         : reported_[message.rank].has_value();
+  // In an evaluation step no rank waits for the others, nor does one that updates nothing.
+  const bool waits = report_.kind == StepKind::training && updates(message.rank);
+  const bool is_due =
+      waits ? reported_count_ == stages_.size() : reported_[message.rank].has_value();
   if (!is_due) return (void)refuse("its end before its turn");
   has_finished_[message.rank] = true;
-  auto& rank = report_.ranks[message.rank];
+  const auto grid = report_.ranks.size();
+  auto& rank =
+      message.rank < grid ? report_.ranks[message.rank] : report_.servers[message.rank - grid];
   rank = {coordinate_of(plan_->config.parallel, message.rank), message.account,
           std::move(message.trace)};
   if (!clock_lead_ns_.empty()) shift(rank, clock_lead_ns_[message.rank]);
@@ -255,16 +275,17 @@ std::vector<std::int32_t> DirectorState::predictions() const {
 /// Adds parameter after parameter in model order, from the first copy of the model in the first
 /// replica (all have the same sums), so that the partition does not change the order of the
 /// additions. What shards hold in parts is added shard after shard, and what holders update in
-/// parts, holder after holder.
+/// parts, holder after holder. Servers have what they update whole.
 double DirectorState::global_norm() const {
   const bool is_sharded = plan_->config.train.optimizer_sharding != OptimizerSharding::none;
   const auto member_count = is_sharded ? plan_->holder_count() : 1;
+  const auto first = plan_->has_servers() ? plan_->holder_count() - 1 : 0;
   double sum = 0.0;
   for (std::uint32_t s = 0; s < plan_->training.stages_per_copy(); ++s) {
     std::vector<std::span<const double>> squares;
     for (std::uint32_t shard = 0; shard < plan_->shard_count(StageIndex{s}); ++shard) {
       for (std::uint32_t m = 0; m < member_count; ++m) {
-        squares.push_back(squares_of(holder_of(*plan_, {s, shard}, m)));
+        squares.push_back(squares_of(holder_of(*plan_, {s, shard}, first + m)));
       }
     }
     for (std::size_t i = 0; i < squares.front().size(); ++i) {

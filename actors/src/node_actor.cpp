@@ -87,7 +87,7 @@ stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
   if (!stock_->weights || message.stage >= plan_->training.stage_count()) return nullptr;
   const StageIndex stage{message.stage};
   if (message.shard >= plan_->shard_count(stage)) return nullptr;
-  const auto* held = stock_->ranks->find({0, message.shard, stage});
+  const auto* held = stock_->ranks->find({plan_->weights_replica(), message.shard, stage});
   if (held == nullptr || message.index >= held->stage->parameters().size()) return nullptr;
   return held->stage.get();
 }

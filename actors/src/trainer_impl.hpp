@@ -57,7 +57,7 @@ struct ParameterPlace {
   StageIndex stage;
   std::size_t index = 0;
 };
-/// Reads what shard `shard` of the first replica holds of a parameter, as many values.
+/// Reads what shard `shard` of `Plan::weights_replica` holds of a parameter, as many values.
 using PartReader = std::function<Expected<Done>(const ParameterPlace& place, std::uint32_t shard,
                                                 std::span<float> values)>;
 

@@ -179,6 +179,23 @@ Expected<Done> check_optimizer(const TrainConfig& train) {
   return Done{};
 }
 
+Expected<Done> check_synchronization(const Config& config) {
+  const auto& train = config.train;
+  if (train.synchronization == Synchronization::all_reduce) return Done{};
+  if (config.parallel.data == 1) {
+    return invalid(
+        "train.synchronization: \"parameter_server\", but parallel.data = 1 replica has nobody to "
+        "be synchronized with; set \"all_reduce\", or parallel.data to at least 2");
+  }
+  if (train.optimizer_sharding != OptimizerSharding::none) {
+    const auto sharding = static_cast<std::size_t>(train.optimizer_sharding);
+    return invalid("train.optimizer_sharding: \"" + std::string{optimizer_sharding_names[sharding]}
+                   + "\", but under train.synchronization = \"parameter_server\" the replicas keep "
+                     "no optimizer state to be divided; set \"none\"");
+  }
+  return Done{};
+}
+
 /// To divide by a power of two is exact: gradients bear no trace of the scale.
 Expected<Done> check_loss_scale(const TrainConfig& train) {
   if (is_loss_scale(train.loss_scale)) return Done{};
@@ -289,6 +306,7 @@ Expected<Done> validate(const Config& config) {
   if (auto checked = check_model(config.model); !checked) return checked;
   if (auto checked = check_grid(config); !checked) return checked;
   if (auto checked = check_optimizer(config.train); !checked) return checked;
+  if (auto checked = check_synchronization(config); !checked) return checked;
   if (auto checked = check_loss_scale(config.train); !checked) return checked;
   if (auto checked = check_sizes(config); !checked) return checked;
   if (auto checked = check_data(config); !checked) return checked;

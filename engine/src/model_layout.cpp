@@ -24,18 +24,19 @@ public:
 
   std::vector<TensorSpec> take() && {
     append_parameters("parameters", 0, parameter_count());
-    if (bounds_.trains) {
-      append_gradients();
-      append_optimizer_state();
-      append_tied();
+    if (bounds_.trains) append_gradients();
+    if (shape_.updates()) append_optimizer_state();
+    if (shape_.runs_passes()) {
+      if (bounds_.trains) append_tied();
+      append_slots();
+      append_edges();
+      if (model_.family == Family::llama) {
+        append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
+      }
+      append_pass_workspace();
     }
-    append_slots();
-    append_edges();
-    if (model_.family == Family::llama) {
-      append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
-    }
-    append_workspace();
-    append_tokens();
+    if (shape_.updates()) append_update_workspace();
+    if (shape_.runs_passes()) append_tokens();
     append_results();
     return std::move(list_);
   }
@@ -143,12 +144,14 @@ private:
     list_.push_back({"workspace", "optimizer sums", most_bytes});
   }
 
-  void append_workspace() {
+  void append_pass_workspace() {
     if (graph_.workspace_bytes > 0) {
       list_.push_back({"workspace", "values", graph_.workspace_bytes});
     }
     append_predictions("workspace", 1, false);
-    if (!bounds_.trains) return;
+  }
+
+  void append_update_workspace() {
     list_.push_back({"workspace", "gradient squares", graph_.parameters.size() * sizeof(double)});
     if (shape_.optimizer == OptimizerKind::adafactor) append_optimizer_sums();
   }
@@ -177,9 +180,11 @@ private:
     const auto append_doubles = [this](const char* name, std::uint64_t count) {
       list_.push_back({"results", name, count * sizeof(double), true});
     };
-    if (stage_.has_head) append_doubles("losses", shape_.microbatch_count);
-    append_predictions("results", shape_.microbatch_count, true);
-    if (bounds_.trains) append_doubles("gradient squares", graph_.parameters.size());
+    if (shape_.runs_passes()) {
+      if (stage_.has_head) append_doubles("losses", shape_.microbatch_count);
+      append_predictions("results", shape_.microbatch_count, true);
+    }
+    if (shape_.updates()) append_doubles("gradient squares", graph_.parameters.size());
   }
 
   const StageGraph& graph_;

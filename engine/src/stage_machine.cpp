@@ -36,17 +36,19 @@ std::vector<MicrobatchIndex> forward_order(const Schedule& schedule, std::uint32
 }  // namespace
 
 StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
-                           std::span<const MachineStage> stages, bool is_replicated,
+                           std::span<const MachineStage> stages, SumRole role,
                            std::uint32_t enqueued_max, Policy policy, Chooser chooser)
     : kind_{schedule.kind},
       policy_{policy},
       chooser_{chooser},
       program_{schedule.ranks.at(rank.value())},
       local_of_stage_(schedule.stage_count()),
-      is_replicated_{is_replicated},
+      role_{role},
       enqueued_max_{enqueued_max} {
   TROUPE_ASSERT(enqueued_max >= 1);
   TROUPE_ASSERT(chooser == Chooser::self || policy != Policy::in_order);
+  TROUPE_ASSERT(role != SumRole::server || policy == Policy::in_order);
+  if (role == SumRole::server) program_.clear();
   const auto held = schedule.stages_of(rank);
   TROUPE_ASSERT(held.size() == stages.size());
   for (std::uint32_t local = 0; local < held.size(); ++local) {
@@ -126,9 +128,10 @@ void StageMachine::handle(const Started&, Commands& out) {
   for (auto& stage : stages_) {
     begin_step(stage);
     expect_activations(stage, out);
-    if (kind_ == StepKind::training && stage.props.exchanges_tied) {
-      out.emplace_back(ExpectTied{stage.stage});
-    }
+    if (kind_ == StepKind::evaluation) continue;
+    if (stage.props.exchanges_tied) out.emplace_back(ExpectTied{stage.stage});
+    if (role_ != SumRole::server) continue;
+    for (std::uint32_t b = 0; b < stage.props.bucket_count; ++b) reduce(stage.stage, b, out);
   }
 }
 
@@ -376,7 +379,7 @@ void StageMachine::handle(const TiedAdded& event, Commands& out) {
 
 void StageMachine::reduce(StageIndex stage, std::uint32_t bucket, Commands& out) {
   ++buckets_issued_;
-  if (is_replicated_) {
+  if (role_ != SumRole::alone) {
     out.emplace_back(ReduceBucket{stage, bucket});
   } else {
     ++buckets_reduced_;
@@ -395,12 +398,13 @@ void StageMachine::handle(const GradientsMeasured&, Commands&) {
 
 void StageMachine::handle(const ClippingDecided&, Commands& out) {
   TROUPE_ASSERT(phase_ == Phase::waiting);
-  phase_ = Phase::optimizing;
-  for (const auto& stage : stages_) out.emplace_back(RunOptimizer{stage.stage});
+  begin_optimizing<RunOptimizer>(out);
 }
 
 void StageMachine::handle(const UpdateRefused&, Commands& out) {
   TROUPE_ASSERT(phase_ == Phase::waiting);
+  // Clients have asked for weights, and wait for them.
+  if (role_ == SumRole::server) return begin_optimizing<ExchangeWeights>(out);
   phase_ = Phase::finished;
   out.emplace_back(FinishStep{});
 }
@@ -408,6 +412,17 @@ void StageMachine::handle(const UpdateRefused&, Commands& out) {
 void StageMachine::handle(const OptimizerFinished&, Commands&) {
   TROUPE_ASSERT(phase_ == Phase::optimizing);
   ++stages_reported_;
+}
+
+void StageMachine::handle(const WeightsExchanged&, Commands&) {
+  TROUPE_ASSERT(phase_ == Phase::optimizing);
+  ++stages_reported_;
+}
+
+template <class Command>
+void StageMachine::begin_optimizing(Commands& out) {
+  phase_ = Phase::optimizing;
+  for (const auto& stage : stages_) out.emplace_back(Command{stage.stage});
 }
 
 bool StageMachine::all_stages_reported() {
@@ -435,6 +450,10 @@ void StageMachine::advance_phase(Commands& out) {
              && s.tied_sent == s.props.exchanges_tied;
     };
     if (buckets_reduced_ < bucket_count_ || !std::ranges::all_of(stages_, is_idle)) return;
+    if (role_ == SumRole::client) {
+      out.emplace_back(ReportStep{});
+      return begin_optimizing<ExchangeWeights>(out);
+    }
     phase_ = Phase::measuring;
     for (const auto& stage : stages_) out.emplace_back(MeasureGradients{stage.stage});
   }

@@ -51,7 +51,12 @@ public:
         spec_{.name = "stage." + std::to_string(props.stage.value()),
               .shape = {parameter_length},
               .initial = Initial::zeros} {
-    if (is_last_) losses_.resize(props.microbatch_count);
+    if (props_.has_server) {
+      const auto& group = *props_.holders.group;
+      (group.rank() + 1 == group.size() ? is_server_ : is_client_) = true;
+    }
+    if (is_last_ && !is_server_) losses_.resize(props.microbatch_count);
+    if (is_client_) squares_.clear();
     const auto cut = [&memory] {
       const BufferView piece{memory.data, line_bytes, memory.space};
       memory.data += line_bytes;
@@ -129,7 +134,9 @@ public:
   [[nodiscard]] std::uint32_t bucket_count() const override { return is_tied_ ? 2 : 1; }
   void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) override {
     const auto& [group, additions] = props_.holders;
-    group->all_reduce(*additions, index == 0 ? gradients_ : tied_, std::move(done));
+    const auto bucket = index == 0 ? gradients_ : tied_;
+    if (!props_.has_server) return group->all_reduce(*additions, bucket, std::move(done));
+    group->reduce(*additions, bucket, group->size() - 1, std::move(done));
   }
   void on_bucket_ready(BucketReady ready) override { ready_ = std::move(ready); }
   [[nodiscard]] std::span<const double> losses() const override { return losses_; }
@@ -154,7 +161,8 @@ public:
   [[nodiscard]] std::span<const double> gradient_squares() const override { return squares_; }
 
   void optimize(const OptimizerStep&, DeviceDone done) override {
-    run(std::move(done), [this] {
+    auto updated = is_server_ ? DeviceDone{[](Errc, DeviceSpan) {}} : std::move(done);
+    run(std::move(updated), [this] {
       for (std::size_t i = 0; i < parameter_length; ++i) {
         auto& value = floats_in(values_)[i];
         value = static_cast<float>((static_cast<std::uint64_t>(value) * 3U
@@ -163,6 +171,19 @@ public:
                                    % 65'536U);
       }
       return Errc::none;
+    });
+    if (is_server_) exchange_weights(std::move(done));
+  }
+
+  /// `done` once they are here, or with all clients.
+  void exchange_weights(DeviceDone done) override {
+    exchanged_ = std::move(done);
+    stream_->enqueue([this] {
+      const auto& [group, additions] = props_.holders;
+      group->broadcast(*additions, values_, group->size() - 1,
+                       [this, begin_ns = steady_now_ns()](Errc code) {
+                         exchanged_(code, {begin_ns, steady_now_ns()});
+                       });
     });
   }
 
@@ -263,11 +284,14 @@ private:
   bool is_first_;
   bool is_last_;
   bool is_tied_;
+  bool is_server_ = false;
+  bool is_client_ = false;
   StageBuffers buffers_;
   StepInfo info_;
   std::uint32_t slots_in_use_ = 0;
   std::uint32_t weight_passes_enqueued_ = 0;
   BucketReady ready_;
+  DeviceDone exchanged_;
   // What the stream's work reads and writes.
   std::vector<std::uint64_t> inputs_;            ///< By microbatch.
   std::vector<std::uint64_t> output_gradients_;  ///< By microbatch.

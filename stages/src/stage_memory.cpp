@@ -47,9 +47,9 @@ std::span<std::int32_t> ArenaCutter::integers(std::string_view name) {
 
 StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
                          ArenaCutter& host_cutter, StageBuffers& buffers) {
+  const auto shape = props.shape();
   cut_parameters(graph, cutter);
   if (props.bounds.trains) {
-    const auto shape = props.shape();
     cut_gradients(shape, graph, cutter);
     cut_updated(shape, graph, cutter);
   }
@@ -61,17 +61,26 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
       buffers.add(Edge::tied_out, Buffer{cutter.buffer("out")});
     }
   }
-  for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
-    slots.push_back(
-        {.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
-  }
-  cut_edges(cutter, props.bounds, buffers);
-  if (cutter.at("constants")) turns = cutter.floats("turns");
-  if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
   const bool predicts = props.spec.has_head && props.model.classifies();
-  if (predicts) predictions = cutter.integers("predictions");
-  if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
+  if (shape.runs_passes()) {
+    for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
+      slots.push_back(
+          {.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
+    }
+    cut_edges(cutter, props.bounds, buffers);
+    if (cutter.at("constants")) turns = cutter.floats("turns");
+    if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
+    if (predicts) predictions = cutter.integers("predictions");
+  }
+  if (shape.updates()) gradient_squares = cutter.doubles("gradient squares");
   if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");
+  if (shape.runs_passes()) cut_batch(props, predicts, cutter, host_cutter);
+  if (shape.updates()) host.gradient_squares = host_cutter.doubles("gradient squares");
+}
+
+/// What of a batch is uploaded, and what the host reads of its passes.
+void StageMemory::cut_batch(const StageProps& props, bool predicts, ArenaCutter& cutter,
+                            ArenaCutter& host_cutter) {
   const auto widths = props.model.batch_widths();
   if (props.spec.has_embedding) tokens = cutter.integers("tokens");
   if (props.spec.has_embedding && widths.segments > 0) segments = cutter.integers("segments");
@@ -79,7 +88,6 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (props.spec.has_head) targets = cutter.integers("targets");
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
   if (predicts) host.predictions = host_cutter.integers("predictions");
-  if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
 }
 
 /// Joined parameters are one tensor of the list.

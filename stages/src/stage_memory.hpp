@@ -92,6 +92,8 @@ private:
                                                 ArenaCutter& cutter);
   void cut_parameters(const StageGraph& graph, ArenaCutter& cutter);
   void cut_gradients(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
+  void cut_batch(const StageProps& props, bool predicts, ArenaCutter& cutter,
+                 ArenaCutter& host_cutter);
   void cut_updated(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
 };
 

@@ -59,6 +59,7 @@ struct Case {
   Precision precision = Precision::fp32;
   WireFormat wire = WireFormat::fp32;
   double dropout = 0.0;
+  Synchronization synchronization = Synchronization::all_reduce;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -73,6 +74,7 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.chunks = grid.chunks;
   config.schedule.policy = grid.policy;
   config.train.optimizer_sharding = grid.sharding;
+  config.train.synchronization = grid.synchronization;
   config.train.precision = grid.precision;
   config.train.loss_scale = overflowing_scale;
   config.train.gradient_wire = grid.wire;
@@ -175,6 +177,28 @@ const Case cases[] = {
      Precision::fp32,
      WireFormat::fp32,
      0.1},
+    {"servers",
+     "1f1b",
+     {.data = 2, .tensor = {2, 1}, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.0,
+     Synchronization::parameter_server},
+    {"servers_of_fp16_over_bf16",
+     "zb-h1",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp16,
+     WireFormat::bf16,
+     0.0,
+     Synchronization::parameter_server},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

@@ -112,6 +112,33 @@ TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
   EXPECT_EQ(misfit(evaluation, 1, {0, -1, 2, 0}), "class -1 of 3");
 }
 
+/// One pipeline rank with two replicas, of ranks 0 and 1, and their server.
+TEST(ParameterServer, ReportsWhatAServerCan) {
+  Config config;
+  config.model = {.layers = 1, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel.data = 2;
+  config.schedule.microbatches = 1;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto plan = make_plan(config).value();
+  const auto reported = [&](std::uint32_t rank, std::size_t loss_count) {
+    return misfit_of(plan, StepKind::training,
+                     StepReported{.rank = rank,
+                                  .losses = std::vector<double>(loss_count),
+                                  .squares = {{}},
+                                  .target_count = 4});
+  };
+  EXPECT_EQ(reported(1, 1), std::nullopt);
+  EXPECT_EQ(reported(2, 0), std::nullopt);
+  EXPECT_EQ(reported(2, 1), "1 losses from a rank that has 0");
+  EXPECT_EQ(reported(3, 0), "rank 3 of 3");
+  const auto finished = [&](TraceEntry::Kind kind) {
+    return misfit_of(plan, RankFinished{2, {}, {{kind, {}, 1, 2}}});
+  };
+  EXPECT_EQ(finished(TraceEntry::Kind::reduce), std::nullopt);
+  EXPECT_EQ(finished(TraceEntry::Kind::optimize), std::nullopt);
+  EXPECT_EQ(finished(TraceEntry::Kind::pass), "a pass that is not of the schedule");
+}
+
 TEST(RanksReady, AreAsManyActorsAsRanksOrAFailureWithItsCode) {
   EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, {}}, 0), std::nullopt);
   EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, std::vector<StageHandle>(2)}, 3),

@@ -39,6 +39,10 @@ private:
   /// whether it does.
   bool refuse(const std::optional<std::string>& misfit);
   void decide_update();
+  /// Whether the rank updates parameters: a server, or without such any.
+  [[nodiscard]] bool updates(std::uint32_t rank) const;
+  template <class Decision>
+  void tell_who_updates(const Decision& decision) const;
   template <class Visit>
   void for_each_end(const Visit& visit) const;
   [[nodiscard]] double mean_loss() const;
@@ -56,19 +60,19 @@ private:
   std::shared_ptr<const Plan> plan_;
   StepDone done_;
   std::vector<LoaderHandle> loaders_;
-  std::vector<StageHandle> stages_;  ///< By rank of the grid.
-  /// By rank of the grid; empty until it has reported, in this step.
+  std::vector<StageHandle> stages_;  ///< By rank of the grid, and servers.
   /// By stage of a copy and owned parameter: shards hold parts of it.
   std::vector<std::vector<bool>> is_part_;
+  /// By rank and server; empty until it has reported, in this step.
   std::vector<std::optional<StepReported>> reported_;
-  std::vector<bool> has_finished_;  ///< By rank of the grid.
+  std::vector<bool> has_finished_;  ///< By rank and server.
   std::size_t reported_count_ = 0;
   std::size_t finished_count_ = 0;
   bool is_running_ = false;
   StepReport report_;
   std::optional<LossScaler> loss_scaler_;    ///< From `start` on.
   std::uint32_t skipped_count_ = 0;          ///< Steps without an update.
-  std::vector<std::int64_t> clock_lead_ns_;  ///< By rank of the grid; empty if all are one.
+  std::vector<std::int64_t> clock_lead_ns_;  ///< By rank and server; empty if all are one.
   /// What a rank of another process said first: perhaps for the same cause that the door will name.
   std::optional<RankFailed> unexplained_;
   std::optional<Error> failure_;  ///< Of the run: there are no more steps.

@@ -60,13 +60,14 @@ struct HeldStage {
   std::vector<LaneEnd> previous;
   std::vector<LaneEnd> next;
   std::vector<LaneEnd> tied;  ///< To the stage with the other half of the embeddings.
-  /// With the others that hold the same parameters; null if there are none.
+  /// With the others that hold the same parameters, their server too; null if there are none.
   std::unique_ptr<transport::Collective> holders;
 };
 
-/// Everything one rank works with; a stage actor uses it while a step runs.
+/// Everything one rank, or one parameter server, works with; a stage actor uses it while a step
+/// runs.
 struct LocalRank {
-  std::uint32_t rank = 0;  ///< Of the grid.
+  std::uint32_t rank = 0;  ///< Of the grid, or beyond: see `rank_at`.
   Coordinate coordinate;
   std::vector<HeldStage> stages;           ///< In ascending order of virtual stage.
   std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
@@ -81,10 +82,11 @@ struct LocalRank {
   std::vector<std::unique_ptr<ChoiceLane>> choices;
 };
 
-/// What one step reads, by replica; a replica that has no rank here has an empty batch.
+/// What one step reads, by replica, the last for servers; a replica that has no rank here, and
+/// servers, have an empty batch.
 using StepBatches = std::vector<stages::Batch>;
 
-/// The ranks that this process performs: all of the grid, or some.
+/// The ranks that this process performs: all of the grid, or some, and parameter servers.
 ///
 /// Thread safety: none, but `close_lanes` may be called while actors use the ranks.
 class LocalRanks {
@@ -95,7 +97,7 @@ public:
                                                                   std::vector<std::uint32_t> ranks,
                                                                   RankParts parts = {});
 
-  /// Every rank of the plan.
+  /// Every rank of the plan, and its servers.
   [[nodiscard]] static std::vector<std::uint32_t> all_of(const Plan& plan);
 
   /// Closes the lanes and empties the streams; the actors are gone by then.

@@ -106,9 +106,9 @@ struct StepDue {
 
 /// From a stage actor: the gradients are final, or, in an evaluation step, the losses are there.
 struct StepReported {
-  std::uint32_t rank = 0;                    ///< Of the grid.
+  std::uint32_t rank = 0;                    ///< Of the grid, or a server.
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
-  std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
+  std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter it updates.
   std::uint32_t target_count = 0;            ///< Of the step over all replicas.
   /// Of an evaluation that classifies, on the last stage's rank: [microbatches, sequences].
   std::vector<std::int32_t> predictions{};
@@ -171,7 +171,7 @@ using StageHandle = caf::typed_actor<caf::reacts_to<StepStarted>, caf::reacts_to
                                      caf::reacts_to<UpdateStarted>, caf::reacts_to<UpdateSkipped>>;
 using LoaderHandle = caf::typed_actor<caf::reacts_to<StepWanted>>;
 
-/// A stage actor and the rank of the grid that it performs.
+/// A stage actor and the rank of the grid, or the server, that it performs.
 struct PlacedStage {
   std::uint32_t rank = 0;
   StageHandle actor;
@@ -180,8 +180,8 @@ struct PlacedStage {
 /// From the trainer, once and before any step: who is led.
 struct GroupChosen {
   std::vector<LoaderHandle> loaders;  ///< One per process.
-  std::vector<StageHandle> stages;    ///< By rank of the grid.
-  /// By rank of the grid: what its process's clock shows less what the director's shows. Empty if
+  std::vector<StageHandle> stages;    ///< By rank of the grid, and servers.
+  /// By the same: what its process's clock shows less what the director's shows. Empty if
   /// all are one.
   std::vector<std::int64_t> clock_lead_ns{};
 };

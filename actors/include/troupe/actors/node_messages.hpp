@@ -30,7 +30,7 @@ struct RanksGiven {
   std::uint32_t node = 0;                   ///< Which one the receiver is.
   std::string config;                       ///< As TOML.
   std::string schedule;                     ///< Of training, as CSV.
-  std::vector<std::uint32_t> node_of_rank;  ///< By rank of the grid.
+  std::vector<std::uint32_t> node_of_rank;  ///< By rank of the grid, and servers.
   std::vector<NodeFacts> nodes;
   std::string director_fabric;  ///< Where the link for weights leads.
   DirectorHandle director;
@@ -82,7 +82,7 @@ typename Inspector::result_type inspect(Inspector& f, PeakTold& x) {
   return f(x.flops);
 }
 
-/// Send this parameter of your first replica over the lane for weights.
+/// Send this parameter, of the first replica or of a server of yours, over the lane for weights.
 struct ParameterAsked {
   std::uint32_t stage = 0;
   std::uint32_t shard = 0;

@@ -1,4 +1,5 @@
-// troupe/actors/stage_actor.hpp -- the actor that performs one pipeline rank of one replica.
+// troupe/actors/stage_actor.hpp -- the actor that performs one pipeline rank of one replica, or the
+// parameter server of a pipeline rank.
 #pragma once
 
 #include <memory>
@@ -85,6 +86,7 @@ private:
   void carry_out(const MeasureGradients& command);
   void carry_out(const ReportStep& command);
   void carry_out(const RunOptimizer& command);
+  void carry_out(const ExchangeWeights& command);
   void carry_out(const FinishStep& command);
 
   [[nodiscard]] HeldStage& held(StageIndex stage);
@@ -92,6 +94,7 @@ private:
   /// Entries of the current step's trace: passes, reductions of buckets, updates of stages.
   [[nodiscard]] std::size_t trace_size_max() const;
   [[nodiscard]] std::uint32_t rank() const;
+  [[nodiscard]] SumRole role() const;
   /// Whether another shard, or this one for the others, chooses the passes of the current step.
   [[nodiscard]] bool follows() const;
   [[nodiscard]] bool leads() const;

@@ -64,6 +64,7 @@ struct TrainConfig {
   Precision precision = Precision::fp32;
   double loss_scale = 65'536.0;               ///< Of the first step in fp16: a power of two.
   std::uint32_t loss_scale_interval = 2'000;  ///< Updates until it doubles; 0: it never does.
+  Synchronization synchronization = Synchronization::all_reduce;  ///< Of replicas.
   /// In what replicas exchange the gradients that they sum.
   WireFormat gradient_wire = WireFormat::fp32;
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.

@@ -49,6 +49,14 @@ struct StageShape {
   OptimizerSharding sharding = OptimizerSharding::none;
   Shard shard{};
   Holder holder{};
+
+  /// A server runs none.
+  [[nodiscard]] bool runs_passes() const noexcept { return !holder.is_server(); }
+  /// Whether it keeps the optimizer's state of what it holds, or of a part; if it has a server,
+  /// that one does.
+  [[nodiscard]] bool updates() const noexcept {
+    return bounds.trains && holder.has_server == holder.is_server();
+  }
 };
 
 /// One tensor of a stage's arena.

@@ -18,6 +18,7 @@ struct CountingProps {
   std::uint32_t microbatch_count = 1;  ///< Of a step, of all copies.
   bool tie_ends = false;  ///< First and last stage share a gradient, as tied embeddings do.
   Peers holders{};
+  bool has_server = false;  ///< The last of the holders.
   /// Of how many parameters it reports gradients.
   std::uint32_t reported_count = 1;
 };

@@ -29,7 +29,9 @@ struct StageProps {
   }
   [[nodiscard]] Holder holder() const noexcept {
     if (peers.holders.group == nullptr) return {};
-    return {.index = peers.holders.group->rank(), .count = peers.holders.group->size()};
+    return {.index = peers.holders.group->rank(),
+            .count = peers.holders.group->size(),
+            .has_server = train.synchronization == Synchronization::parameter_server};
   }
   [[nodiscard]] StageShape shape() const {
     return {.model = model,
