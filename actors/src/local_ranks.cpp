@@ -143,6 +143,7 @@ void LocalRanks::make_batches() {
   batch.lengths.resize(sequences * widths.lengths, static_cast<std::int32_t>(batch.sequence));
   batch.targets.resize(sequences * widths.targets);
   batch.target_count = static_cast<std::uint32_t>(batch.targets.size()) * config.parallel.data;
+  batches_.resize(2 + config.train.staleness);
   for (auto& batches : batches_) {
     batches.resize(config.parallel.data + 1);
     for (const auto& rank : ranks_) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
 namespace troupe::actors {
@@ -63,6 +64,15 @@ bool is_account(const TimeAccount& account) {
 Misfit misfit_of(const ClockTold& message) {
   if (is_span(0, message.now_ns)) return std::nullopt;
   return no_time;
+}
+
+Misfit misfit_of(const Plan& plan, const StepWanted& message) {
+  if (message.kind > StepKind::evaluation) return "a step of no kind";
+  if (!is_loss_scale(message.loss_scale)) return "a step with a loss scale that is none";
+  if (message.kind == StepKind::evaluation) return std::nullopt;
+  const auto oldest = std::uint64_t{message.weights_of} + plan.config.train.staleness + 1;
+  if (message.weights_of < message.step && message.step <= oldest) return std::nullopt;
+  return "step " + number(message.step) + " on the weights of step " + number(message.weights_of);
 }
 
 Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {

@@ -6,7 +6,6 @@
 #include "troupe/actors/loader.hpp"
 #include "troupe/actors/stage_actor.hpp"
 #include "troupe/engine/lanes.hpp"
-#include "troupe/engine/loss_scaler.hpp"
 
 #include "message_checks.hpp"
 
@@ -28,8 +27,8 @@ void NodeState::on(const DoorPassed& message) {
 }
 
 void NodeState::on(const StepWanted& message) {
-  if (message.kind > StepKind::evaluation) return refuse("a step of no kind");
-  if (!is_loss_scale(message.loss_scale)) return refuse("a step with a loss scale that is none");
+  if (!plan_) return refuse("a step without ranks");
+  if (const auto misfit = misfit_of(*plan_, message)) return refuse(*misfit);
   caf::anon_send(loader_, message);
 }
 

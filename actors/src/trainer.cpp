@@ -126,6 +126,7 @@ Expected<StepReport> Trainer::evaluate_step(std::uint32_t index) {
 }
 
 Expected<Done> Trainer::read_parameter(std::size_t index, std::span<float> values) {
+  impl_->await_steps();
   return impl_->read_parameter(index, values);
 }
 Expected<double> Trainer::measure_peak_flops() {

@@ -77,9 +77,10 @@ void print_numbers(const Plan& plan) {
   }
   for (std::uint32_t r = 0; plan.holder_count() > 1 && r < plan.training.rank_count(); ++r) {
     const auto how =
-        plan.has_servers()
-            ? fmt::format("which {} replicas give to a server", plan.config.parallel.data)
-            : fmt::format("summed over {} holders", plan.holder_count());
+        plan.has_servers() ? fmt::format(
+            "which {} replicas, {} step{} apart at most, give to a server",
+            plan.config.parallel.data, train.staleness, train.staleness == 1 ? "" : "s")
+                           : fmt::format("summed over {} holders", plan.holder_count());
     text += fmt::format("gradients of rank {}: {} in {}, {}\n", r,
                         format_bytes(plan.gradient_bytes_of(RankIndex{r})),
                         name_in(wire_format_names, train.gradient_wire), how);

@@ -181,6 +181,16 @@ Expected<Done> check_optimizer(const TrainConfig& train) {
 
 Expected<Done> check_synchronization(const Config& config) {
   const auto& train = config.train;
+  if (train.staleness > 0 && train.synchronization == Synchronization::all_reduce) {
+    return invalid("train.staleness: " + text_of(train.staleness)
+                   + ", but under train.synchronization = \"all_reduce\" no replica begins a step "
+                     "before all have ended the last; set 0, or \"parameter_server\"");
+  }
+  if (train.staleness > 0 && train.precision == Precision::fp16) {
+    return invalid("train.staleness: " + text_of(train.staleness)
+                   + ", but in train.precision = \"fp16\" the loss scale of a step follows from the "
+                     "step before it; set 0, or \"bf16\" or \"fp32\"");
+  }
   if (train.synchronization == Synchronization::all_reduce) return Done{};
   if (config.parallel.data == 1) {
     return invalid(

@@ -164,6 +164,7 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "loss_scale_interval", Whole32{&train.loss_scale_interval, 0, 1'000'000'000}},
       {"train", "synchronization",
        Choice<Synchronization>{&train.synchronization, synchronization_names}},
+      {"train", "staleness", Whole32{&train.staleness, 0, staleness_max}},
       {"train", "gradient_wire", Choice<WireFormat>{&train.gradient_wire, wire_format_names}},
       {"train", "recompute", Choice<Recompute>{&train.recompute, recompute_names}},
       {"train", "recompute_stages", Counts{&train.recompute_stages, 0, 1'048'575, 1024}},

@@ -65,7 +65,8 @@ Error does_not_fit(const Plan& plan, std::size_t node_count, const std::string& 
 }  // namespace
 
 std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
-  constexpr std::uint64_t batch_count = 2;  // This step's and the next one's.
+  // Those of all steps that may be under way, and of the next.
+  const std::uint64_t batch_count = 2 + plan.config.train.staleness;
   const auto& schedule = plan.config.schedule;
   const auto sequences = std::uint64_t{schedule.microbatches} * schedule.microbatch_size;
   return batch_count * sizeof(std::int32_t) * plan.config.model.batch_widths().sum() * sequences

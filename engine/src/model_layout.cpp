@@ -23,8 +23,12 @@ public:
         rows_{std::uint64_t{shape.microbatch_size} * shape.model.sequence} {}
 
   std::vector<TensorSpec> take() && {
-    append_parameters("parameters", 0, parameter_count());
-    if (bounds_.trains) append_gradients();
+    for (std::uint32_t copy = 0; copy < shape_.copy_count(); ++copy) {
+      append_parameters("parameters", 0, parameter_count(), copy);
+    }
+    for (std::uint32_t copy = 0; bounds_.trains && copy < shape_.copy_count(); ++copy) {
+      append_gradients(copy);
+    }
     if (shape_.updates()) append_optimizer_state();
     if (shape_.runs_passes()) {
       if (bounds_.trains) append_tied();
@@ -55,24 +59,25 @@ private:
     return static_cast<std::uint32_t>(graph_.parameters.size());
   }
 
-  void append_parameters(const std::string& use, std::uint32_t begin, std::uint32_t end) {
+  void append_parameters(const std::string& use, std::uint32_t begin, std::uint32_t end,
+                         std::uint32_t copy) {
     for (auto i = begin; i < end; ++i) {
       const auto& spec = graph_.parameters[i];
       if (spec.joined) {
         list_.back().size_bytes += spec.element_count() * sizeof(float);
       } else {
-        append(use, spec.name, spec.element_count());
+        append(use, name_of_copy(copy, spec.name), spec.element_count());
       }
     }
   }
 
-  void append_gradients() {
+  void append_gradients(std::uint32_t copy) {
     const auto in_parts = kept_in_parts(graph_, shape_.holder, shape_.sharding);
     std::array<std::uint64_t, gradient_place_count> places{};
     for (std::size_t b = 0; b < in_parts.size(); ++b) {
       const auto& bucket = graph_.buckets[b];
       if (!in_parts[b]) {
-        append_parameters("gradients", bucket.begin, bucket.end);
+        append_parameters("gradients", bucket.begin, bucket.end, copy);
         continue;
       }
       const auto layout = layout_of(graph_, bucket);

@@ -249,7 +249,8 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
                      .optimizer = config.train.optimizer,
                      .sharding = config.train.optimizer_sharding,
                      .shard = shard,
-                     .holder = plan.holder(last_replica)};
+                     .holder = plan.holder(last_replica),
+                     .staleness = config.train.staleness};
     auto memory = memory_of(shape);
     shape.holder = plan.holder(plan.holder_count() - 1);
     plan.stages.push_back(

@@ -60,6 +60,7 @@ struct Case {
   WireFormat wire = WireFormat::fp32;
   double dropout = 0.0;
   Synchronization synchronization = Synchronization::all_reduce;
+  std::uint32_t staleness = 0;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -75,6 +76,8 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.policy = grid.policy;
   config.train.optimizer_sharding = grid.sharding;
   config.train.synchronization = grid.synchronization;
+  config.train.staleness = grid.staleness;
+  config.train.validation_interval = 4;
   config.train.precision = grid.precision;
   config.train.loss_scale = overflowing_scale;
   config.train.gradient_wire = grid.wire;
@@ -199,6 +202,18 @@ const Case cases[] = {
      WireFormat::bf16,
      0.0,
      Synchronization::parameter_server},
+    {"stale",
+     "1f1b",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.1,
+     Synchronization::parameter_server,
+     2},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

@@ -118,6 +118,7 @@ public:
                                           .tie_ends = of.config.model.tie_embeddings,
                                           .holders = peers.holders,
                                           .has_server = of.has_servers(),
+                                          .staleness = of.config.train.staleness,
                                           .reported_count = reported_by(of, stage)});
     };
     parts.make_link = [this](transport::HandOver) { return network_.make_link(); };
@@ -320,6 +321,29 @@ TEST(ParameterServers, LeaveWhatReplicasAloneLeaveUnderEveryInterleaving) {
         }
       }
       if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+/// What counting stages compute does not depend on their weights: steps that overlap leave the
+/// same, if none loses its gradients to another.
+TEST(ParameterServers, LetStepsOverlapUnderEveryInterleaving) {
+  auto config = config_of("interleaved-1f1b", 3, 2, 4, 2, false, true);
+  config.train.steps = 7;
+  const auto expected = Rehearsal{config, 0}.train(7);
+  config.train.synchronization = Synchronization::parameter_server;
+  for (const std::uint32_t staleness : {1U, 2U, 6U}) {
+    config.train.staleness = staleness;
+    for (const std::uint32_t interval : {0U, 3U}) {
+      config.train.validation_interval = interval;
+      for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+        SCOPED_TRACE(testing::Message()
+                     << "staleness=" << staleness << " interval=" << interval << " seed=" << seed);
+        Rehearsal rehearsal{config, seed};
+        EXPECT_TRUE(*rehearsal.run({1, StepKind::evaluation}));
+        EXPECT_EQ(rehearsal.train(7), expected);
+        if (testing::Test::HasFailure()) return;
+      }
     }
   }
 }

@@ -47,6 +47,7 @@ struct Scenario {
     sharded = below(2) == 0;
     optimizer_sharding = optimizer_sharding_names[below(3)];
     has_servers = optimizer_sharding == "none" && below(2) == 0;
+    staleness = has_servers ? below(3) : 0;
   }
 
   [[nodiscard]] Moment when() const { return static_cast<Moment>(moment); }
@@ -73,6 +74,7 @@ struct Scenario {
   bool sharded = false;            ///< Two shards that follow a policy, instead of two replicas.
   std::string optimizer_sharding;  ///< Of replicas.
   bool has_servers = false;        ///< Of replicas.
+  std::uint32_t staleness = 0;     ///< Under servers.
 };
 
 class Faults : public Run {
@@ -123,7 +125,10 @@ void Faults::perform(std::uint64_t seed) {
                                 "train.validation_interval=100000"};
   if (!scenario.sharded) {
     more.push_back("train.optimizer_sharding=" + scenario.optimizer_sharding);
-    if (scenario.has_servers) more.emplace_back("train.synchronization=parameter_server");
+    if (scenario.has_servers) {
+      more.emplace_back("train.synchronization=parameter_server");
+      more.push_back("train.staleness=" + std::to_string(scenario.staleness));
+    }
   } else {
     more.insert(more.end(),
                 {"parallel.data=1", "parallel.tensor=2", "schedule.policy=backward-first"});

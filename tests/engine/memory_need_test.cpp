@@ -46,6 +46,8 @@ TEST(MemoryNeed, OfServersIsWhereTheyAre) {
   EXPECT_EQ(process_bytes(plan, with_server), runtime_bytes(plan, 2)
                                                   + ranks_and_batches(plan, 1, 0, 1)
                                                   + plan.server_bytes_of(RankIndex{0}));
+  config.train.staleness = 2;
+  EXPECT_EQ(batch_bytes(make_plan(config).value(), 2), 2 * batch_bytes(plan, 2));
 }
 
 TEST(MemoryNeed, OfTheRuntimeGrowsWithRanksThreadsAndTheLargestParameter) {

@@ -163,6 +163,23 @@ TEST(Plan, AServerKeepsTheOptimizerStateThatItsReplicasDoNot) {
   }
 }
 
+TEST(Plan, StaleReplicasKeepWeightsAndGradientsOfAsManyStepsMore) {
+  auto config = small_config();
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto served = make_plan(config).value();
+  config.train.staleness = 3;
+  const auto stale = make_plan(config).value();
+  for (std::size_t v = 0; v < served.stages.size(); ++v) {
+    EXPECT_EQ(stale.stages[v].server_memory, served.stages[v].server_memory);
+    for (std::size_t i = 0; i < served.stages[v].memory.size(); ++i) {
+      const auto& [name, bytes] = served.stages[v].memory[i];
+      const bool is_kept = name == "parameters" || name == "gradients";
+      EXPECT_EQ(stale.stages[v].memory[i], (MemoryItem{name, (is_kept ? 4 : 1) * bytes}));
+    }
+  }
+}
+
 TEST(Plan, OptimizerStateOfFourReplicasTakesAQuarterOfTheMemory) {
   auto config = small_config();
   config.parallel.data = 4;

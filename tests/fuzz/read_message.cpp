@@ -41,6 +41,7 @@ std::shared_ptr<const Plan> two_by_two(Synchronization synchronization) {
   config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
   config.schedule.microbatches = 2;
   config.train.synchronization = synchronization;
+  if (synchronization == Synchronization::parameter_server) config.train.staleness = 1;
   return std::make_shared<const Plan>(make_plan(config).value());
 }
 
@@ -106,8 +107,11 @@ public:
   void take(PeerGone& message) { caf::anon_send(door_, std::move(message)); }
   void take(RanksReady& message) { (void)misfit_of(message, 2); }
   void take(ClockTold& message) { (void)misfit_of(message); }
+  void take(StepWanted& message) {
+    (void)misfit_of(*plan_of(Synchronization::parameter_server), message);
+  }
   void take(RanksGiven& message) {
-    const auto plan = plan_of(message);
+    const auto plan = actors::plan_of(message);
     if (!plan) {
       TROUPE_ASSERT(!plan.error().context.empty());
       return;
@@ -132,14 +136,14 @@ private:
     } while (scheduler.trigger_timeouts() > 0);
   }
 
-  static std::unique_ptr<Led> led(Synchronization synchronization) {
+  static const std::shared_ptr<const Plan>& plan_of(Synchronization synchronization) {
     static const std::array plans{two_by_two(Synchronization::all_reduce),
                                   two_by_two(Synchronization::parameter_server)};
-    return std::make_unique<Led>(plans.at(static_cast<std::size_t>(synchronization)));
+    return plans.at(static_cast<std::size_t>(synchronization));
   }
 
-  std::unique_ptr<Led> alone_ = led(Synchronization::all_reduce);
-  std::unique_ptr<Led> served_ = led(Synchronization::parameter_server);
+  std::unique_ptr<Led> alone_ = std::make_unique<Led>(plan_of(Synchronization::all_reduce));
+  std::unique_ptr<Led> served_ = std::make_unique<Led>(plan_of(Synchronization::parameter_server));
   WatchedDoorHandle door_;
 };
 

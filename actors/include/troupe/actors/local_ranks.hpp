@@ -1,7 +1,6 @@
 // troupe/actors/local_ranks.hpp -- the ranks of a grid that this process performs, built and wired.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -109,9 +108,9 @@ public:
   /// Null if it is held elsewhere.
   [[nodiscard]] HeldStage* find(const StagePlace& place);
   [[nodiscard]] stages::Device& device() noexcept { return *device_; }
-  /// One step's batches and the next one's, for the loader to fill. They are here because streams
-  /// read them until they are empty, when the loader has gone.
-  [[nodiscard]] std::array<StepBatches, 2>& batches() noexcept { return batches_; }
+  /// The batches of the steps that may be under way, and the next one's, for the loader to fill.
+  /// They are here because streams read them until they are empty, when the loader has gone.
+  [[nodiscard]] std::vector<StepBatches>& batches() noexcept { return batches_; }
 
   /// Completes everything that waits for a neighbour or a replica as cancelled. Idempotent.
   void close_lanes();
@@ -150,7 +149,7 @@ private:
   std::shared_ptr<const Plan> plan_;
   RankParts parts_;
   std::unique_ptr<stages::Device> device_;
-  std::array<StepBatches, 2> batches_;
+  std::vector<StepBatches> batches_;
   std::vector<LocalRank> ranks_;  ///< Ascending.
 };
 

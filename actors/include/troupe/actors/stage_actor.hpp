@@ -2,6 +2,7 @@
 // parameter server of a pipeline rank.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -46,7 +47,8 @@ private:
   [[nodiscard]] bool is_last(const Event& event);
   template <class Event>
   [[nodiscard]] stages::DeviceDone then(Event event);
-  void advance(const StageEvent& event);
+  void advance(StageMachine& machine, const StageEvent& event);
+  void begin(const StepStarted& message);
   /// What the director has decided on the gradients.
   void on_decision(const StageEvent& event);
 
@@ -112,6 +114,7 @@ private:
   std::vector<TraceEntry> trace_;  ///< Allocated once per step, whole; the report takes it along.
   StageMachine::Commands commands_;
   stages::OptimizerStep update_;
+  std::deque<StepStarted> waiting_;  ///< For the step before to be over.
   std::uint32_t step_ = 0;
   std::uint32_t target_count_ = 0;  ///< Of the step's batch.
   std::uint32_t choices_told_ = 0;  ///< In the current step.

@@ -43,7 +43,9 @@ struct StepReport {
   double learning_rate = 0.0;
   double loss_scale = 1.0;  ///< Neither the loss nor the gradient norm is multiplied by it.
   bool is_skipped = false;  ///< Gradients have overflowed at that scale: the weights are as before.
-  std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
+  /// Of the process's steady clock: when it began, or, if that was later, when the step before it
+  /// ended.
+  std::int64_t begin_ns = 0;
   std::int64_t end_ns = 0;
   std::vector<RankReport> ranks;  ///< By rank of the grid.
   /// Of parameter servers, in the order of their ranks: they run no passes.

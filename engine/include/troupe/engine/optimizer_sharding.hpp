@@ -30,6 +30,10 @@ enum class Synchronization : std::uint8_t {
 inline constexpr std::array<std::string_view, 2> synchronization_names{"all_reduce",
                                                                        "parameter_server"};
 
+/// The most that `TrainConfig::staleness` may be: of so many more steps gradients and weights are
+/// kept.
+inline constexpr std::uint32_t staleness_max = 16;
+
 /// One of the stages that hold the same parameters: in another replica, or another copy of the
 /// model; or their server, which is the last of them.
 struct Holder {

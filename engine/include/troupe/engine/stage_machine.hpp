@@ -71,9 +71,11 @@ struct BucketFilled {
   StageIndex stage;
   std::uint32_t bucket = 0;
 };
+/// May come in a later step, if the machine was made for that.
 struct BucketReduced {
   StageIndex stage;
   std::uint32_t bucket = 0;
+  std::uint32_t round = 0;  ///< As the command had it.
 };
 struct TiedArrived {
   StageIndex stage;
@@ -141,6 +143,7 @@ struct SendGradient {
 struct ReduceBucket {
   StageIndex stage;
   std::uint32_t bucket = 0;
+  std::uint32_t round = 0;  ///< Which of the machine's steps it belongs to, counted around.
 };
 /// Post the receive of the tied gradient from the other end of the model.
 struct ExpectTied {
@@ -221,12 +224,15 @@ public:
   /// @param stages what is to be known of each stage the rank holds, in ascending order of stage.
   /// @param enqueued_max how many passes may be enqueued on the device at once, so that it need not
   ///        wait for the driver between two of them.
+  /// @param staleness how many of its steps a client may be ahead of its oldest gradients that are
+  ///        not given away yet.
   StageMachine(const Schedule& schedule, RankIndex rank, std::span<const MachineStage> stages,
                SumRole role, std::uint32_t enqueued_max, Policy policy = Policy::in_order,
-               Chooser chooser = Chooser::self);
+               Chooser chooser = Chooser::self, std::uint32_t staleness = 0);
 
   /// Consumes `event` and appends the commands it makes possible to `out`, in the order to issue
-  /// them. `Started` begins a step; the one before must be over. Reporting a fact twice aborts.
+  /// them. `Started` begins a step; the one before must be over, but for what `staleness` allows.
+  /// Reporting a fact twice aborts.
   void on(const StageEvent& event, Commands& out);
 
   /// What keeps the next pass, or the end of the step, from happening.
@@ -303,6 +309,7 @@ private:
   template <class Command>
   void begin_optimizing(Commands& out);
   [[nodiscard]] bool all_stages_reported();
+  [[nodiscard]] bool gradients_are_away() const;
 
   StepKind kind_;
   Policy policy_;
@@ -320,7 +327,10 @@ private:
   std::uint32_t choices_expected_ = 0;
   std::vector<bool> choice_here_;  ///< By index.
   std::uint32_t buckets_issued_ = 0;
-  std::uint32_t buckets_reduced_ = 0;
+  /// Buckets issued and not reduced, by step: of the current one at `round_`, and of those before
+  /// it, around.
+  std::vector<std::uint32_t> buckets_pending_;
+  std::uint32_t round_ = 0;
   std::uint32_t stages_reported_ = 0;  ///< Answers to the current phase's command.
 };
 

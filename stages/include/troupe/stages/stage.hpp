@@ -50,6 +50,9 @@ struct StepInfo {
   StepKind kind = StepKind::training;
   const Batch* batch = nullptr;    ///< Outlives the step.
   MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
+  /// The last step whose update the weights are to have; what the stage has, unless it may be ahead
+  /// of its server.
+  std::uint32_t weights_of = 0;
   std::uint32_t first_sample = 0;  ///< Of the batch: its number among those of all replicas.
   float loss_scale = 1.0F;  ///< Gradients, not losses, are multiplied by it: see `LossScaler`.
 
@@ -162,8 +165,9 @@ public:
   /// Enqueues one optimizer step on every parameter, or on its share of each; what others update
   /// arrives until it is used. A server gives its clients what it has updated.
   virtual void optimize(const OptimizerStep& step, DeviceDone done) = 0;
-  /// Enqueues, on a client of a server, the taking of the next weights, which arrive until they are
-  /// used; on a server, the giving of those it has. Clients take once for each time that it gives.
+  /// Enqueues, on a client of a server, the taking of the weights that the current step makes,
+  /// which arrive until they are used; on a server, the giving of those it has. Clients take once
+  /// for each time that it gives.
   virtual void exchange_weights(DeviceDone done) = 0;
 
   /// In the order of `parameters_of(model, stage)`. Its memory may be used only while the stream is

@@ -42,7 +42,8 @@ struct StageProps {
             .optimizer = train.optimizer,
             .sharding = train.optimizer_sharding,
             .shard = shard(),
-            .holder = holder()};
+            .holder = holder(),
+            .staleness = train.staleness};
   }
 };
 
