@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "troupe/engine/layer_builder.hpp"
+#include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
 namespace troupe::actors {
@@ -19,13 +20,19 @@ std::string quoted(const std::string& text) {
 }
 
 Misfit misfit_of_rank(const Plan& plan, std::uint32_t rank) {
-  const auto count = plan.config.parallel.rank_count();
+  const auto count = plan.rank_count();
   if (rank < count) return std::nullopt;
   return "rank " + number(rank) + " of " + number(count);
 }
 
-bool fits(const Plan& plan, RankIndex rank, const TraceEntry& entry) {
+bool is_server(const Plan& plan, std::uint32_t rank) {
+  return rank >= plan.config.parallel.rank_count();
+}
+
+bool fits(const Plan& plan, std::uint32_t grid_rank, const TraceEntry& entry) {
   const auto& action = entry.action;
+  const auto rank = coordinate_of(plan.config.parallel, grid_rank).pipeline;
+  if (entry.kind == TraceEntry::Kind::pass && is_server(plan, grid_rank)) return false;
   return entry.kind <= TraceEntry::Kind::optimize && action.pass <= Pass::backward_weight
          && action.stage.value() < plan.training.stage_count()
          && plan.training.rank_of_stage[action.stage.value()] == rank
@@ -64,6 +71,15 @@ Misfit misfit_of(const ClockTold& message) {
   return no_time;
 }
 
+Misfit misfit_of(const Plan& plan, const StepWanted& message) {
+  if (message.kind > StepKind::evaluation) return "a step of no kind";
+  if (!is_loss_scale(message.loss_scale)) return "a step with a loss scale that is none";
+  if (message.kind == StepKind::evaluation) return std::nullopt;
+  const auto oldest = std::uint64_t{message.weights_of} + plan.config.train.staleness + 1;
+  if (message.weights_of < message.step && message.step <= oldest) return std::nullopt;
+  return "step " + number(message.step) + " on the weights of step " + number(message.weights_of);
+}
+
 Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
   const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
@@ -74,7 +90,9 @@ Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
            + number(stage_count);
   }
   const bool has_losses =
-      std::ranges::any_of(stages, [&](StageIndex stage) { return plan.training.is_last(stage); });
+      !is_server(plan, message.rank) && std::ranges::any_of(stages, [&](StageIndex stage) {
+        return plan.training.is_last(stage);
+      });
   const auto loss_count = has_losses ? plan.training.microbatch_count : 0;
   if (message.losses.size() != loss_count) {
     return number(message.losses.size()) + " losses from a rank that has " + number(loss_count);
@@ -88,8 +106,7 @@ Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
 
 Misfit misfit_of(const Plan& plan, const RankFinished& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
-  const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
-  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, rank, entry); };
+  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, message.rank, entry); };
   if (!std::ranges::all_of(message.trace, fits_plan)) return "a pass that is not of the schedule";
   const auto has_span = [](const TraceEntry& entry) {
     constexpr auto day_ns = std::int64_t{86'400} * 1'000'000'000;
@@ -143,7 +160,7 @@ Expected<Plan> plan_of(const RanksGiven& message,
                                            + quoted(message.custom_layer) + ", but this node's is "
                                            + quoted(here) + "; give it the director's"};
   }
-  const auto rank_count = plan->config.parallel.rank_count();
+  const auto rank_count = plan->rank_count();
   const auto& placed = message.node_of_rank;
   const bool is_placed =
       placed.size() == rank_count && message.node < message.nodes.size()

@@ -32,6 +32,9 @@ inline constexpr std::int64_t clock_max_ns = std::int64_t{1} << 59U;
 /// @param rank_count Of the node that was asked.
 [[nodiscard]] Misfit misfit_of(const RanksReady& message, std::size_t rank_count);
 
+// To a node.
+[[nodiscard]] Misfit misfit_of(const Plan& plan, const StepWanted& message);
+
 /// The plan that a node is given. The schedule travels as it is, so that one from a file needs no
 /// file here.
 /// @param custom_layer that this process has, for a model that has one; may be null.

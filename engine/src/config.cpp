@@ -210,6 +210,33 @@ Expected<Done> check_optimizer(const TrainConfig& train) {
   return Done{};
 }
 
+Expected<Done> check_synchronization(const Config& config) {
+  const auto& train = config.train;
+  if (train.staleness > 0 && train.synchronization == Synchronization::all_reduce) {
+    return invalid("train.staleness: " + text_of(train.staleness)
+                   + ", but under train.synchronization = \"all_reduce\" no replica begins a step "
+                     "before all have ended the last; set 0, or \"parameter_server\"");
+  }
+  if (train.staleness > 0 && train.precision == Precision::fp16) {
+    return invalid("train.staleness: " + text_of(train.staleness)
+                   + ", but in train.precision = \"fp16\" the loss scale of a step follows from the "
+                     "step before it; set 0, or \"bf16\" or \"fp32\"");
+  }
+  if (train.synchronization == Synchronization::all_reduce) return Done{};
+  if (config.parallel.data == 1) {
+    return invalid(
+        "train.synchronization: \"parameter_server\", but parallel.data = 1 replica has nobody to "
+        "be synchronized with; set \"all_reduce\", or parallel.data to at least 2");
+  }
+  if (train.optimizer_sharding != OptimizerSharding::none) {
+    const auto sharding = static_cast<std::size_t>(train.optimizer_sharding);
+    return invalid("train.optimizer_sharding: \"" + std::string{optimizer_sharding_names[sharding]}
+                   + "\", but under train.synchronization = \"parameter_server\" the replicas keep "
+                     "no optimizer state to be divided; set \"none\"");
+  }
+  return Done{};
+}
+
 /// To divide by a power of two is exact: gradients bear no trace of the scale.
 Expected<Done> check_loss_scale(const TrainConfig& train) {
   if (is_loss_scale(train.loss_scale)) return Done{};
@@ -320,6 +347,7 @@ Expected<Done> validate(const Config& config) {
   if (auto checked = check_model(config.model); !checked) return checked;
   if (auto checked = check_grid(config); !checked) return checked;
   if (auto checked = check_optimizer(config.train); !checked) return checked;
+  if (auto checked = check_synchronization(config); !checked) return checked;
   if (auto checked = check_loss_scale(config.train); !checked) return checked;
   if (auto checked = check_sizes(config); !checked) return checked;
   if (auto checked = check_data(config); !checked) return checked;

@@ -60,6 +60,8 @@ struct Case {
   WireFormat wire = WireFormat::fp32;
   double dropout = 0.0;
   std::shared_ptr<const CustomLayer> custom_layer{};
+  Synchronization synchronization = Synchronization::all_reduce;
+  std::uint32_t staleness = 0;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -74,6 +76,9 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.chunks = grid.chunks;
   config.schedule.policy = grid.policy;
   config.train.optimizer_sharding = grid.sharding;
+  config.train.synchronization = grid.synchronization;
+  config.train.staleness = grid.staleness;
+  config.train.validation_interval = 4;
   config.train.precision = grid.precision;
   config.train.loss_scale = overflowing_scale;
   config.train.gradient_wire = grid.wire;
@@ -184,6 +189,40 @@ const Case cases[] = {
      Precision::fp32,
      WireFormat::fp32,
      0.1},
+    {"servers",
+     "1f1b",
+     {.data = 2, .tensor = {2, 1}, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.0,
+     Synchronization::parameter_server},
+    {"servers_of_fp16_over_bf16",
+     "zb-h1",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp16,
+     WireFormat::bf16,
+     0.0,
+     Synchronization::parameter_server},
+    {"stale",
+     "1f1b",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.1,
+     Synchronization::parameter_server,
+     2},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {

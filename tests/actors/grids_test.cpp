@@ -119,6 +119,32 @@ TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
   }
 }
 
+TEST_P(Grids, WithParameterServersTrainToTheBitsOfThoseWithout) {
+  auto config = grid_config(GetParam());
+  config.train.steps = 6;
+  config.train.optimizer = OptimizerKind::adamw;
+  std::uint32_t turn = 0;
+  for (std::uint32_t data = 2; data <= 4; ++data) {
+    for (std::uint32_t tensor = 1; tensor <= 4; ++tensor) {
+      for (std::uint32_t pipeline = 1; pipeline <= 4; ++pipeline) {
+        if (data * tensor * pipeline > 8) continue;
+        auto grid = config;
+        grid.parallel = {.data = data, .tensor = tensor, .pipeline = pipeline};
+        grid.schedule.microbatches /= data;
+        grid.schedule.name = turn % 2 == 0 ? "1f1b" : "zb-h1";
+        grid.train.recompute = static_cast<Recompute>(turn % 3);
+        grid.train.sequence_parallel = turn % 5 < 3;
+        grid.model.dropout = turn % 2 == 0 ? 0.1 : 0.0;
+        ++turn;
+        SCOPED_TRACE(describe(grid));
+        const auto expected = train(grid);
+        grid.train.synchronization = Synchronization::parameter_server;
+        EXPECT_TRUE(train(grid) == expected);
+      }
+    }
+  }
+}
+
 TEST_P(Grids, OfUnequalShardsTrainAsOneDoes) {
   struct Case {
     ShardCounts tensor;

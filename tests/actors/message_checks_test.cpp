@@ -135,6 +135,55 @@ TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
   EXPECT_EQ(misfit(evaluation, 1, {0, -1, 2, 0}), "class -1 of 3");
 }
 
+/// One pipeline rank with two replicas, of ranks 0 and 1, and their server.
+TEST(ParameterServer, ReportsWhatAServerCan) {
+  Config config;
+  config.model = {.layers = 1, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel.data = 2;
+  config.schedule.microbatches = 1;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto plan = make_plan(config).value();
+  const auto reported = [&](std::uint32_t rank, std::size_t loss_count) {
+    return misfit_of(plan, StepKind::training,
+                     StepReported{.rank = rank,
+                                  .losses = std::vector<double>(loss_count),
+                                  .squares = {{}},
+                                  .target_count = 4});
+  };
+  EXPECT_EQ(reported(1, 1), std::nullopt);
+  EXPECT_EQ(reported(2, 0), std::nullopt);
+  EXPECT_EQ(reported(2, 1), "1 losses from a rank that has 0");
+  EXPECT_EQ(reported(3, 0), "rank 3 of 3");
+  const auto finished = [&](TraceEntry::Kind kind) {
+    return misfit_of(plan, RankFinished{2, {}, {{kind, {}, 1, 2}}});
+  };
+  EXPECT_EQ(finished(TraceEntry::Kind::reduce), std::nullopt);
+  EXPECT_EQ(finished(TraceEntry::Kind::optimize), std::nullopt);
+  EXPECT_EQ(finished(TraceEntry::Kind::pass), "a pass that is not of the schedule");
+}
+
+TEST(StepWanted, IsOnWeightsThatAClientCanHave) {
+  Config config;
+  config.model = {.layers = 1, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  config.train.staleness = 2;
+  const auto plan = make_plan(config).value();
+  const auto misfit = [&](StepKind kind, std::uint32_t step, std::uint32_t weights_of) {
+    return misfit_of(plan, StepWanted{step, kind, 1.0, weights_of});
+  };
+  EXPECT_EQ(misfit(StepKind::training, 1, 0), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 7, 4), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 7, 6), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 7, 3), "step 7 on the weights of step 3");
+  EXPECT_EQ(misfit(StepKind::training, 7, 7), "step 7 on the weights of step 7");
+  EXPECT_EQ(misfit(StepKind::training, 0, 0), "step 0 on the weights of step 0");
+  EXPECT_EQ(misfit(StepKind::evaluation, 1, 70), std::nullopt);
+  EXPECT_EQ(misfit(StepKind{2}, 1, 0), "a step of no kind");
+  EXPECT_EQ(misfit_of(plan, StepWanted{1, StepKind::training, 3.0, 0}),
+            "a step with a loss scale that is none");
+}
+
 TEST(RanksReady, AreAsManyActorsAsRanksOrAFailureWithItsCode) {
   EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, {}}, 0), std::nullopt);
   EXPECT_EQ(misfit_of(RanksReady{Errc::none, {}, std::vector<StageHandle>(2)}, 3),

@@ -31,7 +31,9 @@ struct StageProps {
   }
   [[nodiscard]] Holder holder() const noexcept {
     if (peers.holders.group == nullptr) return {};
-    return {.index = peers.holders.group->rank(), .count = peers.holders.group->size()};
+    return {.index = peers.holders.group->rank(),
+            .count = peers.holders.group->size(),
+            .has_server = train.synchronization == Synchronization::parameter_server};
   }
   [[nodiscard]] StageShape shape() const {
     return {.model = model,
@@ -42,7 +44,8 @@ struct StageProps {
             .optimizer = train.optimizer,
             .sharding = train.optimizer_sharding,
             .shard = shard(),
-            .holder = holder()};
+            .holder = holder(),
+            .staleness = train.staleness};
   }
 };
 
