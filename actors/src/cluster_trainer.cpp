@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "troupe/engine/lanes.hpp"
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/engine/memory_need.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
@@ -135,8 +136,9 @@ private:
   Expected<Done> give_ranks() {
     std::vector<RanksGiven> gifts;
     for (std::uint32_t node = 0; node < nodes_.nodes.size(); ++node) {
-      gifts.push_back({node, to_toml(plan_->config), to_csv(plan_->training), node_of_rank_,
-                       nodes_.facts, cluster_.fabric().address(), director_});
+      gifts.push_back({node, to_toml(plan_->config), fingerprint_of_layer(plan_->config.model),
+                       to_csv(plan_->training), node_of_rank_, nodes_.facts,
+                       cluster_.fabric().address(), director_});
     }
     const auto ready = ask_nodes<RanksReady>(gifts);
     if (!ready) return ready.error();

@@ -17,7 +17,8 @@ namespace {
 Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, const StagePlan& stage,
                                                           stages::Device& device,
                                                           stages::Stream& stream,
-                                                          const stages::StagePeers& peers) {
+                                                          const stages::StagePeers& peers,
+                                                          const stages::CustomKernels& kernels) {
   auto made =
       stages::make_transformer_stage(device, stream,
                                      {.model = plan.config.model,
@@ -26,14 +27,19 @@ Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, cons
                                       .microbatch_count = plan.config.schedule.microbatches,
                                       .microbatch_size = plan.config.schedule.microbatch_size,
                                       .train = plan.config.train,
-                                      .peers = peers});
+                                      .peers = peers,
+                                      .custom_kernels = kernels});
   if (!made) return made.error();
   return std::unique_ptr<stages::Stage>{std::move(*made)};
 }
 
 RankParts with_defaults(RankParts parts) {
   if (!parts.make_device) parts.make_device = stages::make_cpu_device;
-  if (!parts.make_stage) parts.make_stage = make_model_stage;
+  if (!parts.make_stage) {
+    parts.make_stage = [kernels = parts.custom_kernels](auto&... what) {
+      return make_model_stage(what..., kernels);
+    };
+  }
   if (!parts.make_link) parts.make_link = transport::make_in_process_link;
   if (!parts.make_group) parts.make_group = transport::make_in_process_group;
   return parts;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
@@ -12,6 +13,10 @@ namespace {
 
 std::string number(std::uint64_t value) {
   return std::to_string(value);
+}
+
+std::string quoted(const std::string& text) {
+  return '"' + text + '"';
 }
 
 Misfit misfit_of_rank(const Plan& plan, std::uint32_t rank) {
@@ -133,13 +138,28 @@ Misfit misfit_of(const RanksReady& message, std::size_t rank_count) {
   return "a stage actor that leads nowhere";
 }
 
-Expected<Plan> plan_of(const RanksGiven& message) {
-  const auto config = parse_config(message.config, "the director's configuration", {});
+Expected<Plan> plan_of(const RanksGiven& message,
+                       const std::shared_ptr<const CustomLayer>& custom_layer) {
+  auto config = parse_config(message.config, "the director's configuration", {});
   if (!config) return config.error();
+  if (config->model.family == Family::custom) {
+    if (custom_layer == nullptr) {
+      return Error{Errc::invalid_config,
+                   "the model is made of the layer " + quoted(message.custom_layer)
+                       + ", and this node has none; set NodeOptions::custom_layer"};
+    }
+    config->model.custom_layer = custom_layer;
+  }
   auto schedule = from_csv(message.schedule, "the director's schedule");
   if (!schedule) return schedule.error();
   auto plan = make_plan(*config, std::move(*schedule));
   if (!plan) return plan;
+  const auto here = fingerprint_of_layer(plan->config.model);
+  if (here != message.custom_layer) {
+    return Error{Errc::invalid_config, "the model is made of the layer "
+                                           + quoted(message.custom_layer) + ", but this node's is "
+                                           + quoted(here) + "; give it the director's"};
+  }
   const auto rank_count = plan->rank_count();
   const auto& placed = message.node_of_rank;
   const bool is_placed =

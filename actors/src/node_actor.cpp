@@ -44,7 +44,7 @@ RanksReady NodeState::on(const RanksGiven& message) {
 
 Expected<Done> NodeState::build(const RanksGiven& message) {
   if (plan_) return Error{Errc::internal, "the director gives ranks twice, which is a bug"};
-  const auto plan = plan_of(message);
+  const auto plan = plan_of(message, stock_->custom_layer);
   if (!plan) return plan.error();
   auto source = stock_->make_source(*plan);
   if (!source) return source.error();

@@ -32,6 +32,8 @@ const char* name_of(Family family) {
       return "Llama";
     case Family::bert:
       return "BERT";
+    case Family::custom:
+      return "custom layers";
   }
   return "";
 }

@@ -34,7 +34,8 @@ public:
       if (bounds_.trains) append_tied();
       append_slots();
       append_edges();
-      if (model_.family == Family::llama) {
+      if (std::ranges::find(graph_.operations, OperationKind::rotate, &Operation::kind)
+          != graph_.operations.end()) {
         append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
       }
       append_pass_workspace();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "troupe/engine/check.hpp"
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/stages/kernels.hpp"
 
 #include "initial_normal.hpp"
@@ -759,12 +760,34 @@ Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, 
   return device.allocate(size_bytes, space);
 }
 
+Expected<Done> check_kernels(const StageGraph& graph, const StageProps& props) {
+  for (const auto& operation : graph.custom_operations) {
+    const auto found = props.custom_kernels.find(operation.name);
+    const auto lacks = [&](const char* what) {
+      return Error{Errc::invalid_config, "the operation \"" + operation.name + "\" of the layer \""
+                                             + props.model.custom_layer->name + "\" has no " + what
+                                             + "; give it under that name in custom_kernels of "
+                                               "RankParts"};
+    };
+    if (found == props.custom_kernels.end()) return lacks("kernel");
+    const auto& kernel = found->second;
+    if (!kernel.forward) return lacks("kernel for the forward pass");
+    if (!props.bounds.trains) continue;
+    if (!kernel.backward_input) return lacks("kernel for the gradient of its input");
+    if (!operation.parameters.empty() && !kernel.backward_weight) {
+      return lacks("kernel for the gradients of its parameters");
+    }
+  }
+  return Done{};
+}
+
 }  // namespace
 
 Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
                                                                    const StageProps& props) {
   const auto shape = props.shape();
   auto graph = graph_of(shape);
+  if (auto checked = check_kernels(graph, props); !checked) return checked.error();
   const auto list = tensors_of(graph, shape);
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
   const std::span for_device{list.begin(), host_begin};

@@ -19,10 +19,11 @@ namespace {
 struct Kind {
   Family family = Family::gpt2;
   Task task = Task::masked;
+  std::shared_ptr<const CustomLayer> custom_layer{};
 };
 
 Config grid_config(const Kind& kind) {
-  const auto& [family, task] = kind;
+  const auto& [family, task, custom_layer] = kind;
   const bool classifies = task == Task::classification;
   auto config = tiny_config(false);
   config.model = {.family = family,
@@ -34,7 +35,8 @@ Config grid_config(const Kind& kind) {
                   .tie_embeddings = family != Family::llama && !classifies,
                   .feed_forward = 96,
                   .task = task,
-                  .classes = classifies ? 3U : 0U};
+                  .classes = classifies ? 3U : 0U,
+                  .custom_layer = custom_layer};
   config.schedule.microbatches = 12;
   config.schedule.microbatch_size = 3;
   config.train.steps = 20;
@@ -202,7 +204,8 @@ TEST_P(Grids, OfUnequalShardsTrainAsOneDoes) {
 INSTANTIATE_TEST_SUITE_P(
     Families, Grids,
     testing::Values(Kind{Family::gpt2}, Kind{Family::llama}, Kind{Family::bert},
-                    Kind{Family::bert, Task::classification}),
+                    Kind{Family::bert, Task::classification},
+                    Kind{Family::custom, Task::masked, parallel_block()}),
     [](const auto& test) {
       return std::string{family_names[static_cast<std::size_t>(test.param.family)]}
              + (test.param.task == Task::classification ? "_classification" : "");

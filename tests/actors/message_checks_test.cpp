@@ -9,6 +9,8 @@
 
 #include "troupe/engine/schedule_text.hpp"
 
+#include "../engine/custom_layers.hpp"
+
 namespace troupe::actors {
 namespace {
 
@@ -20,6 +22,7 @@ RanksGiven good_gift() {
   const auto plan = make_plan(config).value();
   return {.node = 1,
           .config = to_toml(config),
+          .custom_layer = {},
           .schedule = to_csv(plan.training),
           .node_of_rank = {0, 1, 1},
           .nodes = std::vector<NodeFacts>(2),
@@ -28,7 +31,7 @@ RanksGiven good_gift() {
 }
 
 TEST(RanksGiven, MakeThePlanThatTheDirectorHas) {
-  const auto plan = plan_of(good_gift());
+  const auto plan = plan_of(good_gift(), nullptr);
   ASSERT_TRUE(plan) << plan.error().context;
   EXPECT_EQ(plan->training.rank_count(), 3U);
 }
@@ -37,7 +40,7 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
   const auto refusal_of = [](auto change) {
     auto gift = good_gift();
     change(gift);
-    const auto plan = plan_of(gift);
+    const auto plan = plan_of(gift, nullptr);
     return plan ? std::string{"accepted"} : plan.error().context;
   };
   EXPECT_EQ(refusal_of([](auto& gift) {
@@ -52,6 +55,26 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
             std::string::npos);
   EXPECT_NE(refusal_of([](auto& gift) { gift.config = "[model"; }).find("configuration"),
             std::string::npos);
+}
+
+TEST(RanksGiven, BringALayerThatTheNodeMustHave) {
+  auto gift = good_gift();
+  auto config = parse_config(gift.config, "run.toml", {}).value();
+  config.model.family = Family::custom;
+  config.model.heads = 1;
+  config.model.custom_layer = parallel_block();
+  gift.config = to_toml(config);
+  gift.custom_layer = fingerprint_of_layer(config.model);
+  EXPECT_TRUE(plan_of(gift, parallel_block()));
+  EXPECT_EQ(plan_of(gift, nullptr).error().context,
+            "the model is made of the layer \"" + gift.custom_layer
+                + "\", and this node has none; set NodeOptions::custom_layer");
+  auto other = *parallel_block();
+  other.has_positions = true;
+  config.model.custom_layer = std::make_shared<const CustomLayer>(other);
+  EXPECT_EQ(plan_of(gift, config.model.custom_layer).error().context,
+            "the model is made of the layer \"" + gift.custom_layer + "\", but this node's is \""
+                + fingerprint_of_layer(config.model) + "\"; give it the director's");
 }
 
 TEST(StepReported, BringsNumbersThatAreNotFiniteToAnotherProcess) {

@@ -695,6 +695,60 @@ TEST(SameBits, TwoCopiesOfTheModelInReplicasEqualMoreReplicas) {
   EXPECT_EQ(outcome, train(plan_of(config, "1f1b", 2)));
 }
 
+/// In any pipeline, whatever it recomputes; and so do shards.
+TEST(SameBits, ALayerOfOnesOwnEqualsTheSerialRun) {
+  auto config = tiny_config(true);
+  config.model.family = Family::custom;
+  config.model.layers = 4;
+  config.model.custom_layer = tangle();
+  config.train.steps = 6;
+  for (const std::uint32_t shards : {1U, 2U}) {
+    config.parallel = {.data = 1, .tensor = shards, .pipeline = 1};
+    config.schedule.name = "gpipe";
+    config.schedule.chunks = 1;
+    config.train.recompute = Recompute::none;
+    const auto expected = train(config);
+    ASSERT_EQ(expected.losses.size(), 6U);
+    EXPECT_LT(expected.losses.back(), expected.losses.front());
+    std::uint32_t turn = 0;
+    for (const auto& [schedule, ranks, chunks] :
+         {std::tuple{"1f1b", 4U, 1U}, std::tuple{"zb-h1", 2U, 1U},
+          std::tuple{"interleaved-1f1b", 2U, 2U}, std::tuple{"zb-v", 2U, 1U}}) {
+      config.parallel.pipeline = ranks;
+      config.schedule.name = schedule;
+      config.schedule.chunks = chunks;
+      config.train.recompute = static_cast<Recompute>(turn++ % 3);
+      SCOPED_TRACE(std::string{schedule} + ", " + std::to_string(shards) + " shards");
+      EXPECT_TRUE(train(config) == expected);
+    }
+  }
+}
+
+TEST(Trainer, NamesTheKernelThatIsMissing) {
+  auto config = tiny_config(true);
+  config.model.family = Family::custom;
+  config.model.custom_layer = parallel_block();
+  const auto plan = make_plan(config).value();
+  const auto refusal_of = [&](auto change) {
+    auto parts = parts_of_tests();
+    change(parts.custom_kernels);
+    const auto trainer = Trainer::make(plan, source_of(config), parts);
+    EXPECT_FALSE(trainer);
+    EXPECT_EQ(trainer.error().code, Errc::invalid_config);
+    return trainer.error().context;
+  };
+  const std::string begin =
+      "the operation \"square\" of the layer \"parallel-block\" has no kernel";
+  const std::string end = "; give it under that name in custom_kernels of RankParts";
+  EXPECT_EQ(refusal_of([](auto& kernels) { kernels.erase("square"); }), begin + end);
+  EXPECT_EQ(refusal_of([](auto& kernels) { kernels["square"].forward = {}; }),
+            begin + " for the forward pass" + end);
+  EXPECT_EQ(refusal_of([](auto& kernels) { kernels["square"].backward_input = {}; }),
+            begin + " for the gradient of its input" + end);
+  EXPECT_EQ(refusal_of([](auto& kernels) { kernels["square"].backward_weight = {}; }),
+            begin + " for the gradients of its parameters" + end);
+}
+
 TEST(Trainer, EvaluationReportsALossAndChangesNothing) {
   auto config = tiny_config(true);
   config.parallel.pipeline = 2;

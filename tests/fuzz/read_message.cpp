@@ -111,7 +111,7 @@ public:
     (void)misfit_of(*plan_of(Synchronization::parameter_server), message);
   }
   void take(RanksGiven& message) {
-    const auto plan = actors::plan_of(message);
+    const auto plan = actors::plan_of(message, nullptr);
     if (!plan) {
       TROUPE_ASSERT(!plan.error().context.empty());
       return;

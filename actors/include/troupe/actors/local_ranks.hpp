@@ -30,6 +30,8 @@ using StageFactory = std::function<Expected<std::unique_ptr<stages::Stage>>(
 struct RankParts {
   std::function<std::unique_ptr<stages::Device>()> make_device;  ///< The CPU of this machine.
   StageFactory make_stage;                                       ///< The plan's model family.
+  /// Of the operations that the model's own layer defines; for the default of `make_stage`.
+  stages::CustomKernels custom_kernels{};
   /// A lane whose ends are both here: in-process.
   std::function<transport::LinkPair(transport::HandOver)> make_link;
   /// The members of a group that are all here, in rank order: in process.

@@ -29,6 +29,7 @@ typename Inspector::result_type inspect(Inspector& f, NodeFacts& x) {
 struct RanksGiven {
   std::uint32_t node = 0;                   ///< Which one the receiver is.
   std::string config;                       ///< As TOML.
+  std::string custom_layer;                 ///< Its fingerprint; empty for other families.
   std::string schedule;                     ///< Of training, as CSV.
   std::vector<std::uint32_t> node_of_rank;  ///< By rank of the grid, and servers.
   std::vector<NodeFacts> nodes;
@@ -37,7 +38,8 @@ struct RanksGiven {
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, RanksGiven& x) {
-  return f(x.node, x.config, x.schedule, x.node_of_rank, x.nodes, x.director_fabric, x.director);
+  return f(x.node, x.config, x.custom_layer, x.schedule, x.node_of_rank, x.nodes, x.director_fabric,
+           x.director);
 }
 /// Its answer.
 struct RanksReady {
