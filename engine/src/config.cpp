@@ -219,8 +219,8 @@ Expected<Done> check_synchronization(const Config& config) {
   }
   if (train.staleness > 0 && train.precision == Precision::fp16) {
     return invalid("train.staleness: " + text_of(train.staleness)
-                   + ", but in train.precision = \"fp16\" the loss scale of a step follows from the "
-                     "step before it; set 0, or \"bf16\" or \"fp32\"");
+                   + ", but in train.precision = \"fp16\" the loss scale of a step follows from "
+                     "the step before it; set 0, or \"bf16\" or \"fp32\"");
   }
   if (train.synchronization == Synchronization::all_reduce) return Done{};
   if (config.parallel.data == 1) {
