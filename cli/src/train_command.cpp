@@ -449,6 +449,7 @@ Expected<ExitCode> join_task_0(const PerformerArguments& performers, const Plan&
 Expected<ExitCode> train(const RunArguments& arguments) {
   auto plan = load_plan(arguments);
   if (!plan) return plan.error();
+  if (auto can = check_device(*plan); !can) return can.error();
   auto performers = arguments.performers;
   auto launch = launch_of(performers);
   if (!launch) return launch.error();

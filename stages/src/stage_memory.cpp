@@ -61,9 +61,14 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
       buffers.add(Edge::tied_out, Buffer{cutter.buffer("out")});
     }
   }
-  for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
-    slots.push_back(
-        {.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
+  slots.resize(props.bounds.slots);
+  for (std::uint32_t i = 0; cutter.at("slots"); ++i) {
+    const auto memory = cutter.buffer(std::to_string(i));
+    if (props.bounds.offloads) {
+      places.push_back(memory);
+    } else {
+      slots[i].memory = memory;
+    }
   }
   cut_edges(cutter, props.bounds, buffers);
   if (cutter.at("constants")) turns = cutter.floats("turns");
@@ -77,6 +82,9 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (props.spec.has_embedding && widths.segments > 0) segments = cutter.integers("segments");
   if (widths.lengths > 0) lengths = cutter.integers("lengths");
   if (props.spec.has_head) targets = cutter.integers("targets");
+  for (std::uint32_t i = 0; host_cutter.at("offloaded slots"); ++i) {
+    host.slots.push_back(host_cutter.buffer(std::to_string(i)));
+  }
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
   if (predicts) host.predictions = host_cutter.integers("predictions");
   if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");

@@ -145,6 +145,25 @@ TEST_F(Command, AScheduleFileWithSendsAndReceivesTrainsLikeOneWithout) {
             0);
 }
 
+TEST_F(Command, WhatAProcessorCannotOffloadIsPlannedAndRefused) {
+  const std::string sentence =
+      "train.offload: \"activations\" moves them from the device to host memory, but run.device = "
+      "\"cpu\" computes in host memory; set \"none\"";
+  const std::string set =
+      " run.toml --set train.offload=activations schedule.name=gpipe schedule.microbatches=4";
+  expect_refused("troupe train" + set, sentence);
+  expect_refused("troupe train" + set + " --processes 2", sentence);
+  const auto planned = shell("troupe plan" + set);
+  EXPECT_EQ(planned.exit_code, 2);
+  for (const auto& part :
+       {std::string{"offloaded slots"},
+        std::string{"of it in page-locked host memory; a training step copies at most"},
+        sentence}) {
+    EXPECT_NE(planned.output.find(part), std::string::npos) << planned.output;
+  }
+  EXPECT_EQ(planned.output.find("predicted"), std::string::npos) << planned.output;
+}
+
 class CommandStoppedBy : public Command, public testing::WithParamInterface<int> {};
 
 INSTANTIATE_TEST_SUITE_P(Signals, CommandStoppedBy, testing::Values(SIGINT, SIGTERM),
