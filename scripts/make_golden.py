@@ -31,6 +31,8 @@ LLAMA = {"family": "llama", **MODEL, "kv_heads": 2, "feed_forward": 80}
 BERT = {"family": "bert", **MODEL, "kv_heads": 4, "feed_forward": 80, "norm_epsilon": 1e-12,
         "task": "masked", "classes": 0}
 CLASSIFIER = {**BERT, "task": "classification", "classes": 3}
+# The layer of tests/engine/custom_layers.hpp.
+PARALLEL = {"family": "custom", **MODEL, "kv_heads": 4, "feed_forward": 80}
 DROPOUT = {"dropout": 0.1, "attention_dropout": 0.2}
 TRAIN = {"steps": 20, "seed": 7, "warmup_steps": 5, "microbatches": 2, "microbatch_size": 2,
          "data_seed": 100}
@@ -60,6 +62,7 @@ CASES = {
     "bert_classes_adamw": (CLASSIFIER, False, BERT_ADAMW),
     "dropout_adamw": ({**GPT2, **DROPOUT}, True, ADAMW),
     "llama_dropout_sgd": ({**LLAMA, **DROPOUT}, False, SGD),
+    "parallel_block_adamw": (PARALLEL, False, ADAMW),
     "bert_classes_dropout_adamw": ({**CLASSIFIER, **DROPOUT}, False, BERT_ADAMW),
     "tied_sgd_bf16": (GPT2, True, {**SGD, **BF16}),
     "llama_sgd_bf16": (LLAMA, False, {**SGD, **BF16}),
@@ -244,6 +247,26 @@ def llama_shapes(tie):
     return shapes
 
 
+def parallel_shapes(tie):
+    """As llama_shapes."""
+    hidden, wide = PARALLEL["hidden"], PARALLEL["feed_forward"]
+    shapes = {"wte.weight": ((PARALLEL["vocabulary"], hidden), DEVIATION)}
+    for i in range(PARALLEL["layers"]):
+        layer = f"h.{i}."
+        shapes[layer + "ln.weight"] = ((hidden,), ONES)
+        shapes[layer + "ln.bias"] = ((hidden,), ZEROS)
+        shapes[layer + "attn.qkv.weight"] = ((3 * hidden, hidden), DEVIATION)
+        shapes[layer + "mlp.up.weight"] = ((wide, hidden), DEVIATION)
+        shapes[layer + "mlp.act.gain"] = ((wide,), ONES)
+        shapes[layer + "mlp.act.bias"] = ((wide,), ZEROS)
+        shapes[layer + "attn.out.weight"] = ((hidden, hidden), RESIDUAL_DEVIATION)
+        shapes[layer + "mlp.down.weight"] = ((hidden, wide), RESIDUAL_DEVIATION)
+    shapes["ln_f.weight"] = ((hidden,), ONES)
+    if not tie:
+        shapes["lm_head.weight"] = ((PARALLEL["vocabulary"], hidden), DEVIATION)
+    return shapes
+
+
 def bert_shapes(tie, model=BERT):
     """As llama_shapes."""
     hidden, wide = BERT["hidden"], BERT["feed_forward"]
@@ -346,6 +369,19 @@ def by_heads(x, heads):
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
+def turn(x):
+    """By rotary positions; [batch, heads, sequence, head_size]."""
+    size = x.shape[-1]
+    wavelengths = 10000.0 ** (torch.arange(0, size, 2) / size)
+    angles = (torch.arange(x.shape[-2])[:, None] / wavelengths).repeat(1, 2)
+    first, second = x.chunk(2, -1)
+    return x * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
+
+
+def rms_norm(x, gain):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * gain
+
+
 def gpt2_forward(p, dropout, product, tokens):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
@@ -369,18 +405,10 @@ def gpt2_forward(p, dropout, product, tokens):
 def llama_forward(p, dropout, product, tokens):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * p[name + ".weight"]
+        return rms_norm(x, p[name + ".weight"])
 
     def linear(x, name):
         return product(x, p[name + ".weight"].T)
-
-    size = LLAMA["hidden"] // LLAMA["heads"]
-    wavelengths = 10000.0 ** (torch.arange(0, size, 2) / size)
-    angles = (torch.arange(tokens.shape[1])[:, None] / wavelengths).repeat(1, 2)
-
-    def turn(x):
-        first, second = x.chunk(2, -1)
-        return x * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
 
     group = LLAMA["heads"] // LLAMA["kv_heads"]
     x = dropout.of_model(dropout.EMBEDDED, p["model.embed_tokens.weight"][tokens])
@@ -397,6 +425,24 @@ def llama_forward(p, dropout, product, tokens):
         x = x + fed_forward(linear(wide, layer + "mlp.down_proj"))
     head = p.get("lm_head.weight", p["model.embed_tokens.weight"])
     return product(norm(x, "model.norm"), head.T)
+
+
+def parallel_forward(p, dropout, product, tokens):
+    """Logits [batch, sequence, vocabulary]."""
+    def linear(x, name):
+        return product(x, p[name + ".weight"].T)
+
+    x = dropout.of_model(dropout.EMBEDDED, p["wte.weight"][tokens])
+    for i in range(PARALLEL["layers"]):
+        layer = f"h.{i}."
+        probabilities, attended, fed_forward = dropouts_of(dropout, i)
+        normal = F.layer_norm(x, x.shape[-1:], p[layer + "ln.weight"], p[layer + "ln.bias"], 1e-5)
+        q, k, v = (by_heads(t, PARALLEL["heads"])
+                   for t in linear(normal, layer + "attn.qkv").split(PARALLEL["hidden"], -1))
+        y = linear(attend(turn(q), turn(k), v, probabilities), layer + "attn.out")
+        square = p[layer + "mlp.act.gain"] * linear(normal, layer + "mlp.up") ** 2 + p[layer + "mlp.act.bias"]
+        x = x + attended(y) + fed_forward(linear(square, layer + "mlp.down"))
+    return product(rms_norm(x, p["ln_f.weight"]), p.get("lm_head.weight", p["wte.weight"]).T)
 
 
 def bert_hidden(p, dropout, product, tokens, segments, lengths):
@@ -441,7 +487,7 @@ def classifier_forward(p, dropout, product, tokens, segments, lengths):
 
 
 FAMILIES = {"gpt2": (gpt2_shapes, gpt2_forward), "llama": (llama_shapes, llama_forward),
-            "bert": (bert_shapes, bert_forward)}
+            "bert": (bert_shapes, bert_forward), "custom": (parallel_shapes, parallel_forward)}
 
 
 # -- the training ----------------------------------------------------------------------------------

@@ -171,12 +171,12 @@ private:
     const auto core_count = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
     const auto& [data, tensor, pipeline] = plan_.config.parallel;
     fmt::print(
-        "{} actors ({} replicas x {}{} pipeline ranks), {}, {} tokens per step; "
+        "{} actors ({} replicas x {}{} pipeline ranks){}, {}, {} tokens per step; "
         "light: {:.0f} GFLOP/s on {} core{}\n",
         plan_.config.parallel.rank_count(), data,
         tensor == 1 ? "" : fmt::format("{} shards x ", to_string(tensor)), pipeline,
-        plan_.training.name, plan_.tokens_per_step(), light_flops_ / 1e9, core_count,
-        core_count == 1 ? "" : "s");
+        plan_.has_servers() ? " and their parameter servers" : "", plan_.training.name,
+        plan_.tokens_per_step(), light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
     return Done{};
   }
 

@@ -146,6 +146,7 @@ private:
   void carry_out(std::size_t, const ExpectTied&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const SendTied&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const AddTied&) { TROUPE_ASSERT(false); }
+  void carry_out(std::size_t, const ExchangeWeights&) { TROUPE_ASSERT(false); }
 
   void begin_next_pass(std::size_t row);
   void fill_buckets(std::size_t row, const Action& action, std::int64_t duration_ns);
@@ -208,7 +209,8 @@ MachineSimulation::MachineSimulation(const Schedule& schedule, const CostModel& 
       }
       rows_.push_back({.replica = d,
                        .rank = r,
-                       .machine = {schedule, RankIndex{r}, stages, costs.replicas.count > 1,
+                       .machine = {schedule, RankIndex{r}, stages,
+                                   costs.replicas.count > 1 ? SumRole::peer : SumRole::alone,
                                    costs.runtime.enqueued_max},
                        .bucket_count = bucket_count});
       foresee(0, Told{row_of(d, r), Started{}});

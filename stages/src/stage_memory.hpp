@@ -55,7 +55,12 @@ struct StageMemory {
   StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
               ArenaCutter& host_cutter, StageBuffers& buffers);
 
-  std::vector<ParameterView> parameters;
+  std::vector<ParameterView> parameters;  ///< Of the copies that are in use.
+  /// By copy, by parameter: see `StageShape::copy_count`.
+  std::vector<std::vector<std::span<float>>> values;
+  std::vector<std::vector<std::span<float>>> gradients;
+  void use_values(std::uint32_t copy);
+  void use_gradients(std::uint32_t copy);
 
   /// What of a parameter the stage updates, in pieces of one length.
   struct Updated {
@@ -91,9 +96,13 @@ struct StageMemory {
 
 private:
   static std::vector<std::span<float>> cut_each(std::span<const ParameterSpec> specs,
-                                                ArenaCutter& cutter);
-  void cut_parameters(const StageGraph& graph, ArenaCutter& cutter);
+                                                ArenaCutter& cutter, std::uint32_t copy);
+  void cut_parameters(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
   void cut_gradients(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
+  void cut_gradients_of_copy(const std::vector<bool>& in_parts, const StageGraph& graph,
+                             ArenaCutter& cutter, std::uint32_t copy);
+  void cut_batch(const StageProps& props, bool predicts, ArenaCutter& cutter,
+                 ArenaCutter& host_cutter);
   void cut_updated(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
 };
 

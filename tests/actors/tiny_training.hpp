@@ -14,6 +14,9 @@
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/random.hpp"
 
+#include "../engine/custom_layers.hpp"
+#include "../stages/custom_kernels.hpp"
+
 namespace troupe::actors {
 
 inline constexpr std::uint32_t step_count = 20;
@@ -139,9 +142,16 @@ inline Outcome train(Trainer& trainer) {
   return outcome;
 }
 
+/// With the kernels of the layers that tests define.
+inline RankParts parts_of_tests() {
+  RankParts parts;
+  parts.custom_kernels = stages::custom_kernels();
+  return parts;
+}
+
 inline Outcome train(const Expected<Plan>& plan) {
   EXPECT_TRUE(plan.has_value()) << plan.error().context;
-  auto trainer = Trainer::make(*plan, source_of(plan->config));
+  auto trainer = Trainer::make(*plan, source_of(plan->config), parts_of_tests());
   EXPECT_TRUE(trainer.has_value());
   return train(**trainer);
 }

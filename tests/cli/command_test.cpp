@@ -314,6 +314,7 @@ TEST_F(Command, RefusesABadConfiguration) {
   expect_refused("troupe train run.toml --set model.layers=1", "layers");
   expect_refused("troupe train run.toml --set model.heads=3", "heads");
   expect_refused("troupe train run.toml --set model.family=bert", "at least 257");
+  expect_refused("troupe train run.toml --set model.family=custom", "a file cannot hold one");
   expect_refused("troupe train run.toml --set parallel.tensor=3", "tensor");
   expect_refused("troupe train run.toml --set parallel.tensor=[1,3]",
                  "3 shards of pipeline rank 1 cannot share out model.heads = 2");

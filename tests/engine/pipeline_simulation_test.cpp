@@ -30,7 +30,7 @@ struct World {
   Schedule training;
   StepKind kind = StepKind::training;  ///< Which step to run.
   bool is_tied = false;
-  bool is_replicated = false;
+  SumRole role = SumRole::alone;
   std::uint32_t enqueued_max = 2;
   Policy policy = Policy::in_order;
   bool offloads = false;
@@ -43,7 +43,7 @@ public:
   static constexpr std::uint32_t plain_bucket_count = 2;
 
   SimulatedPipeline(const World& world, std::uint64_t seed)
-      : random_{seed}, policy_{world.policy}, choices_{world.choices} {
+      : random_{seed}, policy_{world.policy}, role_{world.role}, choices_{world.choices} {
     const auto& training = world.training;
     const auto evaluation = make_forward_only(training);
     schedule_ = world.kind == StepKind::training ? training : evaluation;
@@ -54,14 +54,15 @@ public:
       for (const auto stage : schedule_.stages_of(RankIndex{r})) {
         const bool is_end = is_first(stage) || is_last(stage);
         const bool is_tied = world.is_tied && is_end && schedule_.stages_per_copy() > 1;
-        bounds_[stage] = bounds_of(training, evaluation, stage);
+        const bool is_server = role_ == SumRole::server;
+        bounds_[stage] =
+            is_server ? StageBounds{.slots = 0} : bounds_of(training, evaluation, stage);
         bounds_[stage].offloads = world.offloads;
         bucket_counts_[stage] = plain_bucket_count + (is_tied ? 1 : 0);
-        stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied});
+        stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied && !is_server});
       }
-      machines_.emplace_back(schedule_, RankIndex{r}, stages, world.is_replicated,
-                             world.enqueued_max, world.policy,
-                             choices_.empty() ? Chooser::self : Chooser::leader);
+      machines_.emplace_back(schedule_, RankIndex{r}, stages, world.role, world.enqueued_max,
+                             world.policy, choices_.empty() ? Chooser::self : Chooser::leader);
       enqueued_.emplace_back();
     }
   }
@@ -72,7 +73,8 @@ public:
       fetches_[r].clear();
       in_transit_.push_back({r, Started{}});
     }
-    reported_count_ = finished_count_ = updated_count_ = 0;
+    reported_count_ = finished_count_ = updated_count_ = exchanged_count_ = 0;
+    is_refused_ = false;
     while (!in_transit_.empty() && !testing::Test::HasFailure()) {
       const auto chosen = random_.below(in_transit_.size());
       std::swap(in_transit_[chosen], in_transit_.back());
@@ -87,11 +89,17 @@ public:
     EXPECT_TRUE(expected_.empty());
     EXPECT_EQ(reported_count_, schedule_.rank_count());
     EXPECT_EQ(finished_count_, schedule_.rank_count());
-    EXPECT_EQ(updated_count_, trains() && !is_refused_ ? schedule_.stage_count() : 0);
+    const bool is_client = role_ == SumRole::client;
+    const bool is_updated = trains() && !is_client && !is_refused_;
+    EXPECT_EQ(updated_count_, is_updated ? schedule_.stage_count() : 0);
+    const bool is_exchanged = trains() && (is_client || (role_ == SumRole::server && is_refused_));
+    EXPECT_EQ(exchanged_count_, is_exchanged ? schedule_.stage_count() : 0);
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       EXPECT_TRUE(machines_[r].step_finished()) << "rank " << r;
       EXPECT_EQ(machines_[r].waits_for(), WaitCause::next_step);
-      if (policy_ == Policy::in_order) {
+      if (role_ == SumRole::server) {
+        EXPECT_TRUE(done_[r].empty());
+      } else if (policy_ == Policy::in_order) {
         EXPECT_EQ(done_[r], schedule_.ranks[r]);
       } else {
         expect_same_passes(done_[r], schedule_.ranks[r]);
@@ -295,6 +303,7 @@ private:
   }
   void carry_out(std::uint32_t, const ReportStep&) {
     if (++reported_count_ < schedule_.rank_count() || !trains()) return;
+    if (role_ == SumRole::client) return;
     is_refused_ = random_.below(4) == 0;
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       if (is_refused_) {
@@ -308,6 +317,10 @@ private:
     EXPECT_FALSE(is_refused_) << "stage " << c.stage.value();
     ++updated_count_;
     in_transit_.push_back({r, OptimizerFinished{c.stage}});
+  }
+  void carry_out(std::uint32_t r, const ExchangeWeights& c) {
+    ++exchanged_count_;
+    in_transit_.push_back({r, WeightsExchanged{c.stage}});
   }
   void carry_out(std::uint32_t, const FinishStep&) { ++finished_count_; }
 
@@ -338,6 +351,7 @@ private:
 
   Random random_;
   Policy policy_;
+  SumRole role_;
   std::vector<std::vector<Action>> choices_;
   Schedule schedule_;  ///< Of the kind of step that runs.
   std::vector<StageMachine> machines_;
@@ -354,8 +368,9 @@ private:
   std::vector<std::vector<std::size_t>> fetches_;
   std::map<StageIndex, std::vector<std::uint32_t>> reductions_;
   std::uint32_t reported_count_ = 0;
-  std::uint32_t updated_count_ = 0;  ///< Stages.
-  bool is_refused_ = false;          ///< The update of the last step.
+  std::uint32_t updated_count_ = 0;    ///< Stages.
+  std::uint32_t exchanged_count_ = 0;  ///< Stages.
+  bool is_refused_ = false;            ///< The update of the last step.
   std::uint32_t finished_count_ = 0;
 };
 
@@ -382,7 +397,7 @@ TEST(PipelineSimulation, EveryInterleavingCompletesTheProgram) {
                                       << schedule.microbatch_count << " seed=" << seed);
       SimulatedPipeline pipeline{{.training = schedule,
                                   .is_tied = seed % 2 == 1,
-                                  .is_replicated = seed % 3 == 1,
+                                  .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                                   .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
                                  seed};
       for (int step = 0; step < 2; ++step) {
@@ -425,11 +440,35 @@ TEST(PipelineSimulation, SlotsAreFetchedOnceBeforeEachPassOfTheProgramThatReadsT
   });
 }
 
+TEST(PipelineSimulation, ClientsAndServersCompleteTheirStepsUnderEveryInterleaving) {
+  for_every_small_schedule([](const Schedule& schedule) {
+    if (schedule.copy_count > 1) return;
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      for (const auto role : {SumRole::client, SumRole::server}) {
+        SCOPED_TRACE(testing::Message()
+                     << schedule.name << " ranks=" << schedule.rank_count() << " stages="
+                     << schedule.stage_count() << " microbatches=" << schedule.microbatch_count
+                     << " server=" << (role == SumRole::server) << " seed=" << seed);
+        SimulatedPipeline pipeline{{.training = schedule, .is_tied = seed % 2 == 1, .role = role},
+                                   seed};
+        for (int step = 0; step < 2; ++step) {
+          pipeline.run_step();
+          pipeline.expect_complete();
+          if (testing::Test::HasFailure()) return;
+        }
+        for (const auto& [stage, buckets] : pipeline.reductions()) {
+          EXPECT_TRUE(std::ranges::is_sorted(std::span{buckets}.first(buckets.size() / 2)));
+        }
+      }
+    }
+  });
+}
+
 TEST(StageMachine, FetchesASlotWhileItsGradientIsOnItsWay) {
   const auto schedule = make_1f1b(2, 3);
   MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{0}), 1, false};
   stage.bounds.offloads = true;
-  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, false, 2};
+  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, SumRole::alone, 2};
   StageMachine::Commands commands;
   const auto fetches = [&commands] {
     return std::ranges::count_if(
@@ -465,7 +504,7 @@ TEST(PipelineSimulation, PoliciesCompleteUnderEveryInterleaving) {
                      << policy_names[static_cast<std::size_t>(policy)] << " seed=" << seed);
         SimulatedPipeline pipeline{{.training = schedule,
                                     .is_tied = seed % 2 == 1,
-                                    .is_replicated = seed % 3 == 1,
+                                    .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                                     .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3),
                                     .policy = policy},
                                    seed};
@@ -506,7 +545,7 @@ TEST(StageMachine, APolicyRunsWhatIsReadyWithinTheSlots) {
                            false};
   ASSERT_EQ(stage.bounds.slots, 2U);
   const auto order = [&](Policy policy) {
-    StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1, policy};
+    StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, SumRole::alone, 1, policy};
     StageMachine::Commands commands;
     std::string text;
     const auto tell = [&](const StageEvent& event) {
@@ -548,7 +587,7 @@ TEST(PipelineSimulation, TwoDirectionsCompleteUnderEveryInterleaving) {
     for (const auto& training : {*schedule, split_backward(*schedule)}) {
       for (const auto kind : {StepKind::training, StepKind::evaluation}) {
         SimulatedPipeline pipeline{
-            {.training = training, .kind = kind, .is_tied = true, .is_replicated = true}, seed};
+            {.training = training, .kind = kind, .is_tied = true, .role = SumRole::peer}, seed};
         pipeline.run_step();
         pipeline.expect_complete();
       }
@@ -560,7 +599,7 @@ TEST(PipelineSimulation, TwoDirectionsCompleteUnderEveryInterleaving) {
 TEST(PipelineSimulation, ReplicasReduceInOneOrderWhateverTheInterleaving) {
   const auto schedule = make_interleaved_1f1b(2, 4, 2);
   ASSERT_TRUE(schedule.has_value());
-  const World world{.training = *schedule, .is_tied = true, .is_replicated = true};
+  const World world{.training = *schedule, .is_tied = true, .role = SumRole::peer};
   SimulatedPipeline first{world, 0};
   first.run_step();
   for (std::uint64_t seed = 1; seed < 100; ++seed) {
@@ -583,7 +622,7 @@ TEST(PipelineSimulation, VShapedPipelinesCompleteUnderEveryInterleaving) {
               {.training = schedule,
                .kind = seed % 4 == 3 ? StepKind::evaluation : StepKind::training,
                .is_tied = seed % 2 == 1,
-               .is_replicated = seed % 3 == 1,
+               .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
               seed};
           for (int step = 0; step < 2; ++step) {
@@ -606,7 +645,7 @@ TEST(PipelineSimulation, AnyValidScheduleCompletesUnderAnyInterleaving) {
       SimulatedPipeline pipeline{{.training = schedule,
                                   .kind = kind,
                                   .is_tied = seed % 2 == 1,
-                                  .is_replicated = seed % 3 == 1,
+                                  .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                                   .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
                                  seed};
       pipeline.run_step();
@@ -637,7 +676,7 @@ TEST(StageMachineDeathTest, AFactReportedTwiceAborts) {
   const auto schedule = make_1f1b(2, 2);
   const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{1}), 1,
                            false};
-  StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1};
+  StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, SumRole::alone, 1};
   StageMachine::Commands commands;
   machine.on(Started{}, commands);
   machine.on(ActivationArrived{StageIndex{1}, MicrobatchIndex{1}}, commands);
@@ -648,7 +687,7 @@ TEST(StageMachine, WhoFollowsWaitsForTheLeader) {
   const auto schedule = make_1f1b(2, 2);
   const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{0}), 1,
                            false};
-  StageMachine machine{schedule, RankIndex{0},          std::vector{stage}, false,
+  StageMachine machine{schedule, RankIndex{0},          std::vector{stage}, SumRole::alone,
                        1,        Policy::forward_first, Chooser::leader};
   StageMachine::Commands commands;
   machine.on(Started{}, commands);
@@ -665,7 +704,7 @@ TEST(StageMachine, SaysWhatItWaitsFor) {
   const auto schedule = make_1f1b(2, 2);
   const auto evaluation = make_forward_only(schedule);
   const MachineStage stage{bounds_of(schedule, evaluation, StageIndex{0}), 1, false};
-  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, false, 1};
+  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, SumRole::alone, 1};
   StageMachine::Commands commands;
   EXPECT_EQ(machine.waits_for(), WaitCause::next_step);
   machine.on(Started{}, commands);

@@ -168,6 +168,71 @@ TEST(Plan, RefusesToSumGradientsInPassesWhoseOrderDiffers) {
             "model; \"zero1\" works");
 }
 
+TEST(Plan, RefusesServersForTwoCopiesOfTheModel) {
+  auto config = small_config();
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  EXPECT_TRUE(make_plan(config).has_value());
+  config.schedule.name = "dualpipe";
+  EXPECT_EQ(make_plan(config).error().context,
+            "train.synchronization: \"parameter_server\" serves replicas, and schedule.name = "
+            "\"dualpipe\" runs two copies of the model in each, which sum up their gradients as "
+            "replicas do; set \"all_reduce\", or take another schedule");
+}
+
+TEST(Plan, AServerKeepsTheOptimizerStateThatItsReplicasDoNot) {
+  auto config = small_config();
+  config.parallel.data = 3;
+  const auto bytes = [](const std::vector<MemoryItem>& items, const std::string& name) {
+    const auto found = std::ranges::find(items, name, &MemoryItem::name);
+    return found == items.end() ? 0 : found->bytes;
+  };
+  for (const auto optimizer :
+       {OptimizerKind::adamw, OptimizerKind::sgd, OptimizerKind::adafactor}) {
+    config.train.optimizer = optimizer;
+    config.train.synchronization = Synchronization::all_reduce;
+    const auto together = make_plan(config).value();
+    config.train.synchronization = Synchronization::parameter_server;
+    const auto served = make_plan(config).value();
+    EXPECT_EQ(together.rank_count(), 6U);
+    EXPECT_EQ(served.rank_count(), 8U);
+    for (std::size_t v = 0; v < served.stages.size(); ++v) {
+      const auto& replica = served.stages[v].memory;
+      const auto& server = served.stages[v].server_memory;
+      EXPECT_TRUE(together.stages[v].server_memory.empty());
+      for (const auto* use : {"parameters", "gradients"}) {
+        EXPECT_EQ(bytes(replica, use), bytes(together.stages[v].memory, use));
+        EXPECT_EQ(bytes(server, use), bytes(replica, use));
+      }
+      EXPECT_EQ(bytes(replica, "optimizer state"), 0U);
+      EXPECT_EQ(bytes(server, "optimizer state"),
+                bytes(together.stages[v].memory, "optimizer state"));
+      for (const auto* use : {"slots", "edge buffers", "tied gradients", "tokens"}) {
+        EXPECT_EQ(bytes(replica, use), bytes(together.stages[v].memory, use));
+        EXPECT_EQ(bytes(server, use), 0U) << use;
+      }
+    }
+    EXPECT_GT(served.server_bytes_of(RankIndex{0}), 0U);
+  }
+}
+
+TEST(Plan, StaleReplicasKeepWeightsAndGradientsOfAsManyStepsMore) {
+  auto config = small_config();
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto served = make_plan(config).value();
+  config.train.staleness = 3;
+  const auto stale = make_plan(config).value();
+  for (std::size_t v = 0; v < served.stages.size(); ++v) {
+    EXPECT_EQ(stale.stages[v].server_memory, served.stages[v].server_memory);
+    for (std::size_t i = 0; i < served.stages[v].memory.size(); ++i) {
+      const auto& [name, bytes, for_host] = served.stages[v].memory[i];
+      const bool is_kept = name == "parameters" || name == "gradients";
+      EXPECT_EQ(stale.stages[v].memory[i], (MemoryItem{name, (is_kept ? 4 : 1) * bytes, for_host}));
+    }
+  }
+}
+
 TEST(Plan, OptimizerStateOfFourReplicasTakesAQuarterOfTheMemory) {
   auto config = small_config();
   config.parallel.data = 4;

@@ -21,6 +21,8 @@
 #include "troupe/engine/model_spec.hpp"
 #include "troupe/storage/safetensors.hpp"
 
+#include "../engine/custom_layers.hpp"
+
 namespace troupe::stages {
 
 /// How far from PyTorch's values a training may be.
@@ -61,7 +63,8 @@ inline ModelSpec model_from(const nlohmann::json& golden) {
                             const char* otherwise) {
     return std::ranges::find(names, from.value(key, otherwise)) - names.begin();
   };
-  return {.family = static_cast<Family>(place_of("family", family_names, "")),
+  const auto family = static_cast<Family>(place_of("family", family_names, ""));
+  return {.family = family,
           .layers = from.at("layers"),
           .heads = from.at("heads"),
           .hidden = from.at("hidden"),
@@ -74,7 +77,8 @@ inline ModelSpec model_from(const nlohmann::json& golden) {
           .task = static_cast<Task>(place_of("task", task_names, "masked")),
           .classes = from.value("classes", 0U),
           .dropout = from.value("dropout", 0.0),
-          .attention_dropout = from.value("attention_dropout", 0.0)};
+          .attention_dropout = from.value("attention_dropout", 0.0),
+          .custom_layer = family == Family::custom ? parallel_block() : nullptr};
 }
 
 inline TrainConfig train_config_from(const nlohmann::json& golden) {

@@ -10,6 +10,8 @@
 
 #include "troupe/transport/in_process.hpp"
 
+#include "../engine/custom_layers.hpp"
+#include "custom_kernels.hpp"
 #include "inline_device.hpp"
 #include "stage_chain.hpp"
 
@@ -217,6 +219,41 @@ TEST(Shards, GiveTheSameBitsHoweverTheModelIsCutTheBackwardPassOrderedAndWhatItR
         EXPECT_EQ(actual.losses, expected.losses);
         EXPECT_TRUE(actual.weights == expected.weights)
             << "recompute " << static_cast<int>(recompute) << ", order " << static_cast<int>(order);
+      }
+    }
+  }
+}
+
+/// Whoever reads its values: products that the shards divide, others, residuals.
+TEST(Shards, TrainALayerOfOnesOwnAsOneDoes) {
+  for (const auto& layer : {parallel_block(), tangle()}) {
+    for (const double dropout : {0.0, 0.1}) {
+      auto props = props_of(Family::custom, true, {1, 2});
+      props.model.custom_layer = layer;
+      props.model.sequence = 6;
+      props.model.dropout = dropout;
+      props.train.learning_rate = 0.1;
+      props.custom_kernels = custom_kernels();
+      const auto expected = train(props, 1);
+      EXPECT_LT(expected.losses.back(), expected.losses.front());
+      for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+        for (const bool divides_rows : {false, true}) {
+          for (const auto order :
+               {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+            props.recompute = recompute;
+            props.train.sequence_parallel = divides_rows;
+            props.order = order;
+            SCOPED_TRACE(layer->name + ", recompute "
+                         + std::string{recompute_names[static_cast<std::size_t>(recompute)]}
+                         + (divides_rows ? ", rows divided" : "")
+                         + (dropout > 0.0 ? ", dropout" : "") + ", order "
+                         + std::to_string(static_cast<int>(order)));
+            const auto serial = train(props, 1);
+            EXPECT_EQ(serial.losses, expected.losses);
+            EXPECT_TRUE(serial.weights == expected.weights);
+            expect_near(train(props, 3), expected, props.model);
+          }
+        }
       }
     }
   }

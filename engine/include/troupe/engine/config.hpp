@@ -70,6 +70,9 @@ struct TrainConfig {
   Precision precision = Precision::fp32;
   double loss_scale = 65'536.0;               ///< Of the first step in fp16: a power of two.
   std::uint32_t loss_scale_interval = 2'000;  ///< Updates until it doubles; 0: it never does.
+  Synchronization synchronization = Synchronization::all_reduce;  ///< Of replicas.
+  /// With servers: how many steps a replica may be ahead of the slowest.
+  std::uint32_t staleness = 0;
   /// In what replicas exchange the gradients that they sum.
   WireFormat gradient_wire = WireFormat::fp32;
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
@@ -78,8 +81,9 @@ struct TrainConfig {
   bool sequence_parallel = false;  ///< Shards divide the rows of what lies between products.
   /// Who keeps the optimizer's state of what.
   OptimizerSharding optimizer_sharding = OptimizerSharding::none;
-  std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.
-  std::uint32_t validation_batches = 4;     ///< Steps' worth of validation data per validation.
+  /// Steps between validations, for which replicas wait that are ahead; 0: never.
+  std::uint32_t validation_interval = 100;
+  std::uint32_t validation_batches = 4;  ///< Steps' worth of validation data per validation.
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };

@@ -54,7 +54,25 @@ struct StageShape {
   OptimizerSharding sharding = OptimizerSharding::none;
   Shard shard{};
   Holder holder{};
+  std::uint32_t staleness = 0;
+
+  /// Of how many steps it keeps weights and gradients.
+  [[nodiscard]] std::uint32_t copy_count() const noexcept {
+    return bounds.trains && holder.has_server && !holder.is_server() ? staleness + 1 : 1;
+  }
+  /// A server runs none.
+  [[nodiscard]] bool runs_passes() const noexcept { return !holder.is_server(); }
+  /// Whether it keeps the optimizer's state of what it holds, or of a part; if it has a server,
+  /// that one does.
+  [[nodiscard]] bool updates() const noexcept {
+    return bounds.trains && holder.has_server == holder.is_server();
+  }
 };
+
+/// The name of a tensor's copy `copy`, the first of which has the tensor's own.
+[[nodiscard]] inline std::string name_of_copy(std::uint32_t copy, const std::string& name) {
+  return copy == 0 ? name : std::to_string(copy) + ' ' + name;
+}
 
 /// One tensor of a stage's arena.
 struct TensorSpec {

@@ -23,6 +23,8 @@ struct StagePlan {
   StageBounds bounds;
   PassFlops flops;                 ///< Of one microbatch, of the first shard.
   std::vector<MemoryItem> memory;  ///< What a shard of the stage allocates, line by line.
+  /// What its parameter server allocates; nothing, if it has none.
+  std::vector<MemoryItem> server_memory{};
 };
 
 /// A run, decided: who holds what, in which order it is worked on, what it needs.
@@ -32,9 +34,26 @@ struct Plan {
   Schedule evaluation;            ///< Forward passes of as many microbatches, on the same stages.
   std::vector<StagePlan> stages;  ///< By virtual stage.
 
-  /// How many stages hold the same parameters: one in every copy of the model in every replica.
+  /// Whether every shard of every pipeline rank has a parameter server, a rank of its own.
+  [[nodiscard]] bool has_servers() const noexcept {
+    return config.train.synchronization == Synchronization::parameter_server;
+  }
+  /// Those of the grid, and the servers behind them.
+  [[nodiscard]] std::uint32_t rank_count() const {
+    const auto grid = config.parallel.rank_count();
+    return has_servers() ? grid + grid / config.parallel.data : grid;
+  }
+  /// How many stages hold the same parameters: one in every copy of the model in every replica, and
+  /// their server.
   [[nodiscard]] std::uint32_t holder_count() const noexcept {
-    return config.parallel.data * training.copy_count;
+    return config.parallel.data * training.copy_count + (has_servers() ? 1 : 0);
+  }
+  [[nodiscard]] Holder holder(std::uint32_t member) const noexcept {
+    return {.index = member, .count = holder_count(), .has_server = has_servers()};
+  }
+  /// Where the weights are always whole and new: the first replica, or the servers.
+  [[nodiscard]] std::uint32_t weights_replica() const noexcept {
+    return has_servers() ? config.parallel.data : 0;
   }
   /// Sequences of one step over all replicas.
   [[nodiscard]] std::uint32_t sequences_per_step() const noexcept;
@@ -59,6 +78,8 @@ struct Plan {
   /// Bytes that `rank` (its first shard) copies to host memory in a training step at most, and back
   /// at most.
   [[nodiscard]] std::uint64_t offloaded_bytes_of(RankIndex rank) const;
+  /// Bytes that a server of `rank` (of one shard) allocates.
+  [[nodiscard]] std::uint64_t server_bytes_of(RankIndex rank) const noexcept;
   /// Bytes of the gradients of `rank` (of its first shard) on their way between holders.
   [[nodiscard]] std::uint64_t gradient_bytes_of(RankIndex rank) const;
 };
