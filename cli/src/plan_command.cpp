@@ -106,6 +106,12 @@ void print_memory(const Plan& plan) {
     const auto shards = plan.config.parallel.tensor.of(rank);
     fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(rank)),
                shards == 1 ? "" : fmt::format("of {} shards of each ", shards));
+    if (const auto copied = plan.offloaded_bytes_of(rank); copied > 0) {
+      fmt::print(
+          "  {} of it in page-locked host memory; a training step copies at most {} there and as "
+          "much back, in a time that no prediction counts\n",
+          format_bytes(plan.host_bytes_of(rank)), format_bytes(copied));
+    }
     print_stages(plan, rank, &StagePlan::memory);
     if (!plan.has_servers()) continue;
     fmt::print("parameter server of {}rank {}, with replica 0: {}\n",
@@ -155,6 +161,7 @@ Expected<ExitCode> plan(const PlanArguments& arguments) {
   print_grid(*loaded);
   print_numbers(*loaded);
   print_memory(*loaded);
+  if (auto can = check_device(*loaded); !can) return can.error();
   if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
   if (*named) {
     print_prediction(*loaded, **named, arguments.profile_path);
