@@ -24,17 +24,23 @@ inline Config empty_config(const GridExtent& parallel, std::uint32_t microbatche
   return config;
 }
 
+inline stages::CountingProps empty_stage_props(const Plan& plan, const StagePlan& stage,
+                                               const stages::StagePeers& peers) {
+  return {.stage = stage.stage,
+          .stage_count = plan.training.stages_per_copy(),
+          .bounds = stage.bounds,
+          .microbatch_count = plan.training.microbatch_count,
+          .holders = peers.holders,
+          .has_server = plan.has_servers(),
+          .staleness = plan.config.train.staleness};
+}
+
 inline Expected<std::unique_ptr<stages::Stage>> make_empty_stage(const Plan& plan,
                                                                  const StagePlan& stage,
                                                                  stages::Device& device,
                                                                  stages::Stream& stream,
                                                                  const stages::StagePeers& peers) {
-  return stages::make_counting_stage(device, stream,
-                                     {.stage = stage.stage,
-                                      .stage_count = plan.training.stages_per_copy(),
-                                      .bounds = stage.bounds,
-                                      .microbatch_count = plan.training.microbatch_count,
-                                      .holders = peers.holders});
+  return stages::make_counting_stage(device, stream, empty_stage_props(plan, stage, peers));
 }
 
 /// Leaves the batch as it is: zeros.

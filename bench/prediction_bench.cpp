@@ -1,10 +1,9 @@
 // How long steps take and how long the simulator says they take, on a machine whose speed drifts:
-// variants of a configuration are trained in turns, step by step, and between those steps the
-// probes of `troupe profile` are. Prints a JSON array with the median milliseconds of each variant,
-// measured, and simulated by the profile that came out. Usage:
-// prediction_bench CONFIG SECONDS [KEY=VALUE ...] [-- KEY=VALUE ...]...
+// variants of a configuration are trained in turns, step by step, and after each such step comes
+// one of the probes of `troupe profile`. Prints a JSON array with the mean milliseconds of each
+// variant, measured, and simulated by the profile that came out. Usage: prediction_bench CONFIG
+// SECONDS [KEY=VALUE ...] [-- KEY=VALUE ...]...
 
-#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -46,17 +45,13 @@ public:
     const auto report = trainer_->train_step();
     if (!report) return report.error();
     if (report->step > warmup_steps) {
-      step_ms_.push_back(static_cast<double>(report->end_ns - report->begin_ns) * 1e-6);
+      sum_ms_ += static_cast<double>(report->end_ns - report->begin_ns) * 1e-6;
+      ++count_;
     }
     return Done{};
   }
 
-  [[nodiscard]] double measured_ms() {
-    const auto middle = step_ms_.begin() + static_cast<std::ptrdiff_t>(step_ms_.size() / 2);
-    std::ranges::nth_element(step_ms_, middle);
-    return *middle;
-  }
-
+  [[nodiscard]] double measured_ms() const { return sum_ms_ / count_; }
   [[nodiscard]] double simulated_ms(const Profile& profile) const {
     return static_cast<double>(predict(plan_, profile).makespan_ns) * 1e-6;
   }
@@ -64,7 +59,8 @@ public:
 private:
   Plan plan_;
   std::unique_ptr<actors::Trainer> trainer_;
-  std::vector<double> step_ms_;
+  double sum_ms_ = 0.0;
+  std::uint32_t count_ = 0;
 };
 
 }  // namespace
@@ -85,13 +81,10 @@ int main(int argc, char** argv) {
   }
   std::vector<Variant> variants;
   for (auto& of_variant : overrides) variants.emplace_back(argv[1], std::move(of_variant));
-  const auto profile = value_or_stop(
-      cli::measure_profile(variants.front().plan(), std::atof(argv[2]), [&]() -> Expected<Done> {
-        for (auto& variant : variants) {
-          if (auto done = variant.run_step(); !done) return done.error();
-        }
-        return Done{};
-      }));
+  std::size_t next = 0;
+  const auto run_next = [&] { return variants[next++ % variants.size()].run_step(); };
+  const auto profile =
+      value_or_stop(cli::measure_profile(variants.front().plan(), std::atof(argv[2]), run_next));
   std::string separator = "[";
   for (auto& variant : variants) {
     fmt::print("{}{{\"measured\": {:.3f}, \"simulated\": {:.3f}}}", separator,

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """How far a simulated step is from a measured one: two stages on two cores, over schedules, numbers of
-microbatches, partitions and links, with the profile that is measured in turns with the steps, since a machine's
-speed drifts. Beside the time the peak memory of a training: what `troupe plan` announces against what the kernel has
-counted.
+microbatches, partitions and links, with the profile that is measured in turns with the steps of ten configurations,
+since a machine's speed drifts. Beside the time the peak memory of a training: what `troupe plan` announces against
+what the kernel has counted.
 
-The bars are medians of at most 3 %. Nothing else should run meanwhile.
+The bars are medians of at most 3 %. Nothing else should run meanwhile. Takes 6 GiB of memory.
 Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE]     needs build/release
 """
 
@@ -24,6 +24,7 @@ SCHEDULES = [("1f1b", False), ("gpipe", False), ("zb-h1", False), ("zb-v", False
 MICROBATCHES = [4, 8]
 PARTITIONS = ["3,3", "4,2"]  # Even, and one stage with twice the layers.
 PARTITIONS_OF_V = ["2,1,1,2", "3,1,1,1"]  # Two stages on each rank.
+TOGETHER = 10  # Configurations.
 SLOW_LINK_US = 28_000  # About 80 % of a forward pass.
 SCHEDULES_OVER_SLOW_LINKS = [("1f1b", False), ("gpipe", False), ("zb-h1", False)]
 UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -111,27 +112,29 @@ def print_median(what, errors):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=600.0, help="for ten configurations together")
     parser.add_argument("--only", help="the cases of one schedule")
     args = parser.parse_args()
+    wanted = [case for case in cases() if args.only in (None, case[0])]
     time_errors, memory_errors = [], []
     print("| schedule | microbatches | layers | link, ms | measured, ms | simulated, ms | | peak, MiB | announced, MiB | |\n"
           "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(folder)
-        laboratory.profile(5.0)  # For schedules that are searched for.
-        for name, split, microbatches, layers, delay_us in cases():
-            if args.only not in (None, name):
-                continue
-            settings = laboratory.settings(name, split, microbatches, layers, delay_us)
-            prediction, = laboratory.predictions(args.seconds, settings)
-            measured, simulated = prediction["measured"], prediction["simulated"]
-            announced, peak = laboratory.announced_bytes(settings), laboratory.peak_bytes(settings)
-            time_errors.append(abs(simulated / measured - 1))
-            memory_errors.append(abs(announced / peak - 1))
-            print(f"| {name}{' split' if split else ''} | {microbatches} | {layers} | {delay_us / 1000:.0f} | "
-                  f"{measured:.1f} | {simulated:.1f} | {simulated / measured - 1:+.1%} | "
-                  f"{peak / 2**20:.0f} | {announced / 2**20:.0f} | {announced / peak - 1:+.1%} |", flush=True)
+        for first in range(0, len(wanted), TOGETHER):
+            together = wanted[first:first + TOGETHER]
+            laboratory.profile(5.0)  # For schedules that are searched for.
+            settings = [laboratory.settings(*case) for case in together]
+            predictions = laboratory.predictions(args.seconds, *settings)
+            for case, of_case, prediction in zip(together, settings, predictions):
+                name, split, microbatches, layers, delay_us = case
+                measured, simulated = prediction["measured"], prediction["simulated"]
+                announced, peak = laboratory.announced_bytes(of_case), laboratory.peak_bytes(of_case)
+                time_errors.append(abs(simulated / measured - 1))
+                memory_errors.append(abs(announced / peak - 1))
+                print(f"| {name}{' split' if split else ''} | {microbatches} | {layers} | {delay_us / 1000:.0f} | "
+                      f"{measured:.1f} | {simulated:.1f} | {simulated / measured - 1:+.1%} | "
+                      f"{peak / 2**20:.0f} | {announced / 2**20:.0f} | {announced / peak - 1:+.1%} |", flush=True)
     print_median("step time", time_errors)
     print_median("peak memory", memory_errors)
 

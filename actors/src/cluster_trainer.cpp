@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "troupe/engine/lanes.hpp"
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/engine/memory_need.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
@@ -54,7 +55,7 @@ public:
     if (!here) return here.error();
     nodes_ = std::move(*here);
     const auto& extent = plan_->config.parallel;
-    node_of_rank_ = place_ranks(extent, static_cast<std::uint32_t>(nodes_.nodes.size()));
+    node_of_rank_ = place_ranks(*plan_, static_cast<std::uint32_t>(nodes_.nodes.size()));
     if (auto fits = check_memory(*plan_, node_of_rank_, memory_of(nodes_.facts)); !fits)
       return fits;
     caf::anon_send(cluster_.door(),
@@ -85,7 +86,8 @@ public:
 
   Expected<Done> read_part(const ParameterPlace& place, std::uint32_t shard,
                            std::span<float> values) {
-    const auto node = node_of_rank_[rank_holding(*plan_, {0, shard, place.stage})];
+    const auto node =
+        node_of_rank_[rank_holding(*plan_, {plan_->weights_replica(), shard, place.stage})];
     std::promise<Errc> promise;
     auto arrived = promise.get_future();
     const BufferView bytes{reinterpret_cast<std::byte*>(values.data()), values.size_bytes(),
@@ -103,10 +105,11 @@ public:
     return Done{};
   }
 
-  /// The first node of each machine measures for all that share it.
+  /// The first node of each machine measures for all that share it. Servers multiply nothing.
   Expected<double> measure_peak_flops() override {
     std::map<std::string, std::uint32_t> ranks_on_host;
-    for (const auto node : node_of_rank_) ++ranks_on_host[nodes_.facts[node].host];
+    const auto grid = std::span{node_of_rank_}.first(plan_->config.parallel.rank_count());
+    for (const auto node : grid) ++ranks_on_host[nodes_.facts[node].host];
     std::vector<PeakAsked> questions;
     for (const auto& facts : nodes_.facts) {
       const auto rank_count = std::exchange(ranks_on_host[facts.host], 0U);
@@ -133,8 +136,9 @@ private:
   Expected<Done> give_ranks() {
     std::vector<RanksGiven> gifts;
     for (std::uint32_t node = 0; node < nodes_.nodes.size(); ++node) {
-      gifts.push_back({node, to_toml(plan_->config), to_csv(plan_->training), node_of_rank_,
-                       nodes_.facts, cluster_.fabric().address(), director_});
+      gifts.push_back({node, to_toml(plan_->config), fingerprint_of_layer(plan_->config.model),
+                       to_csv(plan_->training), node_of_rank_, nodes_.facts,
+                       cluster_.fabric().address(), director_});
     }
     const auto ready = ask_nodes<RanksReady>(gifts);
     if (!ready) return ready.error();
@@ -220,7 +224,7 @@ private:
 
   Cluster::Impl& cluster_;
   NodesHere nodes_;
-  std::vector<std::uint32_t> node_of_rank_;
+  std::vector<std::uint32_t> node_of_rank_;                ///< By rank of the grid, and servers.
   std::vector<std::unique_ptr<transport::Link>> weights_;  ///< By node.
   std::uint64_t transfer_count_ = 0;
 };

@@ -30,33 +30,37 @@ void expect_within(const Range& range, const std::vector<std::int32_t>& numbers,
 }  // namespace
 
 void LoaderState::start(std::shared_ptr<const Plan> plan, BatchSource source,
-                        std::vector<PlacedStage> stages, std::array<StepBatches, 2>& batches,
+                        std::vector<PlacedStage> stages, std::vector<StepBatches>& batches,
                         DirectorHandle director) {
   plan_ = std::move(plan);
   source_ = std::move(source);
   stages_ = std::move(stages);
   director_ = std::move(director);
-  current_.batches = &batches[0];
-  next_.batches = &batches[1];
+  prepared_.resize(batches.size());
+  for (std::size_t i = 0; i < batches.size(); ++i) prepared_[i].batches = &batches[i];
 }
 
 void LoaderState::on(const StepWanted& message) {
-  if (next_.what.step == message.step && next_.what.kind == message.kind) {
-    std::swap(current_, next_);
+  const auto after = (current_ + 1) % prepared_.size();
+  const auto& next = prepared_[after].what;
+  if (next.step == message.step && next.kind == message.kind) {
+    current_ = after;
   } else {
-    prepare(current_, message);
+    prepare(prepared_[current_], message);
   }
-  if (!current_.failure.empty()) {
-    caf::anon_send(director_, LoadFailed{current_.failure});
+  const auto& current = prepared_[current_];
+  if (!current.failure.empty()) {
+    caf::anon_send(director_, LoadFailed{message.step, current.failure});
     return;
   }
   for (const auto& stage : stages_) {
     const auto replica = coordinate_of(plan_->config.parallel, stage.rank).replica;
-    caf::anon_send(stage.actor, StepStarted{message.step, message.kind,
-                                            &(*current_.batches)[replica], message.loss_scale});
+    caf::anon_send(stage.actor,
+                   StepStarted{message.step, message.kind, &(*current.batches)[replica],
+                               message.loss_scale, message.weights_of});
   }
   if (message.kind == StepKind::training) {
-    prepare(next_, {message.step + 1, StepKind::training});
+    prepare(prepared_[(current_ + 1) % prepared_.size()], {message.step + 1, StepKind::training});
   }
 }
 
@@ -98,7 +102,7 @@ LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> s
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
                                    const std::vector<PlacedStage>& stages,
-                                   std::array<StepBatches, 2>* batches,
+                                   std::vector<StepBatches>* batches,
                                    const DirectorHandle& director) {
   self->state.start(plan, source, stages, *batches, director);
   return {[self](const StepWanted& message) { self->state.on(message); }};

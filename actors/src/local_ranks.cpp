@@ -17,7 +17,8 @@ namespace {
 Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, const StagePlan& stage,
                                                           stages::Device& device,
                                                           stages::Stream& stream,
-                                                          const stages::StagePeers& peers) {
+                                                          const stages::StagePeers& peers,
+                                                          const stages::CustomKernels& kernels) {
   auto made =
       stages::make_transformer_stage(device, stream,
                                      {.model = plan.config.model,
@@ -26,21 +27,28 @@ Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, cons
                                       .microbatch_count = plan.config.schedule.microbatches,
                                       .microbatch_size = plan.config.schedule.microbatch_size,
                                       .train = plan.config.train,
-                                      .peers = peers});
+                                      .peers = peers,
+                                      .custom_kernels = kernels});
   if (!made) return made.error();
   return std::unique_ptr<stages::Stage>{std::move(*made)};
 }
 
 RankParts with_defaults(RankParts parts) {
   if (!parts.make_device) parts.make_device = stages::make_cpu_device;
-  if (!parts.make_stage) parts.make_stage = make_model_stage;
+  if (!parts.make_stage) {
+    parts.make_stage = [kernels = parts.custom_kernels](auto&... what) {
+      return make_model_stage(what..., kernels);
+    };
+  }
   if (!parts.make_link) parts.make_link = transport::make_in_process_link;
   if (!parts.make_group) parts.make_group = transport::make_in_process_group;
   return parts;
 }
 
 std::string stream_name(const GridExtent& extent, const Coordinate& at) {
-  const auto name = "p" + std::to_string(at.pipeline.value()) + "d" + std::to_string(at.replica);
+  const auto pipeline = std::to_string(at.pipeline.value());
+  const auto name = at.replica == extent.data ? "s" + pipeline
+                                              : "p" + pipeline + "d" + std::to_string(at.replica);
   return extent.tensor.of(at.pipeline) == 1 ? name : name + "t" + std::to_string(at.shard);
 }
 
@@ -57,7 +65,7 @@ LocalRanks::~LocalRanks() {
 }
 
 std::vector<std::uint32_t> LocalRanks::all_of(const Plan& plan) {
-  std::vector<std::uint32_t> ranks(plan.config.parallel.rank_count());
+  std::vector<std::uint32_t> ranks(plan.rank_count());
   std::iota(ranks.begin(), ranks.end(), 0U);
   return ranks;
 }
@@ -66,6 +74,7 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
                                                        std::vector<std::uint32_t> ranks,
                                                        RankParts parts) {
   std::unique_ptr<LocalRanks> made{new LocalRanks{plan, std::move(parts)}};
+  if (auto can = check_device(*plan, made->device_->memory_space()); !can) return can.error();
   const auto& extent = plan->config.parallel;
   made->ranks_.resize(ranks.size());
   for (std::size_t i = 0; i < ranks.size(); ++i) {
@@ -73,11 +82,12 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
     made->make_places(made->ranks_[i]);
   }
   // A stage is made with its peers.
-  for (std::uint32_t replica = 0; replica < extent.data; ++replica) {
+  const auto column_count = extent.data + (plan->has_servers() ? 1 : 0);
+  for (std::uint32_t replica = 0; replica < column_count; ++replica) {
     for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
       if (extent.tensor.of(RankIndex{p}) == 1) continue;
       if (auto joined = made->join_shards(replica, RankIndex{p}); !joined) return joined.error();
-      if (plan->config.schedule.policy == Policy::in_order) continue;
+      if (plan->config.schedule.policy == Policy::in_order || replica == extent.data) continue;
       auto connected = made->connect_choices(replica, RankIndex{p});
       if (!connected) return connected.error();
     }
@@ -140,9 +150,12 @@ void LocalRanks::make_batches() {
   batch.lengths.resize(sequences * widths.lengths, static_cast<std::int32_t>(batch.sequence));
   batch.targets.resize(sequences * widths.targets);
   batch.target_count = static_cast<std::uint32_t>(batch.targets.size()) * config.parallel.data;
+  batches_.resize(2 + config.train.staleness);
   for (auto& batches : batches_) {
-    batches.resize(config.parallel.data);
-    for (const auto& rank : ranks_) batches[rank.coordinate.replica] = batch;
+    batches.resize(config.parallel.data + 1);
+    for (const auto& rank : ranks_) {
+      if (rank.coordinate.replica < config.parallel.data) batches[rank.coordinate.replica] = batch;
+    }
   }
 }
 

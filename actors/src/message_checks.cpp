@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "troupe/engine/layer_builder.hpp"
+#include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
 namespace troupe::actors {
@@ -13,14 +15,24 @@ std::string number(std::uint64_t value) {
   return std::to_string(value);
 }
 
+std::string quoted(const std::string& text) {
+  return '"' + text + '"';
+}
+
 Misfit misfit_of_rank(const Plan& plan, std::uint32_t rank) {
-  const auto count = plan.config.parallel.rank_count();
+  const auto count = plan.rank_count();
   if (rank < count) return std::nullopt;
   return "rank " + number(rank) + " of " + number(count);
 }
 
-bool fits(const Plan& plan, RankIndex rank, const TraceEntry& entry) {
+bool is_server(const Plan& plan, std::uint32_t rank) {
+  return rank >= plan.config.parallel.rank_count();
+}
+
+bool fits(const Plan& plan, std::uint32_t grid_rank, const TraceEntry& entry) {
   const auto& action = entry.action;
+  const auto rank = coordinate_of(plan.config.parallel, grid_rank).pipeline;
+  if (entry.kind == TraceEntry::Kind::pass && is_server(plan, grid_rank)) return false;
   return entry.kind <= TraceEntry::Kind::optimize && action.pass <= Pass::backward_weight
          && action.stage.value() < plan.training.stage_count()
          && plan.training.rank_of_stage[action.stage.value()] == rank
@@ -59,6 +71,15 @@ Misfit misfit_of(const ClockTold& message) {
   return no_time;
 }
 
+Misfit misfit_of(const Plan& plan, const StepWanted& message) {
+  if (message.kind > StepKind::evaluation) return "a step of no kind";
+  if (!is_loss_scale(message.loss_scale)) return "a step with a loss scale that is none";
+  if (message.kind == StepKind::evaluation) return std::nullopt;
+  const auto oldest = std::uint64_t{message.weights_of} + plan.config.train.staleness + 1;
+  if (message.weights_of < message.step && message.step <= oldest) return std::nullopt;
+  return "step " + number(message.step) + " on the weights of step " + number(message.weights_of);
+}
+
 Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
   const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
@@ -69,7 +90,9 @@ Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
            + number(stage_count);
   }
   const bool has_losses =
-      std::ranges::any_of(stages, [&](StageIndex stage) { return plan.training.is_last(stage); });
+      !is_server(plan, message.rank) && std::ranges::any_of(stages, [&](StageIndex stage) {
+        return plan.training.is_last(stage);
+      });
   const auto loss_count = has_losses ? plan.training.microbatch_count : 0;
   if (message.losses.size() != loss_count) {
     return number(message.losses.size()) + " losses from a rank that has " + number(loss_count);
@@ -83,8 +106,7 @@ Misfit misfit_of(const Plan& plan, StepKind kind, const StepReported& message) {
 
 Misfit misfit_of(const Plan& plan, const RankFinished& message) {
   if (auto misfit = misfit_of_rank(plan, message.rank)) return misfit;
-  const auto rank = coordinate_of(plan.config.parallel, message.rank).pipeline;
-  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, rank, entry); };
+  const auto fits_plan = [&](const TraceEntry& entry) { return fits(plan, message.rank, entry); };
   if (!std::ranges::all_of(message.trace, fits_plan)) return "a pass that is not of the schedule";
   const auto has_span = [](const TraceEntry& entry) {
     constexpr auto day_ns = std::int64_t{86'400} * 1'000'000'000;
@@ -116,14 +138,29 @@ Misfit misfit_of(const RanksReady& message, std::size_t rank_count) {
   return "a stage actor that leads nowhere";
 }
 
-Expected<Plan> plan_of(const RanksGiven& message) {
-  const auto config = parse_config(message.config, "the director's configuration", {});
+Expected<Plan> plan_of(const RanksGiven& message,
+                       const std::shared_ptr<const CustomLayer>& custom_layer) {
+  auto config = parse_config(message.config, "the director's configuration", {});
   if (!config) return config.error();
+  if (config->model.family == Family::custom) {
+    if (custom_layer == nullptr) {
+      return Error{Errc::invalid_config,
+                   "the model is made of the layer " + quoted(message.custom_layer)
+                       + ", and this node has none; set NodeOptions::custom_layer"};
+    }
+    config->model.custom_layer = custom_layer;
+  }
   auto schedule = from_csv(message.schedule, "the director's schedule");
   if (!schedule) return schedule.error();
   auto plan = make_plan(*config, std::move(*schedule));
   if (!plan) return plan;
-  const auto rank_count = plan->config.parallel.rank_count();
+  const auto here = fingerprint_of_layer(plan->config.model);
+  if (here != message.custom_layer) {
+    return Error{Errc::invalid_config, "the model is made of the layer "
+                                           + quoted(message.custom_layer) + ", but this node's is "
+                                           + quoted(here) + "; give it the director's"};
+  }
+  const auto rank_count = plan->rank_count();
   const auto& placed = message.node_of_rank;
   const bool is_placed =
       placed.size() == rank_count && message.node < message.nodes.size()

@@ -32,11 +32,16 @@ inline constexpr std::int64_t clock_max_ns = std::int64_t{1} << 59U;
 /// @param rank_count Of the node that was asked.
 [[nodiscard]] Misfit misfit_of(const RanksReady& message, std::size_t rank_count);
 
+// To a node.
+[[nodiscard]] Misfit misfit_of(const Plan& plan, const StepWanted& message);
+
 /// The plan that a node is given. The schedule travels as it is, so that one from a file needs no
 /// file here.
-/// @returns what is wrong with the configuration or the schedule, or `internal` if the ranks are
-/// not
-///          placed on the nodes that are named.
-[[nodiscard]] Expected<Plan> plan_of(const RanksGiven& message);
+/// @param custom_layer that this process has, for a model that has one; may be null.
+/// @returns what is wrong with the configuration or the schedule, `invalid_config` if the director
+///          has another layer, or `internal` if the ranks are not placed on the nodes that are
+///          named.
+[[nodiscard]] Expected<Plan> plan_of(const RanksGiven& message,
+                                     const std::shared_ptr<const CustomLayer>& custom_layer);
 
 }  // namespace troupe::actors

@@ -42,6 +42,7 @@ public:
       : options_{options}, tls_authority_{tls_authority} {
     stock_.make_source = make_source;
     stock_.parts = std::move(parts);
+    stock_.custom_layer = options.custom_layer;
     stock_.on_ended = [this](Expected<Done> outcome) {
       if (options_.on_ended) options_.on_ended(outcome);
       ended_.set_value(std::move(outcome));

@@ -6,7 +6,6 @@
 #include "troupe/actors/loader.hpp"
 #include "troupe/actors/stage_actor.hpp"
 #include "troupe/engine/lanes.hpp"
-#include "troupe/engine/loss_scaler.hpp"
 
 #include "message_checks.hpp"
 
@@ -28,8 +27,8 @@ void NodeState::on(const DoorPassed& message) {
 }
 
 void NodeState::on(const StepWanted& message) {
-  if (message.kind > StepKind::evaluation) return refuse("a step of no kind");
-  if (!is_loss_scale(message.loss_scale)) return refuse("a step with a loss scale that is none");
+  if (!plan_) return refuse("a step without ranks");
+  if (const auto misfit = misfit_of(*plan_, message)) return refuse(*misfit);
   caf::anon_send(loader_, message);
 }
 
@@ -45,7 +44,7 @@ RanksReady NodeState::on(const RanksGiven& message) {
 
 Expected<Done> NodeState::build(const RanksGiven& message) {
   if (plan_) return Error{Errc::internal, "the director gives ranks twice, which is a bug"};
-  const auto plan = plan_of(message);
+  const auto plan = plan_of(message, stock_->custom_layer);
   if (!plan) return plan.error();
   auto source = stock_->make_source(*plan);
   if (!source) return source.error();
@@ -87,7 +86,7 @@ stages::Stage* NodeState::stage_of(const ParameterAsked& message) {
   if (!stock_->weights || message.stage >= plan_->training.stage_count()) return nullptr;
   const StageIndex stage{message.stage};
   if (message.shard >= plan_->shard_count(stage)) return nullptr;
-  const auto* held = stock_->ranks->find({0, message.shard, stage});
+  const auto* held = stock_->ranks->find({plan_->weights_replica(), message.shard, stage});
   if (held == nullptr || message.index >= held->stage->parameters().size()) return nullptr;
   return held->stage.get();
 }

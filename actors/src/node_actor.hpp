@@ -31,6 +31,7 @@ using WatchedNodeHandle = NodeHandle::extend<caf::reacts_to<PeerCut>, caf::react
 struct NodeStock {
   SourceFactory make_source;
   RankParts parts;
+  std::shared_ptr<const CustomLayer> custom_layer;
   std::unique_ptr<transport::UcxFabric> fabric;
   std::function<void(Expected<Done>)> on_ended;  ///< Called once.
   std::unique_ptr<LocalRanks> ranks;             ///< Once they are given.

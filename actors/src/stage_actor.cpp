@@ -99,16 +99,20 @@ std::string describe(const GradientsMeasured& e) {
 std::string describe(const OptimizerFinished& e) {
   return "updating the weights" + of_stage(e.stage);
 }
+std::string describe(const WeightsExchanged& e) {
+  return "exchanging the weights" + of_stage(e.stage);
+}
 std::string describe(const auto&) {
   return "an event that cannot fail";
 }
 
 std::vector<MachineStage> machine_stages(const Plan& plan, LocalRank& local,
-                                         const std::vector<StageIndex>& stages) {
+                                         const std::vector<StageIndex>& stages, SumRole role) {
   std::vector<MachineStage> result;
   for (std::size_t i = 0; i < stages.size(); ++i) {
     const auto& held = local.stages[i];
-    result.push_back({.bounds = plan.stages[stages[i].value()].bounds,
+    result.push_back({.bounds = role == SumRole::server ? StageBounds{.slots = 0}
+                                                        : plan.stages[stages[i].value()].bounds,
                       .bucket_count = held.stage->bucket_count(),
                       .exchanges_tied = !held.tied.empty()});
   }
@@ -130,12 +134,13 @@ void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, 
   local_ = &local;
   const auto rank = local.coordinate.pipeline;
   const auto stages = plan_->training.stages_of(rank);
-  const auto described = machine_stages(*plan_, local, stages);
+  const auto described = machine_stages(*plan_, local, stages, role());
   constexpr std::uint32_t enqueued_max = 2;
-  const bool is_replicated = plan_->holder_count() > 1;
-  training_.emplace(plan_->training, rank, described, is_replicated, enqueued_max,
-                    plan_->config.schedule.policy, follows() ? Chooser::leader : Chooser::self);
-  evaluation_.emplace(plan_->evaluation, rank, described, is_replicated, enqueued_max);
+  const auto policy = role() == SumRole::server ? Policy::in_order : plan_->config.schedule.policy;
+  const auto staleness = role() == SumRole::client ? plan_->config.train.staleness : 0;
+  training_.emplace(plan_->training, rank, described, role(), enqueued_max, policy,
+                    follows() ? Chooser::leader : Chooser::self, staleness);
+  evaluation_.emplace(plan_->evaluation, rank, described, role(), enqueued_max);
   local_of_stage_.resize(plan_->training.stage_count());
   for (std::uint32_t i = 0; i < stages.size(); ++i) {
     local_of_stage_[stages[i].value()] = i;
@@ -150,9 +155,14 @@ void StageActorState::start(StageHandle self, std::shared_ptr<const Plan> plan, 
 
 void StageActorState::on(const StepStarted& message) {
   if (has_failed_) return;
-  if (machine_ != nullptr && machine_->waits_for() != WaitCause::next_step) {
+  if (machine_ == nullptr || machine_->step_finished()) return begin(message);
+  if (waiting_.size() == plan_->config.train.staleness) {
     return fail(Errc::internal, "the beginning of step " + std::to_string(message.step));
   }
+  waiting_.push_back(message);
+}
+
+void StageActorState::begin(const StepStarted& message) {
   const auto now_ns = stages::steady_now_ns();
   if (!keeper_) keeper_.emplace(now_ns);
   keeper_->advance(WaitCause::next_step, now_ns);
@@ -169,10 +179,11 @@ void StageActorState::on(const StepStarted& message) {
                                          .kind = message.kind,
                                          .batch = message.batch,
                                          .microbatches = plan_->training.microbatches_of(stages[i]),
+                                         .weights_of = message.weights_of,
                                          .first_sample = local_->coordinate.replica * samples,
                                          .loss_scale = static_cast<float>(message.loss_scale)});
   }
-  advance(Started{});
+  advance(*machine_, Started{});
 }
 
 void StageActorState::on(const Completed& message) {
@@ -192,7 +203,9 @@ void StageActorState::on(const Completed& message) {
         settle(event);
       },
       message.event);
-  advance(message.event);
+  // Gradients of a step may be given away while the next ones run.
+  const bool is_reduced = std::holds_alternative<BucketReduced>(message.event);
+  advance(is_reduced ? *training_ : *machine_, message.event);
 }
 
 void StageActorState::on(const UpdateStarted& message) {
@@ -210,15 +223,19 @@ void StageActorState::on_decision(const StageEvent& event) {
     return fail(Errc::internal, "updating the weights");
   }
   keeper_->advance(machine_->waits_for(), stages::steady_now_ns());
-  advance(event);
+  advance(*machine_, event);
 }
 
-void StageActorState::advance(const StageEvent& event) {
+void StageActorState::advance(StageMachine& machine, const StageEvent& event) {
   commands_.clear();
-  machine_->on(event, commands_);
+  machine.on(event, commands_);
   for (const auto& command : commands_) {
     std::visit([this](const auto& c) { carry_out(c); }, command);
   }
+  if (waiting_.empty() || !machine_->step_finished()) return;
+  const auto next = waiting_.front();
+  waiting_.pop_front();
+  begin(next);
 }
 
 // -- what completions brought ---------------------------------------------------------------------
@@ -349,6 +366,10 @@ void StageActorState::carry_out(const RunPass& command) {
   if (leads()) tell_choice(command.action);
 }
 
+void StageActorState::carry_out(const FetchSlot& command) {
+  held(command.stage).stage->fetch(command.microbatch);
+}
+
 void StageActorState::tell_choice(const Action& choice) {
   for (auto& follower : local_->choices) {
     follower->send(step_, choices_told_, choice, [to = self_](Errc code) {
@@ -383,8 +404,9 @@ void StageActorState::carry_out(const SendGradient& command) {
 void StageActorState::carry_out(const ReduceBucket& command) {
   auto& stage = held(command.stage);
   stage.stage->reduce_bucket(
-      command.bucket, [to = self_, event = BucketReduced{command.stage, command.bucket},
-                       begin_ns = stages::steady_now_ns()](Errc code) {
+      command.bucket,
+      [to = self_, event = BucketReduced{command.stage, command.bucket, command.round},
+       begin_ns = stages::steady_now_ns()](Errc code) {
         caf::anon_send(to, Completed{event, code, {begin_ns, stages::steady_now_ns()}});
       });
 }
@@ -433,6 +455,10 @@ void StageActorState::carry_out(const RunOptimizer& command) {
   held(command.stage).stage->optimize(update_, then(OptimizerFinished{command.stage}));
 }
 
+void StageActorState::carry_out(const ExchangeWeights& command) {
+  held(command.stage).stage->exchange_weights(then(WeightsExchanged{command.stage}));
+}
+
 void StageActorState::carry_out(const FinishStep&) {
   caf::anon_send(director_, RankFinished{rank(), keeper_->close(), std::exchange(trace_, {})});
 }
@@ -450,7 +476,8 @@ StageActorState::Landing& StageActorState::landing(StageIndex stage) {
 std::size_t StageActorState::trace_size_max() const {
   const bool trains = machine_ == &*training_;
   const auto& schedule = trains ? plan_->training : plan_->evaluation;
-  auto size = schedule.ranks[local_->coordinate.pipeline.value()].size();
+  auto size =
+      role() == SumRole::server ? 0 : schedule.ranks[local_->coordinate.pipeline.value()].size();
   if (!trains) return size;
   for (const auto& held : local_->stages) {
     size += 1 + (held.holders ? held.stage->bucket_count() : 0);
@@ -460,6 +487,13 @@ std::size_t StageActorState::trace_size_max() const {
 
 std::uint32_t StageActorState::rank() const {
   return local_->rank;
+}
+
+SumRole StageActorState::role() const {
+  const auto& plan = *plan_;
+  if (!plan.has_servers()) return plan.holder_count() > 1 ? SumRole::peer : SumRole::alone;
+  const bool is_server = local_->coordinate.replica == plan.config.parallel.data;
+  return is_server ? SumRole::server : SumRole::client;
 }
 
 bool StageActorState::follows() const {

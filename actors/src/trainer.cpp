@@ -44,17 +44,17 @@ public:
   }
 
   Expected<Done> read_parameter(std::size_t index, std::span<float> values) override {
-    return read_whole(
-        *plan_, index, values,
-        [this](const ParameterPlace& place, std::uint32_t shard,
-               std::span<float> part) -> Expected<Done> {
-          ranks_->find({0, shard, place.stage})->stage->read_parameter(place.index, part);
-          return Done{};
-        });
+    return read_whole(*plan_, index, values,
+                      [this](const ParameterPlace& place, std::uint32_t shard,
+                             std::span<float> part) -> Expected<Done> {
+                        auto* held = ranks_->find({plan_->weights_replica(), shard, place.stage});
+                        held->stage->read_parameter(place.index, part);
+                        return Done{};
+                      });
   }
 
   Expected<double> measure_peak_flops() override {
-    const auto rank_count = static_cast<std::uint32_t>(ranks_->ranks().size());
+    const auto rank_count = plan_->config.parallel.rank_count();
     return ranks_->device().measure_peak_flops(
         concurrent_streams(*plan_, rank_count, std::thread::hardware_concurrency()),
         plan_->config.run.threads_per_stage, plan_->config.train.precision);
@@ -64,7 +64,7 @@ private:
   std::unique_ptr<LocalRanks> ranks_;
   ActorSettings settings_;
   caf::actor_system system_{settings_};
-  std::vector<StageHandle> stages_;  ///< By rank of the grid.
+  std::vector<StageHandle> stages_;  ///< By rank of the grid, and servers.
   LoaderHandle loader_;
 };
 
@@ -126,6 +126,7 @@ Expected<StepReport> Trainer::evaluate_step(std::uint32_t index) {
 }
 
 Expected<Done> Trainer::read_parameter(std::size_t index, std::span<float> values) {
+  impl_->await_steps();
   return impl_->read_parameter(index, values);
 }
 Expected<double> Trainer::measure_peak_flops() {

@@ -21,11 +21,10 @@ public:
   Impl& operator=(const Impl&) = delete;
 
   [[nodiscard]] virtual Expected<StepReport> run(const StepWanted& what) {
-    promise_.emplace();
-    auto outcome = promise_->get_future();
-    caf::anon_send(director_, StepDue{what});
-    return outcome.get();
+    return outcome_of(StepDue{what});
   }
+  /// Waits until every step that has begun is over, or the run has failed.
+  void await_steps() { (void)outcome_of(StepsAwaited{}); }
   [[nodiscard]] virtual Expected<Done> read_parameter(std::size_t index,
                                                       std::span<float> values) = 0;
   [[nodiscard]] virtual Expected<double> measure_peak_flops() = 0;
@@ -48,6 +47,14 @@ protected:
   DirectorHandle director_;
 
 private:
+  template <class Question>
+  Expected<StepReport> outcome_of(const Question& question) {
+    promise_.emplace();
+    auto outcome = promise_->get_future();
+    caf::anon_send(director_, question);
+    return outcome.get();
+  }
+
   std::optional<std::promise<Expected<StepReport>>> promise_;
   std::uint32_t step_ = 0;
 };
@@ -57,7 +64,7 @@ struct ParameterPlace {
   StageIndex stage;
   std::size_t index = 0;
 };
-/// Reads what shard `shard` of the first replica holds of a parameter, as many values.
+/// Reads what shard `shard` of `Plan::weights_replica` holds of a parameter, as many values.
 using PartReader = std::function<Expected<Done>(const ParameterPlace& place, std::uint32_t shard,
                                                 std::span<float> values)>;
 

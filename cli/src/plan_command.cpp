@@ -33,6 +33,8 @@ const char* name_of(Family family) {
       return "Llama";
     case Family::bert:
       return "BERT";
+    case Family::custom:
+      return "custom layers";
   }
   return "";
 }
@@ -48,9 +50,11 @@ void print_grid(const Plan& plan) {
              name_of(config.model.family), counted(config.model.layers, "layer"),
              counted(config.model.heads, "head"), config.model.hidden,
              counted(config.model.sequence, "token"), config.model.vocabulary, parameter_count);
-  fmt::print("grid      {} x {} shard{} x {} = {}\n", counted(grid.data, "replica"),
+  const auto server_count = plan.rank_count() - grid.rank_count();
+  fmt::print("grid      {} x {} shard{} x {} = {}{}\n", counted(grid.data, "replica"),
              to_string(grid.tensor), grid.tensor == 1 ? "" : "s",
-             counted(grid.pipeline, "pipeline rank"), counted(grid.rank_count(), "actor"));
+             counted(grid.pipeline, "pipeline rank"), counted(grid.rank_count(), "actor"),
+             server_count == 0 ? "" : ", and " + counted(server_count, "parameter server"));
   fmt::print("schedule  {}, {}, {} of {}; {} per step\n\n", plan.training.name,
              counted(plan.training.stage_count(), "stage"),
              counted(plan.training.microbatch_count, "microbatch"),
@@ -76,29 +80,50 @@ void print_numbers(const Plan& plan) {
     text += '\n';
   }
   for (std::uint32_t r = 0; plan.holder_count() > 1 && r < plan.training.rank_count(); ++r) {
-    text += fmt::format("gradients of rank {}: {} in {}, summed over {} holders\n", r,
+    const auto how =
+        plan.has_servers() ? fmt::format(
+            "which {} replicas, {} step{} apart at most, give to a server",
+            plan.config.parallel.data, train.staleness, train.staleness == 1 ? "" : "s")
+                           : fmt::format("summed over {} holders", plan.holder_count());
+    text += fmt::format("gradients of rank {}: {} in {}, {}\n", r,
                         format_bytes(plan.gradient_bytes_of(RankIndex{r})),
-                        name_in(wire_format_names, train.gradient_wire), plan.holder_count());
+                        name_in(wire_format_names, train.gradient_wire), how);
   }
   if (!text.empty()) fmt::print("{}\n", text);
 }
 
+void print_stages(const Plan& plan, RankIndex rank, std::vector<MemoryItem> StagePlan::*memory) {
+  for (const auto& stage : plan.stages) {
+    if (stage.rank != rank) continue;
+    fmt::print("  stage {}: {}\n", stage.stage.value(), contents_of(stage.spec));
+    for (const auto& item : stage.*memory) {
+      fmt::print("    {:<40} {:>12}\n", item.name, format_bytes(item.bytes));
+    }
+  }
+}
+
 void print_memory(const Plan& plan) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
-    const auto shards = plan.config.parallel.tensor.of(RankIndex{r});
-    fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(RankIndex{r})),
+    const RankIndex rank{r};
+    const auto shards = plan.config.parallel.tensor.of(rank);
+    fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(rank)),
                shards == 1 ? "" : fmt::format("of {} shards of each ", shards));
-    for (const auto& stage : plan.stages) {
-      if (stage.rank != RankIndex{r}) continue;
-      fmt::print("  stage {}: {}\n", stage.stage.value(), contents_of(stage.spec));
-      for (const auto& item : stage.memory) {
-        fmt::print("    {:<40} {:>12}\n", item.name, format_bytes(item.bytes));
-      }
+    if (const auto copied = plan.offloaded_bytes_of(rank); copied > 0) {
+      fmt::print(
+          "  {} of it in page-locked host memory; a training step copies at most {} there and as "
+          "much back, in a time that no prediction counts\n",
+          format_bytes(plan.host_bytes_of(rank)), format_bytes(copied));
     }
+    print_stages(plan, rank, &StagePlan::memory);
+    if (!plan.has_servers()) continue;
+    fmt::print("parameter server of {}rank {}, with replica 0: {}\n",
+               shards == 1 ? "" : fmt::format("each of {} shards of ", shards), r,
+               format_bytes(plan.server_bytes_of(rank)));
+    print_stages(plan, rank, &StagePlan::server_memory);
   }
   fmt::print("batches: {}\n", format_bytes(batch_bytes(plan, plan.config.parallel.data)));
   fmt::print("this process, all actors and {} for the runtime: {}\n\n",
-             format_bytes(runtime_bytes(plan, plan.config.parallel.rank_count())),
+             format_bytes(runtime_bytes(plan, plan.rank_count())),
              format_bytes(process_bytes(plan)));
 }
 
@@ -124,6 +149,8 @@ void print_prediction(const Plan& plan, const Profile& profile, const std::strin
   fmt::print("predicted step: {:.1f} ms, {:.0f} tokens/s\n", seconds * 1e3,
              plan.tokens_per_step() / seconds);
   fmt::print("predicted bubble: {:.1f}% of the time\n", 100.0 * timeline.bubble_of_total());
+  const auto left_out = left_out_of_prediction(plan);
+  if (!left_out.empty()) fmt::print("{}\n", left_out);
 }
 
 }  // namespace
@@ -136,6 +163,7 @@ Expected<ExitCode> plan(const PlanArguments& arguments) {
   print_grid(*loaded);
   print_numbers(*loaded);
   print_memory(*loaded);
+  if (auto can = check_device(*loaded); !can) return can.error();
   if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
   if (*named) {
     print_prediction(*loaded, **named, arguments.profile_path);

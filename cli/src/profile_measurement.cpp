@@ -6,7 +6,6 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <set>
 #include <utility>
 #include <vector>
@@ -27,23 +26,21 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint32_t warmup_steps = 2;  // In which matrix products are compiled.
 constexpr std::uint32_t steps_min = 3;
 
-/// Durations of one thing.
+/// Durations of one thing. What counts is their mean: that of a step is the sum of those of its
+/// passes, however uneven the machine makes them, as no other middle is.
 class Durations {
 public:
-  void add(std::int64_t ns) { ns_.push_back(ns); }
-
-  /// The mean of all but the slowest tenth: those were held up by what else the machine did.
-  [[nodiscard]] double typical_ns() const {
-    if (ns_.empty()) return 0.0;
-    auto sorted = ns_;
-    std::ranges::sort(sorted);
-    const auto kept = sorted.size() - sorted.size() / 10;
-    return std::accumulate(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(kept), 0.0)
-           / static_cast<double>(kept);
+  void add(std::int64_t ns) {
+    sum_ns_ += static_cast<double>(ns);
+    ++count_;
   }
 
+  /// 0 if there are none.
+  [[nodiscard]] double mean_ns() const { return count_ == 0 ? 0.0 : sum_ns_ / count_; }
+
 private:
-  std::vector<std::int64_t> ns_;
+  double sum_ns_ = 0.0;
+  std::uint32_t count_ = 0;
 };
 
 /// Tokens at random. What they are changes nothing about how long they take.
@@ -100,7 +97,7 @@ public:
   [[nodiscard]] const Plan& plan() const noexcept { return trainer_->plan(); }
   [[nodiscard]] double pass_ns(StageIndex stage, Pass pass) const {
     const auto found = passes_.find({stage, pass});
-    return found == passes_.end() ? 0.0 : found->second.typical_ns();
+    return found == passes_.end() ? 0.0 : found->second.mean_ns();
   }
   Durations optimizer, measuring, hop, director, start;
 
@@ -286,14 +283,14 @@ double per_element_ns(const std::vector<Probe*>& probes, Durations Probe::*durat
     const auto& plan = probe->plan();
     double elements = 0.0;
     for (const auto& stage : plan.stages) elements += elements_of(plan, stage);
-    sum += (probe->*durations).typical_ns() / (elements / plan.training.rank_count());
+    sum += (probe->*durations).mean_ns() / (elements / plan.training.rank_count());
   }
   return sum / static_cast<double>(probes.size());
 }
 
 double mean_of(const std::vector<Probe*>& probes, Durations Probe::*durations) {
   double sum = 0.0;
-  for (auto* probe : probes) sum += (probe->*durations).typical_ns();
+  for (auto* probe : probes) sum += (probe->*durations).mean_ns();
   return sum / static_cast<double>(probes.size());
 }
 
@@ -315,9 +312,9 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds,
   for (std::uint32_t step = 0; step < warmup_steps + steps_min || Clock::now() < deadline; ++step) {
     for (auto* probe : probes) {
       if (auto done = probe->run_step(); !done) return done.error();
+      if (!beside) continue;
+      if (auto done = beside(); !done) return done.error();
     }
-    if (!beside) continue;
-    if (auto done = beside(); !done) return done.error();
   }
   Profile profile{.model = plan.config.model.resolved(),
                   .microbatch_size = plan.config.schedule.microbatch_size,

@@ -31,10 +31,20 @@ Expected<Plan> load_plan(const RunArguments& arguments) {
   return make_plan(*config, std::move(*schedule));
 }
 
+Expected<Done> check_device(const Plan& plan) {
+  return check_device(plan, MemorySpace::host);  // "cpu", the only name.
+}
+
 Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count) {
   const auto machine = look_at_machine();
   const std::vector<NodeMemory> nodes(process_count, {machine.host, machine.usable_memory_bytes()});
-  return check_memory(plan, place_ranks(plan.config.parallel, process_count), nodes);
+  return check_memory(plan, place_ranks(plan, process_count), nodes);
+}
+
+std::string_view left_out_of_prediction(const Plan& plan) {
+  if (!plan.has_servers()) return {};
+  return "parameter servers are not simulated: neither what replicas exchange with them, nor that "
+         "they update for all";
 }
 
 std::uint32_t concurrent_streams(const Plan& plan) {

@@ -269,8 +269,11 @@ void print_table(const std::vector<Run>& runs, bool as_csv) {
 Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& arguments) {
   const auto plan = load_plan(arguments.run);
   if (!plan) return plan.error();
+  if (auto can = check_device(*plan); !can) return can.error();
   const auto profile = read_profile(arguments.profile_path);
   if (!profile) return profile.error();
+  const auto left_out = left_out_of_prediction(*plan);
+  if (!left_out.empty()) fmt::print(stderr, "note: {}\n", left_out);
   const auto given_or = [](auto given, auto configured) {
     return given.empty() ? decltype(given){configured} : given;
   };

@@ -5,10 +5,12 @@
 #include <cmath>
 #include <numbers>
 
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/engine/loss_scaler.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 
 #include "config_keys.hpp"
+#include "model_families.hpp"
 
 namespace troupe {
 
@@ -90,6 +92,28 @@ Expected<Done> check_task(const ModelSpec& model) {
   return Done{};
 }
 
+Expected<Done> check_custom_layer(const ModelSpec& model) {
+  const bool is_custom = model.family == Family::custom;
+  if (is_custom && model.custom_layer == nullptr) {
+    return invalid(
+        "model.family: \"custom\" has a layer that a program defines, as examples/custom_layer "
+        "does; a file cannot hold one, take \"gpt2\", \"llama\" or \"bert\"");
+  }
+  if (!is_custom && model.custom_layer != nullptr) {
+    return invalid("ModelSpec::custom_layer: set, but a model of " + quoted_family(model)
+                   + " has layers of its own; leave it null, or take Family::custom");
+  }
+  if (!is_custom) return Done{};
+  const auto& name = model.custom_layer->name;
+  const auto excerpt = config::excerpt(name);
+  if (name.empty() || excerpt.size() != name.size() + 2) {
+    return invalid("CustomLayer::name: " + excerpt
+                   + ", expected 1 to 60 characters, none of them a quote or a control character");
+  }
+  const auto complaint = complaint_about_layer(model, 1);
+  return complaint ? invalid(*complaint) : Expected<Done>{Done{}};
+}
+
 Expected<Done> check_model(const ModelSpec& model) {
   if (model.hidden % model.heads != 0) {
     return invalid("model.hidden: " + text_of(model.hidden)
@@ -98,14 +122,14 @@ Expected<Done> check_model(const ModelSpec& model) {
   }
   if (model.family == Family::llama) {
     if (auto checked = check_llama(model); !checked) return checked;
-  } else if (model.kv_head_count() != model.heads) {
+  } else if (model.family != Family::custom && model.kv_head_count() != model.heads) {
     return invalid("model.kv_heads: " + text_of(model.kv_heads)
                    + ", but in " + quoted_family(model)
                    + " every head has its own keys and values; leave it 0, or take model.family = "
                      "\"llama\"");
   }
   if (auto checked = check_task(model); !checked) return checked;
-  if (model.heads % model.kv_head_count() == 0) return Done{};
+  if (model.heads % model.kv_head_count() == 0) return check_custom_layer(model);
   auto nearest = model.kv_heads;
   while (model.heads % nearest != 0) --nearest;
   return invalid("model.kv_heads: " + text_of(model.kv_heads)
@@ -113,10 +137,19 @@ Expected<Done> check_model(const ModelSpec& model) {
                  + "; the next smaller number that does is " + text_of(nearest));
 }
 
-/// Whether `count` shards can share out the model, each a whole part of it.
-bool divides(const ModelSpec& model, std::uint32_t count) {
-  return model.heads % count == 0 && model.kv_head_count() % count == 0
-         && model.feed_forward_width() % count == 0 && model.vocabulary >= count;
+/// Why `count` shards cannot share out the model, each a whole part of it; empty if they can.
+std::string why_not_shared_out(const ModelSpec& model, std::uint32_t count) {
+  const bool divides = model.heads % count == 0 && model.kv_head_count() % count == 0
+                       && model.feed_forward_width() % count == 0 && model.vocabulary >= count;
+  if (!divides) {
+    return "cannot share out model.heads = " + text_of(model.heads)
+           + ", kv_heads = " + text_of(model.kv_head_count())
+           + ", feed_forward = " + text_of(model.feed_forward_width()) + " and a vocabulary of "
+           + text_of(model.vocabulary);
+  }
+  if (model.family != Family::custom) return {};
+  const auto complaint = complaint_about_layer(model, count);
+  return complaint ? "are too many: " + *complaint : "";
 }
 
 Expected<Done> check_shards(const Config& config) {
@@ -131,16 +164,14 @@ Expected<Done> check_shards(const Config& config) {
   }
   for (std::size_t rank = 0; rank < tensor.by_rank.size(); ++rank) {
     const auto count = tensor.by_rank[rank];
-    if (divides(model, count)) continue;
+    const auto why = why_not_shared_out(model, count);
+    if (why.empty()) continue;
     auto nearest = count;
-    while (!divides(model, nearest)) --nearest;
+    while (!why_not_shared_out(model, nearest).empty()) --nearest;
     const bool keeps_ranks = count % nearest == 0;
     return invalid(
         "parallel.tensor: " + text_of(count) + " shards"
-        + (is_list ? " of pipeline rank " + text_of(rank) : "") + " cannot share out model.heads = "
-        + text_of(model.heads) + ", kv_heads = " + text_of(model.kv_head_count())
-        + ", feed_forward = " + text_of(model.feed_forward_width()) + " and a vocabulary of "
-        + text_of(model.vocabulary)
+        + (is_list ? " of pipeline rank " + text_of(rank) : "") + ' ' + why
         + (is_list ? "; the nearest number that works is " + text_of(nearest)
                    : "; the nearest grid that works is data = "
                          + text_of(keeps_ranks ? std::uint64_t{data} * (count / nearest) : data)
@@ -175,6 +206,33 @@ Expected<Done> check_optimizer(const TrainConfig& train) {
     return invalid(
         "train.optimizer_sharding: the state of train.optimizer = \"adafactor\" consists of sums "
         "over whole rows and columns, which are small and are not divided; set \"none\"");
+  }
+  return Done{};
+}
+
+Expected<Done> check_synchronization(const Config& config) {
+  const auto& train = config.train;
+  if (train.staleness > 0 && train.synchronization == Synchronization::all_reduce) {
+    return invalid("train.staleness: " + text_of(train.staleness)
+                   + ", but under train.synchronization = \"all_reduce\" no replica begins a step "
+                     "before all have ended the last; set 0, or \"parameter_server\"");
+  }
+  if (train.staleness > 0 && train.precision == Precision::fp16) {
+    return invalid("train.staleness: " + text_of(train.staleness)
+                   + ", but in train.precision = \"fp16\" the loss scale of a step follows from "
+                     "the step before it; set 0, or \"bf16\" or \"fp32\"");
+  }
+  if (train.synchronization == Synchronization::all_reduce) return Done{};
+  if (config.parallel.data == 1) {
+    return invalid(
+        "train.synchronization: \"parameter_server\", but parallel.data = 1 replica has nobody to "
+        "be synchronized with; set \"all_reduce\", or parallel.data to at least 2");
+  }
+  if (train.optimizer_sharding != OptimizerSharding::none) {
+    const auto sharding = static_cast<std::size_t>(train.optimizer_sharding);
+    return invalid("train.optimizer_sharding: \"" + std::string{optimizer_sharding_names[sharding]}
+                   + "\", but under train.synchronization = \"parameter_server\" the replicas keep "
+                     "no optimizer state to be divided; set \"none\"");
   }
   return Done{};
 }
@@ -289,6 +347,7 @@ Expected<Done> validate(const Config& config) {
   if (auto checked = check_model(config.model); !checked) return checked;
   if (auto checked = check_grid(config); !checked) return checked;
   if (auto checked = check_optimizer(config.train); !checked) return checked;
+  if (auto checked = check_synchronization(config); !checked) return checked;
   if (auto checked = check_loss_scale(config.train); !checked) return checked;
   if (auto checked = check_sizes(config); !checked) return checked;
   if (auto checked = check_data(config); !checked) return checked;

@@ -103,7 +103,7 @@ std::vector<StageLane> lanes_of(const Plan& plan) {
 StageHolder holder_of(const Plan& plan, const HeldPart& part, std::uint32_t member) {
   TROUPE_ASSERT(part.position < plan.training.stages_per_copy());
   TROUPE_ASSERT(member < plan.holder_count());
-  const auto copies = plan.training.copy_count;
+  const auto copies = plan.training.copy_count;  // One, where there are servers.
   const StageIndex stage{member % copies * plan.training.stages_per_copy() + part.position};
   const StagePlace place{member / copies, part.shard, stage};
   return {place, rank_holding(plan, place)};
@@ -120,6 +120,11 @@ std::uint64_t pair_number(std::uint64_t count, std::uint32_t a, std::uint32_t b)
   return low * count + high;
 }
 
+/// Replicas, and servers as if they were one more.
+std::uint64_t column_count(const Plan& plan) {
+  return plan.config.parallel.data + (plan.has_servers() ? 1 : 0);
+}
+
 std::uint64_t first_shard_lane(const Plan& plan) {
   const std::uint64_t holders = plan.holder_count();
   return lanes_of(plan).size()
@@ -127,6 +132,7 @@ std::uint64_t first_shard_lane(const Plan& plan) {
 }
 
 std::uint64_t first_lane_of_shards(const Plan& plan, std::uint32_t replica, RankIndex pipeline) {
+  TROUPE_ASSERT(replica < column_count(plan));
   const std::uint64_t shards = plan.config.parallel.tensor.most();
   const auto group = std::uint64_t{replica} * plan.config.parallel.pipeline + pipeline.value();
   return first_shard_lane(plan) + group * shards * shards;
@@ -158,10 +164,11 @@ std::uint64_t choice_lane(const Plan& plan, std::uint32_t replica, RankIndex pip
 std::uint64_t weight_lane(const Plan& plan, std::uint32_t node) {
   const auto& extent = plan.config.parallel;
   const std::uint64_t shards = extent.tensor.most();
-  return first_shard_lane(plan) + extent.data * extent.pipeline * shards * shards + node;
+  return first_shard_lane(plan) + column_count(plan) * extent.pipeline * shards * shards + node;
 }
 
-std::vector<std::uint32_t> place_ranks(const GridExtent& extent, std::uint32_t node_count) {
+std::vector<std::uint32_t> place_ranks(const Plan& plan, std::uint32_t node_count) {
+  const auto& extent = plan.config.parallel;
   const auto rank_count = extent.rank_count();
   TROUPE_ASSERT(node_count >= 1 && node_count <= rank_count);
   std::vector<std::uint32_t> node_of_rank(rank_count);
@@ -169,6 +176,11 @@ std::vector<std::uint32_t> place_ranks(const GridExtent& extent, std::uint32_t n
     const auto begin = std::uint64_t{node} * rank_count / node_count;
     const auto end = (std::uint64_t{node} + 1) * rank_count / node_count;
     for (auto rank = begin; rank < end; ++rank) node_of_rank[rank] = node;
+  }
+  for (auto server = rank_count; server < plan.rank_count(); ++server) {
+    auto at = coordinate_of(extent, server);
+    at.replica = 0;
+    node_of_rank.push_back(node_of_rank[rank_at(extent, at)]);
   }
   return node_of_rank;
 }

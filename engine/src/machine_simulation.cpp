@@ -138,12 +138,15 @@ private:
   void carry_out(std::size_t row, const ReportStep& command);
   void carry_out(std::size_t row, const RunOptimizer& command);
   void carry_out(std::size_t row, const FinishStep& command);
+  /// The copies between device and host memory take no time here.
+  void carry_out(std::size_t, const FetchSlot&) {}
   // One shard of each stage is simulated, which follows nobody. Tied gradients are not simulated:
   // no stage says that it exchanges any.
   void carry_out(std::size_t, const ExpectChoice&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const ExpectTied&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const SendTied&) { TROUPE_ASSERT(false); }
   void carry_out(std::size_t, const AddTied&) { TROUPE_ASSERT(false); }
+  void carry_out(std::size_t, const ExchangeWeights&) { TROUPE_ASSERT(false); }
 
   void begin_next_pass(std::size_t row);
   void fill_buckets(std::size_t row, const Action& action, std::int64_t duration_ns);
@@ -206,7 +209,8 @@ MachineSimulation::MachineSimulation(const Schedule& schedule, const CostModel& 
       }
       rows_.push_back({.replica = d,
                        .rank = r,
-                       .machine = {schedule, RankIndex{r}, stages, costs.replicas.count > 1,
+                       .machine = {schedule, RankIndex{r}, stages,
+                                   costs.replicas.count > 1 ? SumRole::peer : SumRole::alone,
                                    costs.runtime.enqueued_max},
                        .bucket_count = bucket_count});
       foresee(0, Told{row_of(d, r), Started{}});

@@ -26,6 +26,16 @@ RankIndex pipeline_rank_of(const Plan& plan, std::uint32_t rank) {
   return coordinate_of(plan.config.parallel, rank).pipeline;
 }
 
+bool is_server(const Plan& plan, std::uint32_t rank) {
+  return rank >= plan.config.parallel.rank_count();
+}
+
+/// What the stages of a rank of the grid, or a server, allocate.
+std::uint64_t bytes_of(const Plan& plan, std::uint32_t rank) {
+  const auto pipeline = pipeline_rank_of(plan, rank);
+  return is_server(plan, rank) ? plan.server_bytes_of(pipeline) : plan.bytes_of(pipeline);
+}
+
 /// "node 2", or "nodes 0, 1 and 2".
 std::string list_of(const std::vector<std::uint32_t>& nodes) {
   std::string text = nodes.size() == 1 ? "node " : "nodes ";
@@ -38,16 +48,15 @@ std::string list_of(const std::vector<std::uint32_t>& nodes) {
 
 Error does_not_fit(const Plan& plan, std::size_t node_count, const std::string& host,
                    const HostNeed& need) {
-  const auto bytes = [&](std::uint32_t rank) {
-    return plan.bytes_of(pipeline_rank_of(plan, rank));
-  };
+  const auto bytes = [&](std::uint32_t rank) { return bytes_of(plan, rank); };
   const auto largest = *std::ranges::max_element(need.ranks, {}, bytes);
   const auto rank = pipeline_rank_of(plan, largest).value();
   const auto who = node_count == 1 ? std::string{"the run"} : list_of(need.nodes);
   return {Errc::out_of_memory,
           who + (need.nodes.size() == 1 ? " needs " : " need ") + format_bytes(need.needed_bytes)
               + " of memory on " + host + ", " + format_bytes(bytes(largest))
-              + " of it for pipeline rank " + std::to_string(rank)
+              + " of it for " + (is_server(plan, largest) ? "the parameter server of " : "")
+              + "pipeline rank " + std::to_string(rank)
               + ", and " + format_bytes(need.available_bytes)
               + " are available there; make model.hidden, schedule.microbatch_size or "
                 "schedule.microbatches smaller, or spread the ranks over more machines"};
@@ -56,7 +65,8 @@ Error does_not_fit(const Plan& plan, std::size_t node_count, const std::string& 
 }  // namespace
 
 std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count) {
-  constexpr std::uint64_t batch_count = 2;  // This step's and the next one's.
+  // Those of all steps that may be under way, and of the next.
+  const std::uint64_t batch_count = 2 + plan.config.train.staleness;
   const auto& schedule = plan.config.schedule;
   const auto sequences = std::uint64_t{schedule.microbatches} * schedule.microbatch_size;
   return batch_count * sizeof(std::int32_t) * plan.config.model.batch_widths().sum() * sequences
@@ -96,7 +106,7 @@ std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count) {
   for (const auto& parameter : parameters_of(plan.config.model)) {
     parameter_bytes = std::max(parameter_bytes, sizeof(float) * parameter.element_count());
   }
-  const bool is_alone = rank_count == plan.config.parallel.rank_count();
+  const bool is_alone = rank_count == plan.rank_count();
   return program_bytes + thread_bytes * rank_count * plan.config.run.threads_per_stage
          + rounding_bytes(plan) * rank_count + parameter_bytes + (is_alone ? 0 : fabric_bytes);
 }
@@ -105,21 +115,21 @@ std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ran
   std::set<std::uint32_t> replicas;
   auto sum = runtime_bytes(plan, static_cast<std::uint32_t>(ranks.size()));
   for (const auto rank : ranks) {
-    sum += plan.bytes_of(pipeline_rank_of(plan, rank));
-    replicas.insert(coordinate_of(plan.config.parallel, rank).replica);
+    sum += bytes_of(plan, rank);
+    if (!is_server(plan, rank)) replicas.insert(coordinate_of(plan.config.parallel, rank).replica);
   }
   return sum + batch_bytes(plan, replicas.size());
 }
 
 std::uint64_t process_bytes(const Plan& plan) {
-  std::vector<std::uint32_t> ranks(plan.config.parallel.rank_count());
+  std::vector<std::uint32_t> ranks(plan.rank_count());
   std::iota(ranks.begin(), ranks.end(), 0U);
   return process_bytes(plan, ranks);
 }
 
 Expected<Done> check_memory(const Plan& plan, std::span<const std::uint32_t> node_of_rank,
                             std::span<const NodeMemory> nodes) {
-  TROUPE_ASSERT(node_of_rank.size() == plan.config.parallel.rank_count());
+  TROUPE_ASSERT(node_of_rank.size() == plan.rank_count());
   std::vector<std::vector<std::uint32_t>> ranks_of_node(nodes.size());
   for (std::uint32_t rank = 0; rank < node_of_rank.size(); ++rank) {
     ranks_of_node.at(node_of_rank[rank]).push_back(rank);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ namespace troupe {
 struct ForwardPass {
   std::vector<ParameterSpec> parameters;
   std::vector<Operation> operations;
-  std::vector<Value> values;     ///< Without places.
+  std::vector<CustomOperation> custom_operations;  ///< Each once.
+  std::vector<Value> values;                       ///< Without places.
   ValueIndex input = no_value;   ///< Of the stage, from the one before; none with the embedding.
   ValueIndex output = no_value;  ///< For the stage after; none with the head.
 
@@ -44,5 +46,10 @@ struct Share {
 /// With `rows` = microbatch_size * sequence.
 [[nodiscard]] ForwardPass forward_pass_of(const ModelSpec& model, const StageSpec& stage,
                                           std::uint32_t microbatch_size, const Shard& shard);
+
+/// What is wrong with the model's own layer on `shard_count` shards, in a sentence that begins with
+/// its name, if anything is.
+[[nodiscard]] std::optional<std::string> complaint_about_layer(const ModelSpec& model,
+                                                               std::uint32_t shard_count);
 
 }  // namespace troupe

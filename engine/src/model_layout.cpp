@@ -23,19 +23,28 @@ public:
         rows_{std::uint64_t{shape.microbatch_size} * shape.model.sequence} {}
 
   std::vector<TensorSpec> take() && {
-    append_parameters("parameters", 0, parameter_count());
-    if (bounds_.trains) {
-      append_gradients();
-      append_optimizer_state();
-      append_tied();
+    for (std::uint32_t copy = 0; copy < shape_.copy_count(); ++copy) {
+      append_parameters("parameters", 0, parameter_count(), copy);
     }
-    append_slots();
-    append_edges();
-    if (model_.family == Family::llama) {
-      append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
+    for (std::uint32_t copy = 0; bounds_.trains && copy < shape_.copy_count(); ++copy) {
+      append_gradients(copy);
     }
-    append_workspace();
-    append_tokens();
+    if (shape_.updates()) append_optimizer_state();
+    if (shape_.runs_passes()) {
+      if (bounds_.trains) append_tied();
+      append_slots();
+      append_edges();
+      if (std::ranges::find(graph_.operations, OperationKind::rotate, &Operation::kind)
+          != graph_.operations.end()) {
+        append("constants", "turns", std::uint64_t{model_.sequence} * model_.head_size());
+      }
+      append_pass_workspace();
+    }
+    if (shape_.updates()) append_update_workspace();
+    if (shape_.runs_passes()) {
+      append_tokens();
+      append_offloaded();
+    }
     append_results();
     return std::move(list_);
   }
@@ -54,24 +63,25 @@ private:
     return static_cast<std::uint32_t>(graph_.parameters.size());
   }
 
-  void append_parameters(const std::string& use, std::uint32_t begin, std::uint32_t end) {
+  void append_parameters(const std::string& use, std::uint32_t begin, std::uint32_t end,
+                         std::uint32_t copy) {
     for (auto i = begin; i < end; ++i) {
       const auto& spec = graph_.parameters[i];
       if (spec.joined) {
         list_.back().size_bytes += spec.element_count() * sizeof(float);
       } else {
-        append(use, spec.name, spec.element_count());
+        append(use, name_of_copy(copy, spec.name), spec.element_count());
       }
     }
   }
 
-  void append_gradients() {
+  void append_gradients(std::uint32_t copy) {
     const auto in_parts = kept_in_parts(graph_, shape_.holder, shape_.sharding);
     std::array<std::uint64_t, gradient_place_count> places{};
     for (std::size_t b = 0; b < in_parts.size(); ++b) {
       const auto& bucket = graph_.buckets[b];
       if (!in_parts[b]) {
-        append_parameters("gradients", bucket.begin, bucket.end);
+        append_parameters("gradients", bucket.begin, bucket.end, copy);
         continue;
       }
       const auto layout = layout_of(graph_, bucket);
@@ -112,8 +122,16 @@ private:
 
   void append_slots() {
     if (graph_.slot_bytes == 0) return;
-    for (std::uint32_t slot = 0; slot < bounds_.slots; ++slot) {
+    const auto count = bounds_.offloads ? resident_slots : bounds_.slots;
+    for (std::uint32_t slot = 0; slot < count; ++slot) {
       list_.push_back({"slots", std::to_string(slot), graph_.slot_bytes});
+    }
+  }
+
+  void append_offloaded() {
+    if (!bounds_.offloads || graph_.slot_bytes == 0) return;
+    for (std::uint32_t slot = 0; slot < bounds_.slots; ++slot) {
+      list_.push_back({"offloaded slots", std::to_string(slot), graph_.slot_bytes, true});
     }
   }
 
@@ -143,12 +161,14 @@ private:
     list_.push_back({"workspace", "optimizer sums", most_bytes});
   }
 
-  void append_workspace() {
+  void append_pass_workspace() {
     if (graph_.workspace_bytes > 0) {
       list_.push_back({"workspace", "values", graph_.workspace_bytes});
     }
     append_predictions("workspace", 1, false);
-    if (!bounds_.trains) return;
+  }
+
+  void append_update_workspace() {
     list_.push_back({"workspace", "gradient squares", graph_.parameters.size() * sizeof(double)});
     if (shape_.optimizer == OptimizerKind::adafactor) append_optimizer_sums();
   }
@@ -177,9 +197,11 @@ private:
     const auto append_doubles = [this](const char* name, std::uint64_t count) {
       list_.push_back({"results", name, count * sizeof(double), true});
     };
-    if (stage_.has_head) append_doubles("losses", shape_.microbatch_count);
-    append_predictions("results", shape_.microbatch_count, true);
-    if (bounds_.trains) append_doubles("gradient squares", graph_.parameters.size());
+    if (shape_.runs_passes()) {
+      if (stage_.has_head) append_doubles("losses", shape_.microbatch_count);
+      append_predictions("results", shape_.microbatch_count, true);
+    }
+    if (shape_.updates()) append_doubles("gradient squares", graph_.parameters.size());
   }
 
   const StageGraph& graph_;
@@ -237,7 +259,9 @@ std::vector<MemoryItem> memory_of(const StageShape& shape) {
   std::vector<MemoryItem> items;
   for (const auto& tensor : tensors_of(graph_of(shape), shape)) {
     if (tensor.size_bytes == 0) continue;
-    if (items.empty() || items.back().name != tensor.use) items.push_back({tensor.use, 0});
+    if (items.empty() || items.back().name != tensor.use) {
+      items.push_back({tensor.use, 0, tensor.for_host});
+    }
     items.back().bytes += padded(tensor.size_bytes);
   }
   return items;

@@ -26,7 +26,11 @@ ElementRange part_of_bucket(const BucketLayout& layout, const Holder& holder) {
 std::vector<ElementRange> updated_by(const StageGraph& graph, const Holder& holder,
                                      OptimizerSharding sharding) {
   std::vector<ElementRange> ranges;
-  for (const auto& spec : graph.parameters) ranges.push_back({0, spec.element_count()});
+  const bool is_client = holder.has_server && !holder.is_server();
+  for (const auto& spec : graph.parameters) {
+    ranges.push_back({0, is_client ? 0 : spec.element_count()});
+  }
+  if (holder.has_server) return ranges;
   if (sharding == OptimizerSharding::none || holder.count == 1) return ranges;
   for (const auto& bucket : graph.buckets) {
     const auto layout = layout_of(graph, bucket);

@@ -59,6 +59,18 @@ Expected<Done> check_sharding(const Config& config, const Schedule& schedule) {
                    + "; \"zero1\" works"};
 }
 
+/// A server updates one copy of the parameters.
+Expected<Done> check_servers(const Config& config, const Schedule& schedule) {
+  if (config.train.synchronization == Synchronization::all_reduce || schedule.copy_count == 1) {
+    return Done{};
+  }
+  return Error{Errc::invalid_config,
+               "train.synchronization: \"parameter_server\" serves replicas, and schedule.name = \""
+                   + schedule.name
+                   + "\" runs two copies of the model in each, which sum up their gradients as "
+                     "replicas do; set \"all_reduce\", or take another schedule"};
+}
+
 /// What the schedule must agree on with the rest of the configuration.
 Expected<Done> check_extent(const Config& config, const Schedule& schedule) {
   const auto differs = [&](const std::string& key, std::uint32_t configured, std::uint32_t found) {
@@ -139,11 +151,47 @@ double Plan::flops_per_step() const noexcept {
   return sum * microbatches_of_copy * config.parallel.data;
 }
 
+namespace {
+
+std::uint64_t bytes_of(const Plan& plan, RankIndex rank,
+                       std::vector<MemoryItem> StagePlan::*memory) noexcept {
+  std::uint64_t sum = 0;
+  for (const auto& stage : plan.stages) {
+    if (stage.rank != rank) continue;
+    for (const auto& item : stage.*memory) sum += item.bytes;
+  }
+  return sum;
+}
+
+}  // namespace
+
 std::uint64_t Plan::bytes_of(RankIndex rank) const noexcept {
+  return troupe::bytes_of(*this, rank, &StagePlan::memory);
+}
+
+std::uint64_t Plan::server_bytes_of(RankIndex rank) const noexcept {
+  return troupe::bytes_of(*this, rank, &StagePlan::server_memory);
+}
+
+std::uint64_t Plan::host_bytes_of(RankIndex rank) const noexcept {
   std::uint64_t sum = 0;
   for (const auto& stage : stages) {
     if (stage.rank != rank) continue;
-    for (const auto& item : stage.memory) sum += item.bytes;
+    for (const auto& item : stage.memory) sum += item.for_host ? item.bytes : 0;
+  }
+  return sum;
+}
+
+/// A slot is copied after each pass that leaves something in it for another, F and I, but for
+/// another that is the stage's next.
+std::uint64_t Plan::offloaded_bytes_of(RankIndex rank) const {
+  std::uint64_t sum = 0;
+  for (const auto& action : training.ranks[rank.value()]) {
+    const auto& stage = stages[action.stage.value()];
+    if (!stage.bounds.offloads || accumulates_weights(action.pass)) continue;
+    for (const auto& item : stage.memory) {
+      if (item.name == "offloaded slots") sum += item.bytes / stage.bounds.slots;
+    }
   }
   return sum;
 }
@@ -157,6 +205,16 @@ std::uint64_t Plan::gradient_bytes_of(RankIndex rank) const {
     }
   }
   return count * bytes_per_number(config.train.gradient_wire);
+}
+
+Expected<Done> check_device(const Plan& plan, MemorySpace space) {
+  if (plan.config.train.offload == Offload::none || space == MemorySpace::device) return Done{};
+  return Error{Errc::invalid_config,
+               "train.offload: \"activations\" moves them from the device to host memory, but "
+               "run.device = \""
+                   + plan.config.run.device
+                   + "\" computes in host memory; set \"none\", and where memory is short, "
+                     "train.recompute"};
 }
 
 StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, StageIndex stage) {
@@ -197,6 +255,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
   if (auto valid = validate(config); !valid) return valid.error();
   if (auto fits = check_extent(config, training); !fits) return fits.error();
   if (auto fits = check_sharding(config, training); !fits) return fits.error();
+  if (auto fits = check_servers(config, training); !fits) return fits.error();
   if (config.schedule.split_backward) training = split_backward(std::move(training));
   training = with_weight_passes_in_order(std::move(training));
   if (auto valid = validate(training); !valid) return valid.error();
@@ -206,6 +265,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
 
   Plan plan{.config = config, .training = std::move(training), .evaluation = {}, .stages = {}};
   plan.evaluation = make_forward_only(plan.training);
+  const auto last_replica = plan.holder_count() - (plan.has_servers() ? 2 : 1);
   for (std::uint32_t v = 0; v < plan.training.stage_count(); ++v) {
     const StageIndex stage{v};
     // The first shard needs no less than others; the last holder, more than others by some cache
@@ -213,23 +273,28 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
     const auto shard = plan.shard(stage, 0);
     auto bounds = bounds_of(plan.training, plan.evaluation, stage);
     bounds.recompute = recompute_of(config.train, v);
+    bounds.offloads = config.train.offload == Offload::activations && bounds.slots > resident_slots;
     const auto& spec = (*partition)[v % plan.training.stages_per_copy()];
+    StageShape shape{.model = config.model,
+                     .spec = spec,
+                     .bounds = bounds,
+                     .microbatch_count = plan.training.microbatch_count,
+                     .microbatch_size = config.schedule.microbatch_size,
+                     .optimizer = config.train.optimizer,
+                     .sharding = config.train.optimizer_sharding,
+                     .shard = shard,
+                     .holder = plan.holder(last_replica),
+                     .staleness = config.train.staleness};
+    auto memory = memory_of(shape);
+    shape.holder = plan.holder(plan.holder_count() - 1);
     plan.stages.push_back(
         {.stage = stage,
          .rank = plan.training.rank_of_stage[v],
          .spec = spec,
          .bounds = bounds,
          .flops = flops_of(config.model, spec, config.schedule.microbatch_size, shard),
-         .memory = memory_of(
-             {.model = config.model,
-              .spec = spec,
-              .bounds = bounds,
-              .microbatch_count = plan.training.microbatch_count,
-              .microbatch_size = config.schedule.microbatch_size,
-              .optimizer = config.train.optimizer,
-              .sharding = config.train.optimizer_sharding,
-              .shard = shard,
-              .holder = {.index = plan.holder_count() - 1, .count = plan.holder_count()}})});
+         .memory = std::move(memory),
+         .server_memory = plan.has_servers() ? memory_of(shape) : std::vector<MemoryItem>{}});
   }
   return plan;
 }

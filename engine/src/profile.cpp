@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 
@@ -123,6 +124,12 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
   if (measured.family != planned.family) {
     return misfit("model.family", name_of(family_names, measured.family),
                   name_of(family_names, planned.family));
+  }
+  if (measured.custom_layer != planned.custom_layer) {
+    const auto name = [](const ModelSpec& model) {
+      return model.custom_layer == nullptr ? std::string{"none"} : model.custom_layer->name;
+    };
+    return misfit("ModelSpec::custom_layer", name(measured), name(planned));
   }
   if (measured.task != planned.task) {
     return misfit("model.task", name_of(task_names, measured.task),

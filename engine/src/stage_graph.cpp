@@ -1,5 +1,6 @@
 #include "troupe/engine/stage_graph.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -31,6 +32,7 @@ Needs needs_of(OperationKind kind, Direction direction) {
     case OperationKind::gelu:
     case OperationKind::exact_gelu:
     case OperationKind::swiglu:
+    case OperationKind::custom:
       return {.x = true};
     case OperationKind::tanh:
       return {.y = true};
@@ -47,6 +49,7 @@ bool has_call(const Operation& of, Direction direction) {
     case Direction::backward_weight:
       return of.weight != no_parameter;
     case Direction::backward_input:
+    case Direction::sum:
       break;
   }
   switch (of.kind) {
@@ -56,20 +59,35 @@ bool has_call(const Operation& of, Direction direction) {
     case OperationKind::word_statistics:
     case OperationKind::gather_shards:
     case OperationKind::sum_shards:
+    case OperationKind::add:  // The gradient of y is that of both.
       return false;
     default:
       return true;
   }
 }
 
-/// The gradient of x may be written over that of y: both have one shape and are used once.
+/// Whether the kernel of the backward pass adds a gradient that comes by another way.
+bool adds_other_gradient(OperationKind kind) {
+  switch (kind) {
+    case OperationKind::layer_norm:
+    case OperationKind::rms_norm:
+    case OperationKind::linear:
+    case OperationKind::dropout:
+    case OperationKind::gather_rows:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// The gradient of x may be written over that of y, if nothing else reads that: both have one
+/// shape.
 bool differentiates_in_place(OperationKind kind) {
   switch (kind) {
     case OperationKind::gelu:
     case OperationKind::exact_gelu:
     case OperationKind::tanh:
     case OperationKind::rotate:
-    case OperationKind::share:
       return true;
     default:
       return false;
@@ -108,12 +126,14 @@ public:
     place_values(graph_);
     graph_.parameters = std::move(pass_.parameters);
     graph_.operations = std::move(pass_.operations);
+    graph_.custom_operations = std::move(pass_.custom_operations);
     return std::move(graph_);
   }
 
 private:
   void put_on_edge(ValueIndex value, ValuePlace place) {
     if (value == no_value) return;
+    TROUPE_ASSERT(graph_.values[value].place == ValuePlace::workspace);
     graph_.values[value].place = place;
   }
 
@@ -135,16 +155,9 @@ private:
     return !of.is_term || options_.shard.index == 0;
   }
 
-  /// Whether the gradient of x that comes by another way is the shard's to add. All shards have it;
-  /// if `share` is to sum what they make of it, one of them adds it.
-  [[nodiscard]] bool adds_other_gradient(std::uint32_t operation) const {
-    if (options_.shard.index == 0 || operation == 0) return true;
-    const auto& before = pass_.operations[operation - 1];
-    return before.kind != OperationKind::share || before.x != pass_.operations[operation].x;
-  }
-
   void append_backward() {
     gradients_.resize(pass_.values.size(), no_value);
+    terms_.resize(pass_.values.size(), no_value);
     if (pass_.output != no_value) {
       gradients_[pass_.output] = like(pass_.output);
       put_on_edge(gradients_[pass_.output], ValuePlace::gradient_in);
@@ -159,6 +172,8 @@ private:
         differentiate_for_weight(i);
       });
     }
+    // What has parameters makes a value of its own for the gradient of what comes in.
+    if (pass_.input != no_value) put_on_edge(gradients_[pass_.input], ValuePlace::gradient_out);
   }
 
   template <class Visit>
@@ -169,19 +184,58 @@ private:
   void differentiate_for_input(std::uint32_t operation) {
     const auto& of = pass_.operations[operation];
     if (of.kind == OperationKind::cross_entropy) gradients_[of.x] = of.x;
-    if (has_call(of, Direction::backward_input)) {
-      const auto dy = gradients_[of.y];
-      TROUPE_ASSERT(dy != no_value);
-      auto call = backward_call(Direction::backward_input, operation, dy);
-      if (of.x != of.y && adds_other_gradient(operation)) call.d_residual = gradients_[of.x];
-      call.dx = gradient_of_input(of, dy);
-      gradients_[of.x] = call.dx;
-      calls_of(Direction::backward_input).push_back(call);
-    }
-    if (of.residual != no_value) {
-      TROUPE_ASSERT(gradients_[of.residual] == no_value);
-      gradients_[of.residual] = gradients_[of.y];
-    }
+    if (of.kind == OperationKind::share) return sum_terms(operation);
+    const auto dy = of.y == no_value ? no_value : gradients_[of.y];
+    // What is added to y has the gradient of y.
+    if (of.residual != no_value) add_gradient(operation, of.residual, dy);
+    if (of.kind == OperationKind::add) add_gradient(operation, of.x, dy);
+    if (!has_call(of, Direction::backward_input)) return;
+    TROUPE_ASSERT(dy != no_value);
+    auto call = backward_call(Direction::backward_input, operation, dy);
+    const auto other = of.x == of.y ? no_value : take_other_gradient(of);
+    if (adds_other_gradient(of.kind)) call.d_residual = other;
+    call.dx = gradient_of_input(of, dy);
+    calls_of(Direction::backward_input).push_back(call);
+    auto& dx = of.is_term_backward ? terms_[of.x] : gradients_[of.x];
+    dx = call.dx;
+    if (other != no_value && call.d_residual == no_value) dx = sum_of(operation, dx, other);
+  }
+
+  /// What is known of the gradient of x by other ways, for the call that adds it to its own. The
+  /// gradient of x is whole, or a sum over shards of terms: then one of them adds to its term what
+  /// is whole.
+  ValueIndex take_other_gradient(const Operation& of) {
+    if (of.is_term_backward && terms_[of.x] != no_value) return terms_[of.x];
+    const auto whole = std::exchange(gradients_[of.x], no_value);
+    return of.is_term_backward && options_.shard.index > 0 ? no_value : whole;
+  }
+
+  /// What `share` does backward.
+  void sum_terms(std::uint32_t operation) {
+    const auto x = pass_.operations[operation].x;
+    const auto sum = terms_[x];
+    TROUPE_ASSERT(sum != no_value);
+    calls_of(Direction::backward_input)
+        .push_back(
+            {.direction = Direction::backward_input, .operation = operation, .dy = sum, .dx = sum});
+    add_gradient(operation, x, sum);
+  }
+
+  void add_gradient(std::uint32_t operation, ValueIndex value, ValueIndex gradient) {
+    TROUPE_ASSERT(gradient != no_value);
+    auto& known = gradients_[value];
+    known = known == no_value ? gradient : sum_of(operation, known, gradient);
+  }
+
+  ValueIndex sum_of(std::uint32_t operation, ValueIndex a, ValueIndex b) {
+    const auto sum = like(a, "");
+    calls_of(Direction::backward_input)
+        .push_back({.direction = Direction::sum,
+                    .operation = operation,
+                    .dy = a,
+                    .dx = sum,
+                    .d_residual = b});
+    return sum;
   }
 
   void differentiate_for_weight(std::uint32_t operation) {
@@ -194,10 +248,9 @@ private:
   }
 
   ValueIndex gradient_of_input(const Operation& of, ValueIndex dy) {
-    if (differentiates_in_place(of.kind)) return dy;
-    const auto dx = like(of.x);
-    if (of.x == pass_.input) put_on_edge(dx, ValuePlace::gradient_out);
-    return dx;
+    const bool may_replace_dy =
+        differentiates_in_place(of.kind) && std::ranges::count(gradients_, dy) == 1;
+    return may_replace_dy ? dy : like(of.x);
   }
 
   KernelCall backward_call(Direction direction, std::uint32_t operation, ValueIndex dy) {
@@ -279,7 +332,8 @@ private:
     // What is done to the result where it lies is done again.
     for (auto i = operation + 1; i < pass_.operations.size(); ++i) {
       const auto& next = pass_.operations[i];
-      if (next.x != of.y || next.y != of.y) break;
+      if (next.x != of.y && next.residual != of.y) continue;
+      if (next.y != of.y) break;
       if (!has_call(next, Direction::forward)) continue;
       calls.push_back({.direction = Direction::forward, .operation = i, .x = call.y, .y = call.y});
     }
@@ -346,8 +400,10 @@ private:
   const GraphOptions& options_;
   const std::vector<std::optional<Bucket>> buckets_;  ///< By block.
   StageGraph graph_;
-  /// By value of the forward pass: what is known of its gradient so far.
+  // By value of the forward pass, what is known of its gradient so far: of what shards have whole,
+  // and of terms that `share` is to sum.
   std::vector<ValueIndex> gradients_;
+  std::vector<ValueIndex> terms_;
 };
 
 }  // namespace
@@ -387,13 +443,19 @@ StageGraph graph_of(const ModelSpec& model, const StageSpec& stage, const GraphO
 PassFlops flops_of(const ModelSpec& model, const StageSpec& stage, std::uint32_t microbatch_size,
                    const Shard& shard) {
   PassFlops flops;
-  for (const auto& operation : forward_pass_of(model, stage, microbatch_size, shard).operations) {
+  const auto pass = forward_pass_of(model, stage, microbatch_size, shard);
+  for (const auto& operation : pass.operations) {
     const double rows = operation.rows;
     if (operation.kind == OperationKind::linear) {
       const double product = 2.0 * rows * operation.in * operation.out;
       flops.forward += product;
       flops.backward_input += product;
       flops.backward_weight += product;
+    }
+    if (operation.kind == OperationKind::custom) {
+      const auto& custom = pass.custom_operations[operation.custom];
+      flops.forward += rows * operation.out * custom.forward_flops;
+      flops.backward_input += rows * operation.out * custom.backward_flops;
     }
     if (operation.kind == OperationKind::attention) {
       // Queries times keys, weights times values: two products of [T, C] with [C, T] forward, four

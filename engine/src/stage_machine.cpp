@@ -36,17 +36,22 @@ std::vector<MicrobatchIndex> forward_order(const Schedule& schedule, std::uint32
 }  // namespace
 
 StageMachine::StageMachine(const Schedule& schedule, RankIndex rank,
-                           std::span<const MachineStage> stages, bool is_replicated,
-                           std::uint32_t enqueued_max, Policy policy, Chooser chooser)
+                           std::span<const MachineStage> stages, SumRole role,
+                           std::uint32_t enqueued_max, Policy policy, Chooser chooser,
+                           std::uint32_t staleness)
     : kind_{schedule.kind},
       policy_{policy},
       chooser_{chooser},
       program_{schedule.ranks.at(rank.value())},
       local_of_stage_(schedule.stage_count()),
-      is_replicated_{is_replicated},
-      enqueued_max_{enqueued_max} {
+      role_{role},
+      enqueued_max_{enqueued_max},
+      buckets_pending_(staleness + 1) {
   TROUPE_ASSERT(enqueued_max >= 1);
+  TROUPE_ASSERT(role == SumRole::client || staleness == 0);
   TROUPE_ASSERT(chooser == Chooser::self || policy != Policy::in_order);
+  TROUPE_ASSERT(role != SumRole::server || policy == Policy::in_order);
+  if (role == SumRole::server) program_.clear();
   const auto held = schedule.stages_of(rank);
   TROUPE_ASSERT(held.size() == stages.size());
   for (std::uint32_t local = 0; local < held.size(); ++local) {
@@ -96,8 +101,7 @@ WaitCause StageMachine::waits_for() const {
       if (const auto action = next_action()) return obstacle(*action);
       return WaitCause::leader;
     case Phase::reducing:
-      return kind_ == StepKind::training && buckets_reduced_ < bucket_count_ ? WaitCause::reduction
-                                                                             : WaitCause::send;
+      return gradients_are_away() ? WaitCause::send : WaitCause::reduction;
     case Phase::measuring:
       return WaitCause::measuring;
     case Phase::waiting:
@@ -117,8 +121,9 @@ void StageMachine::handle(const Started&, Commands& out) {
   phase_ = Phase::passes;
   next_ = 0;
   finished_count_ = 0;
+  fetched_count_ = 0;
   buckets_issued_ = 0;
-  buckets_reduced_ = 0;
+  round_ = (round_ + 1) % static_cast<std::uint32_t>(buckets_pending_.size());
   choices_expected_ = 0;
   std::fill(choice_here_.begin(), choice_here_.end(), false);
   // One is on its way while another waits to be enqueued.
@@ -126,9 +131,10 @@ void StageMachine::handle(const Started&, Commands& out) {
   for (auto& stage : stages_) {
     begin_step(stage);
     expect_activations(stage, out);
-    if (kind_ == StepKind::training && stage.props.exchanges_tied) {
-      out.emplace_back(ExpectTied{stage.stage});
-    }
+    if (kind_ == StepKind::evaluation) continue;
+    if (stage.props.exchanges_tied) out.emplace_back(ExpectTied{stage.stage});
+    if (role_ != SumRole::server) continue;
+    for (std::uint32_t b = 0; b < stage.props.bucket_count; ++b) reduce(stage.stage, b, out);
   }
 }
 
@@ -203,11 +209,23 @@ void StageMachine::expect_activations(StageState& stage, Commands& out) const {
 
 void StageMachine::enqueue_ready_passes(Commands& out) {
   if (phase_ != Phase::passes) return;
-  while (next_ < program_.size() && next_ - finished_count_ < enqueued_max_) {
+  while (next_ < program_.size()) {
+    fetch_ahead(out);
+    if (next_ - finished_count_ == enqueued_max_) return;
     const auto action = next_action();
     if (!action || obstacle(*action) != WaitCause::none) return;
     enqueue(*action, out);
   }
+}
+
+/// The slot of the next pass can come while passes before it run, and while its gradient is on its
+/// way. A policy prefers no pass before it can run: the stage fetches when it enqueues.
+void StageMachine::fetch_ahead(Commands& out) {
+  if (policy_ != Policy::in_order || fetched_count_ > next_) return;
+  fetched_count_ = next_ + 1;
+  const auto& action = program_[next_];
+  if (action.pass == Pass::forward || !state_of(action.stage).props.bounds.offloads) return;
+  out.emplace_back(FetchSlot{action.stage, action.microbatch});
 }
 
 void StageMachine::enqueue(const Action& action, Commands& out) {
@@ -376,16 +394,23 @@ void StageMachine::handle(const TiedAdded& event, Commands& out) {
 
 void StageMachine::reduce(StageIndex stage, std::uint32_t bucket, Commands& out) {
   ++buckets_issued_;
-  if (is_replicated_) {
-    out.emplace_back(ReduceBucket{stage, bucket});
-  } else {
-    ++buckets_reduced_;
-  }
+  if (role_ == SumRole::alone) return;
+  ++buckets_pending_[round_];
+  out.emplace_back(ReduceBucket{stage, bucket, round_});
 }
 
-void StageMachine::handle(const BucketReduced&, Commands&) {
-  ++buckets_reduced_;
-  TROUPE_ASSERT(buckets_reduced_ <= buckets_issued_);
+void StageMachine::handle(const BucketReduced& event, Commands&) {
+  auto& pending = buckets_pending_.at(event.round);
+  TROUPE_ASSERT(pending > 0);
+  --pending;
+}
+
+/// All that the step has are on their way, and those are away whose memory the next step needs:
+/// its own, or if it keeps those of several steps, the oldest.
+bool StageMachine::gradients_are_away() const {
+  if (kind_ == StepKind::evaluation) return true;
+  return buckets_issued_ == bucket_count_
+         && buckets_pending_[(round_ + 1) % buckets_pending_.size()] == 0;
 }
 
 void StageMachine::handle(const GradientsMeasured&, Commands&) {
@@ -395,12 +420,13 @@ void StageMachine::handle(const GradientsMeasured&, Commands&) {
 
 void StageMachine::handle(const ClippingDecided&, Commands& out) {
   TROUPE_ASSERT(phase_ == Phase::waiting);
-  phase_ = Phase::optimizing;
-  for (const auto& stage : stages_) out.emplace_back(RunOptimizer{stage.stage});
+  begin_optimizing<RunOptimizer>(out);
 }
 
 void StageMachine::handle(const UpdateRefused&, Commands& out) {
   TROUPE_ASSERT(phase_ == Phase::waiting);
+  // Clients have asked for weights, and wait for them.
+  if (role_ == SumRole::server) return begin_optimizing<ExchangeWeights>(out);
   phase_ = Phase::finished;
   out.emplace_back(FinishStep{});
 }
@@ -408,6 +434,17 @@ void StageMachine::handle(const UpdateRefused&, Commands& out) {
 void StageMachine::handle(const OptimizerFinished&, Commands&) {
   TROUPE_ASSERT(phase_ == Phase::optimizing);
   ++stages_reported_;
+}
+
+void StageMachine::handle(const WeightsExchanged&, Commands&) {
+  TROUPE_ASSERT(phase_ == Phase::optimizing);
+  ++stages_reported_;
+}
+
+template <class Command>
+void StageMachine::begin_optimizing(Commands& out) {
+  phase_ = Phase::optimizing;
+  for (const auto& stage : stages_) out.emplace_back(Command{stage.stage});
 }
 
 bool StageMachine::all_stages_reported() {
@@ -434,7 +471,11 @@ void StageMachine::advance_phase(Commands& out) {
              && s.gradients_out_free == s.props.bounds.gradients_out
              && s.tied_sent == s.props.exchanges_tied;
     };
-    if (buckets_reduced_ < bucket_count_ || !std::ranges::all_of(stages_, is_idle)) return;
+    if (!gradients_are_away() || !std::ranges::all_of(stages_, is_idle)) return;
+    if (role_ == SumRole::client) {
+      out.emplace_back(ReportStep{});
+      return begin_optimizing<ExchangeWeights>(out);
+    }
     phase_ = Phase::measuring;
     for (const auto& stage : stages_) out.emplace_back(MeasureGradients{stage.stage});
   }

@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 #include <string>
+#include <thread>
 #include <utility>
 
 namespace troupe::stages {
@@ -51,15 +52,22 @@ public:
         spec_{.name = "stage." + std::to_string(props.stage.value()),
               .shape = {parameter_length},
               .initial = Initial::zeros} {
-    if (is_last_) losses_.resize(props.microbatch_count);
+    if (props_.has_server) {
+      const auto& group = *props_.holders.group;
+      (group.rank() + 1 == group.size() ? is_server_ : is_client_) = true;
+    }
+    if (is_last_ && !is_server_) losses_.resize(props.microbatch_count);
+    if (is_client_) squares_.clear();
     const auto cut = [&memory] {
       const BufferView piece{memory.data, line_bytes, memory.space};
       memory.data += line_bytes;
       return piece;
     };
     values_ = cut();
-    gradients_ = cut();
-    tied_ = cut();
+    for (std::uint32_t copy = 0; copy <= props.staleness; ++copy) {
+      gradients_.push_back(cut());
+      tied_.push_back(cut());
+    }
     const std::array<std::pair<Edge, std::uint32_t>, edge_count> pools{
         {{Edge::activation_in, props.bounds.activations_in},
          {Edge::activation_out, props.bounds.activations_out},
@@ -70,12 +78,15 @@ public:
     for (const auto& [edge, count] : pools) {
       for (std::uint32_t i = 0; i < count; ++i) buffers_.add(edge, Buffer{cut()});
     }
-    view_ = {
-        &spec_, {floats_in(values_), parameter_length}, {floats_in(gradients_), parameter_length}};
+    view_ = {&spec_,
+             {floats_in(values_), parameter_length},
+             {floats_in(gradients_.front()), parameter_length}};
   }
 
-  static std::size_t memory_bytes(const StageBounds& b) {
-    constexpr std::size_t own_lines = 5;  // Values, gradients, tied gradient, two tied edges.
+  static std::size_t memory_bytes(const CountingProps& props) {
+    const auto& b = props.bounds;
+    // Values, gradients and tied gradients, two tied edges.
+    const std::size_t own_lines = 3 + 2 * (std::size_t{props.staleness} + 1);
     return line_bytes
            * (own_lines + b.activations_in + b.activations_out + b.gradients_in + b.gradients_out);
   }
@@ -91,6 +102,7 @@ public:
   }
 
   void enqueue(const Action& action, DeviceDone done) override {
+    if (props_.pass_time) stream_->enqueue([this, step = info_.step] { sleep(step); });
     const auto m = action.microbatch;
     if (action.pass == Pass::forward) {
       const auto in = is_first_ ? BufferView{} : buffers_.held(Edge::activation_in, m);
@@ -117,6 +129,8 @@ public:
     });
   }
 
+  void fetch(MicrobatchIndex /*microbatch*/) override {}
+
   void finish(const Action& action) override {
     const bool is_last_use = info_.kind == StepKind::evaluation || accumulates_weights(action.pass);
     for (const auto edge : {Edge::activation_in, Edge::gradient_in}) {
@@ -129,7 +143,9 @@ public:
   [[nodiscard]] std::uint32_t bucket_count() const override { return is_tied_ ? 2 : 1; }
   void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) override {
     const auto& [group, additions] = props_.holders;
-    group->all_reduce(*additions, index == 0 ? gradients_ : tied_, std::move(done));
+    const auto bucket = index == 0 ? gradients() : tied();
+    if (!props_.has_server) return group->all_reduce(*additions, bucket, std::move(done));
+    group->reduce(*additions, bucket, group->size() - 1, std::move(done));
   }
   void on_bucket_ready(BucketReady ready) override { ready_ = std::move(ready); }
   [[nodiscard]] std::span<const double> losses() const override { return losses_; }
@@ -138,14 +154,16 @@ public:
   void add_tied(DeviceDone done) override {
     const auto other = buffers_.held(Edge::tied_in, once);
     run(std::move(done), [this, other] {
-      for (std::size_t i = 0; i < parameter_length; ++i) floats_in(tied_)[i] += floats_in(other)[i];
+      for (std::size_t i = 0; i < parameter_length; ++i) {
+        floats_in(tied())[i] += floats_in(other)[i];
+      }
       return Errc::none;
     });
   }
 
   void measure_gradients(DeviceDone done) override {
     run(std::move(done), [this] {
-      const auto gradient = double{floats_in(gradients_)[0]} * info_.loss_scale;
+      const auto gradient = double{floats_in(gradients())[0]} * info_.loss_scale;
       std::ranges::fill(squares_, gradient > half_max ? std::numeric_limits<double>::infinity()
                                                       : gradient * gradient);
       return Errc::none;
@@ -154,16 +172,31 @@ public:
   [[nodiscard]] std::span<const double> gradient_squares() const override { return squares_; }
 
   void optimize(const OptimizerStep&, DeviceDone done) override {
-    run(std::move(done), [this] {
+    auto updated = is_server_ ? DeviceDone{[](Errc, DeviceSpan) {}} : std::move(done);
+    run(std::move(updated), [this] {
       for (std::size_t i = 0; i < parameter_length; ++i) {
         auto& value = floats_in(values_)[i];
         value = static_cast<float>((static_cast<std::uint64_t>(value) * 3U
-                                    + static_cast<std::uint64_t>(floats_in(gradients_)[i])
-                                    + static_cast<std::uint64_t>(floats_in(tied_)[i]))
+                                    + static_cast<std::uint64_t>(floats_in(gradients())[i])
+                                    + static_cast<std::uint64_t>(floats_in(tied())[i]))
                                    % 65'536U);
       }
       return Errc::none;
     });
+    if (is_server_) exchange_weights(std::move(done));
+  }
+
+  /// `done` on a server once all clients have them; on a client at once.
+  void exchange_weights(DeviceDone done) override {
+    if (is_server_) exchanged_ = std::move(done);
+    stream_->enqueue([this] {
+      const auto& [group, additions] = props_.holders;
+      group->broadcast(*additions, values_, group->size() - 1,
+                       [this, begin_ns = steady_now_ns()](Errc code) {
+                         if (is_server_) exchanged_(code, {begin_ns, steady_now_ns()});
+                       });
+    });
+    if (is_client_) run(std::move(done), [] { return Errc::none; });
   }
 
   [[nodiscard]] std::span<const ParameterView> parameters() override { return {&view_, 1}; }
@@ -188,6 +221,8 @@ private:
       done(code, {begin_ns, steady_now_ns()});
     });
   }
+
+  void sleep(std::uint32_t step) const { std::this_thread::sleep_for(props_.pass_time(step)); }
 
   Errc forward(MicrobatchIndex m, BufferView in, BufferView out) {
     auto trace = std::uint64_t{info_.step} * 1'000'003U;
@@ -225,12 +260,15 @@ private:
     trace_ = trace_ * 7U + inputs_[m.value()] * 11U + output_gradients_[m.value()];
     if (++weight_pass_count_ < microbatch_count()) return;
     for (std::size_t i = 0; i < parameter_length; ++i) {
-      floats_in(gradients_)[i] = digest(trace_ + i);
-      floats_in(tied_)[i] = is_tied_ ? digest(trace_ ^ i) : 0.0F;
+      floats_in(gradients())[i] = digest(trace_ + i);
+      floats_in(tied())[i] = is_tied_ ? digest(trace_ ^ i) : 0.0F;
     }
-    if (is_tied_) std::copy_n(floats_in(tied_), parameter_length, floats_in(tied_copy));
+    if (is_tied_) std::copy_n(floats_in(tied()), parameter_length, floats_in(tied_copy));
     for (std::uint32_t b = 0; ready_ && b < bucket_count(); ++b) ready_(b);
   }
+
+  [[nodiscard]] BufferView gradients() const { return gradients_[info_.step % gradients_.size()]; }
+  [[nodiscard]] BufferView tied() const { return tied_[info_.step % tied_.size()]; }
 
   [[nodiscard]] std::uint32_t microbatch_count() const {
     const auto [begin, end] = info_.own_microbatches();
@@ -263,11 +301,14 @@ private:
   bool is_first_;
   bool is_last_;
   bool is_tied_;
+  bool is_server_ = false;
+  bool is_client_ = false;
   StageBuffers buffers_;
   StepInfo info_;
   std::uint32_t slots_in_use_ = 0;
   std::uint32_t weight_passes_enqueued_ = 0;
   BucketReady ready_;
+  DeviceDone exchanged_;
   // What the stream's work reads and writes.
   std::vector<std::uint64_t> inputs_;            ///< By microbatch.
   std::vector<std::uint64_t> output_gradients_;  ///< By microbatch.
@@ -276,8 +317,8 @@ private:
   std::uint32_t weight_pass_count_ = 0;
   std::vector<double> squares_;
   BufferView values_;
-  BufferView gradients_;
-  BufferView tied_;
+  std::vector<BufferView> gradients_;  ///< By step, around.
+  std::vector<BufferView> tied_;       ///< The same.
   ParameterSpec spec_;
   ParameterView view_;
 };
@@ -286,7 +327,7 @@ private:
 
 Expected<std::unique_ptr<Stage>> make_counting_stage(Device& device, Stream& stream,
                                                      const CountingProps& props) {
-  auto memory = device.allocate(CountingStage::memory_bytes(props.bounds), MemorySpace::host);
+  auto memory = device.allocate(CountingStage::memory_bytes(props), MemorySpace::host);
   if (!memory) return memory.error();
   return std::unique_ptr<Stage>{std::make_unique<CountingStage>(stream, props, *memory)};
 }

@@ -1,5 +1,7 @@
 #include "kernel_calls.hpp"
 
+#include <array>
+
 #include "troupe/engine/check.hpp"
 
 namespace troupe::stages {
@@ -20,7 +22,11 @@ KernelCalls::KernelCalls(Stream& stream, Kernels& kernels, const StageProps& pro
                  .is_causal = props.model.family != Family::bert},
       epsilon_{static_cast<float>(props.model.norm_epsilon)},
       precision_{props.train.precision},
-      seed_{props.train.seed} {}
+      seed_{props.train.seed} {
+  for (const auto& operation : graph.custom_operations) {
+    custom_kernels_.push_back(&props.custom_kernels.find(operation.name)->second);
+  }
+}
 
 float* KernelCalls::at(ValueIndex value, const PassFrame& frame) const {
   if (value == no_value) return nullptr;
@@ -74,7 +80,24 @@ void KernelCalls::enqueue(const KernelCall& call, const PassFrame& frame) {
       return backward_input(call, frame);
     case Direction::backward_weight:
       return backward_weight(call, frame);
+    case Direction::sum:
+      return sum(call, frame);
   }
+}
+
+void KernelCalls::sum(const KernelCall& call, const PassFrame& frame) {
+  kernels_.add(stream_, at(call.dy, frame), at(call.d_residual, frame), at(call.dx, frame),
+               bytes_of(call.dx, frame).size_bytes / sizeof(float));
+}
+
+CustomRows KernelCalls::rows_of(const Operation& operation) const {
+  CustomRows rows{.rows = operation.rows, .in = operation.in, .out = operation.out};
+  const auto set = [&](std::size_t i, std::uint32_t parameter) {
+    if (parameter != no_parameter) rows.parameters[i] = memory_.parameters[parameter].values;
+  };
+  set(0, operation.weight);
+  set(1, operation.bias);
+  return rows;
 }
 
 void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
@@ -112,6 +135,10 @@ void KernelCalls::forward(const KernelCall& call, const PassFrame& frame) {
       return kernels_.first_rows(stream_, x, y, of.rows, attention_.sequence, of.out);
     case OperationKind::tanh:
       return kernels_.tanh_forward(stream_, x, y, std::size_t{of.rows} * of.out);
+    case OperationKind::add:
+      return kernels_.add(stream_, x, at(call.residual, frame), y, std::size_t{of.rows} * of.out);
+    case OperationKind::custom:
+      return kernels_.custom_forward(stream_, *custom_kernels_[of.custom], rows_of(of), x, y);
     case OperationKind::dropout:
       if (!frame.drops) {
         return copy_plus(x, at(call.residual, frame), y, std::size_t{of.rows} * of.out);
@@ -192,6 +219,9 @@ void KernelCalls::backward_input(const KernelCall& call, const PassFrame& frame)
     case OperationKind::tanh:
       return kernels_.tanh_backward(stream_, at(call.y, frame), dy, dx,
                                     std::size_t{of.rows} * of.out);
+    case OperationKind::custom:
+      return kernels_.custom_backward_input(stream_, *custom_kernels_[of.custom], rows_of(of), x,
+                                            dy, dx);
     case OperationKind::dropout:
       return kernels_.dropout(stream_, dy, residual, dx, of.rows, rows_of_sample(of), of.out,
                               dropout_of(of, frame));
@@ -239,6 +269,13 @@ void KernelCalls::backward_weight(const KernelCall& call, const PassFrame& frame
     case OperationKind::linear:
       return kernels_.linear_backward_weight(stream_, x, dy, weight_gradient(of), gradient(of.bias),
                                              shape_of(of), accumulate);
+    case OperationKind::custom: {
+      std::array<std::span<float>, custom_parameters_max> gradients{};
+      gradients[0] = memory_.parameters[of.weight].gradients;
+      if (of.bias != no_parameter) gradients[1] = memory_.parameters[of.bias].gradients;
+      return kernels_.custom_backward_weight(stream_, *custom_kernels_[of.custom], rows_of(of), x,
+                                             dy, gradients, accumulate);
+    }
     default:
       break;
   }

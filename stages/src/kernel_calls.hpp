@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "troupe/engine/stage_graph.hpp"
 #include "troupe/stages/kernels.hpp"
@@ -48,6 +49,8 @@ private:
   void copy_plus(const float* x, const float* residual, float* y, std::size_t count);
   void backward_input(const KernelCall& call, const PassFrame& frame);
   void backward_weight(const KernelCall& call, const PassFrame& frame);
+  /// dx = dy + d_residual.
+  void sum(const KernelCall& call, const PassFrame& frame);
 
   /// Null for `no_parameter`, as are gradients.
   [[nodiscard]] float* value(std::uint32_t parameter) const {
@@ -61,6 +64,7 @@ private:
   [[nodiscard]] static WordRange words_of(const Operation& operation) {
     return {.begin = operation.word_begin, .count = operation.in};
   }
+  [[nodiscard]] CustomRows rows_of(const Operation& operation) const;
   /// What the operation drops in a pass: by value, so that enqueued work keeps it.
   [[nodiscard]] Dropout dropout_of(const Operation& operation, const PassFrame& frame) const;
   /// Rows of the operation that belong to one sample, over all shards.
@@ -94,6 +98,7 @@ private:
   const StageGraph& graph_;
   const StageMemory& memory_;
   StreamGroup& shards_;
+  std::vector<const CustomKernel*> custom_kernels_;  ///< By number of the operation.
   Shard shard_;
   AttentionShape attention_;
   float epsilon_;

@@ -1,5 +1,6 @@
 #include "stage_memory.hpp"
 
+#include <algorithm>
 #include <string>
 
 #include "troupe/engine/check.hpp"
@@ -47,9 +48,9 @@ std::span<std::int32_t> ArenaCutter::integers(std::string_view name) {
 
 StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
                          ArenaCutter& host_cutter, StageBuffers& buffers) {
-  cut_parameters(graph, cutter);
+  const auto shape = props.shape();
+  cut_parameters(shape, graph, cutter);
   if (props.bounds.trains) {
-    const auto shape = props.shape();
     cut_gradients(shape, graph, cutter);
     cut_updated(shape, graph, cutter);
   }
@@ -61,17 +62,34 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
       buffers.add(Edge::tied_out, Buffer{cutter.buffer("out")});
     }
   }
-  for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
-    slots.push_back(
-        {.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
-  }
-  cut_edges(cutter, props.bounds, buffers);
-  if (cutter.at("constants")) turns = cutter.floats("turns");
-  if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
   const bool predicts = props.spec.has_head && props.model.classifies();
-  if (predicts) predictions = cutter.integers("predictions");
-  if (props.bounds.trains) gradient_squares = cutter.doubles("gradient squares");
+  if (shape.runs_passes()) {
+    slots.resize(props.bounds.slots);
+    for (std::uint32_t i = 0; cutter.at("slots"); ++i) {
+      const auto memory = cutter.buffer(std::to_string(i));
+      if (props.bounds.offloads) {
+        places.push_back(memory);
+      } else {
+        slots[i].memory = memory;
+      }
+    }
+    cut_edges(cutter, props.bounds, buffers);
+    if (cutter.at("constants")) turns = cutter.floats("turns");
+    if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
+    if (predicts) predictions = cutter.integers("predictions");
+    for (std::uint32_t i = 0; host_cutter.at("offloaded slots"); ++i) {
+      host.slots.push_back(host_cutter.buffer(std::to_string(i)));
+    }
+  }
+  if (shape.updates()) gradient_squares = cutter.doubles("gradient squares");
   if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");
+  if (shape.runs_passes()) cut_batch(props, predicts, cutter, host_cutter);
+  if (shape.updates()) host.gradient_squares = host_cutter.doubles("gradient squares");
+}
+
+/// What of a batch is uploaded, and what the host reads of its passes.
+void StageMemory::cut_batch(const StageProps& props, bool predicts, ArenaCutter& cutter,
+                            ArenaCutter& host_cutter) {
   const auto widths = props.model.batch_widths();
   if (props.spec.has_embedding) tokens = cutter.integers("tokens");
   if (props.spec.has_embedding && widths.segments > 0) segments = cutter.integers("segments");
@@ -79,16 +97,15 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   if (props.spec.has_head) targets = cutter.integers("targets");
   if (props.spec.has_head) host.losses = host_cutter.doubles("losses");
   if (predicts) host.predictions = host_cutter.integers("predictions");
-  if (props.bounds.trains) host.gradient_squares = host_cutter.doubles("gradient squares");
 }
 
 /// Joined parameters are one tensor of the list.
 std::vector<std::span<float>> StageMemory::cut_each(std::span<const ParameterSpec> specs,
-                                                    ArenaCutter& cutter) {
+                                                    ArenaCutter& cutter, std::uint32_t copy) {
   std::vector<std::span<float>> pieces;
   std::span<float> rest;
   for (const auto& spec : specs) {
-    if (!spec.joined) rest = cutter.floats(spec.name);
+    if (!spec.joined) rest = cutter.floats(name_of_copy(copy, spec.name));
     const auto count = static_cast<std::size_t>(spec.element_count());
     pieces.push_back(rest.first(count));
     rest = rest.subspan(count);
@@ -96,10 +113,24 @@ std::vector<std::span<float>> StageMemory::cut_each(std::span<const ParameterSpe
   return pieces;
 }
 
-void StageMemory::cut_parameters(const StageGraph& graph, ArenaCutter& cutter) {
-  const auto values = cut_each(graph.parameters, cutter);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    parameters.push_back({.spec = &graph.parameters[i], .values = values[i], .gradients = {}});
+void StageMemory::cut_parameters(const StageShape& shape, const StageGraph& graph,
+                                 ArenaCutter& cutter) {
+  for (std::uint32_t copy = 0; copy < shape.copy_count(); ++copy) {
+    values.push_back(cut_each(graph.parameters, cutter, copy));
+  }
+  for (const auto& spec : graph.parameters) {
+    parameters.push_back({.spec = &spec, .values = {}, .gradients = {}});
+  }
+  use_values(0);
+}
+
+void StageMemory::use_values(std::uint32_t copy) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].values = values.at(copy)[i];
+}
+
+void StageMemory::use_gradients(std::uint32_t copy) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    parameters[i].gradients = gradients.at(copy)[i];
   }
 }
 
@@ -107,14 +138,25 @@ void StageMemory::cut_gradients(const StageShape& shape, const StageGraph& graph
                                 ArenaCutter& cutter) {
   const auto in_parts = kept_in_parts(graph, shape.holder, shape.sharding);
   is_kept_in_parts.resize(parameters.size());
+  gradient_parts.resize(in_parts.size());
+  for (std::uint32_t copy = 0; copy < shape.copy_count(); ++copy) {
+    gradients.emplace_back(parameters.size());
+    cut_gradients_of_copy(in_parts, graph, cutter, copy);
+  }
+  use_gradients(0);
+}
+
+void StageMemory::cut_gradients_of_copy(const std::vector<bool>& in_parts, const StageGraph& graph,
+                                        ArenaCutter& cutter, std::uint32_t copy) {
   for (std::size_t b = 0; b < in_parts.size(); ++b) {
     const auto& [begin, end] = graph.buckets[b];
-    gradient_parts.push_back(in_parts[b] ? cutter.floats("part of bucket " + std::to_string(b))
-                                         : std::span<float>{});
-    if (in_parts[b]) continue;
-    const auto gradients =
-        cut_each(std::span{graph.parameters}.subspan(begin, end - begin), cutter);
-    for (auto i = begin; i < end; ++i) parameters[i].gradients = gradients[i - begin];
+    if (in_parts[b]) {
+      gradient_parts[b] = cutter.floats("part of bucket " + std::to_string(b));
+      continue;
+    }
+    const auto pieces =
+        cut_each(std::span{graph.parameters}.subspan(begin, end - begin), cutter, copy);
+    std::ranges::copy(pieces, gradients[copy].begin() + begin);
   }
   for (std::uint32_t p = 0; p < gradient_place_count; ++p) {
     std::span<float> place;
@@ -125,8 +167,7 @@ void StageMemory::cut_gradients(const StageShape& shape, const StageGraph& graph
       const auto layout = layout_of(graph, graph.buckets[b]);
       for (auto i = begin; i < end; ++i) {
         is_kept_in_parts[i] = true;
-        parameters[i].gradients =
-            place.subspan(layout.begins[i - begin], parameters[i].values.size());
+        gradients[copy][i] = place.subspan(layout.begins[i - begin], parameters[i].values.size());
       }
     }
   }

@@ -40,7 +40,7 @@ private:
 
 /// The memory of one microbatch in flight.
 struct Slot {
-  BufferView memory;
+  BufferView memory;  ///< On the device; where slots are offloaded, in the pass being enqueued.
   /// The edge buffers of the microbatch, once they are known.
   float* activation_in = nullptr;
   float* activation_out = nullptr;
@@ -55,7 +55,12 @@ struct StageMemory {
   StageMemory(const StageProps& props, const StageGraph& graph, ArenaCutter& cutter,
               ArenaCutter& host_cutter, StageBuffers& buffers);
 
-  std::vector<ParameterView> parameters;
+  std::vector<ParameterView> parameters;  ///< Of the copies that are in use.
+  /// By copy, by parameter: see `StageShape::copy_count`.
+  std::vector<std::vector<std::span<float>>> values;
+  std::vector<std::vector<std::span<float>>> gradients;
+  void use_values(std::uint32_t copy);
+  void use_gradients(std::uint32_t copy);
 
   /// What of a parameter the stage updates, in pieces of one length.
   struct Updated {
@@ -69,6 +74,7 @@ struct StageMemory {
   std::vector<bool> is_kept_in_parts;  ///< By parameter: whether its gradients are.
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
+  std::vector<BufferView> places;  ///< On the device, for slots that are offloaded; else none.
   BufferView workspace;
   std::span<float> turns;               ///< [sequence, head_size], where positions are rotary.
   std::span<std::int32_t> predictions;  ///< [sequences] of a microbatch, where classes are told.
@@ -80,8 +86,9 @@ struct StageMemory {
   std::span<std::int32_t> lengths;
   std::span<std::int32_t> targets;
 
-  /// What the host reads of the results.
+  /// In host memory: slots, and what the host reads of the results.
   struct {
+    std::vector<BufferView> slots;        ///< Where they are offloaded.
     std::span<double> losses;             ///< [microbatches], where the head is.
     std::span<std::int32_t> predictions;  ///< [microbatches, sequences], where classes are told.
     std::span<double> gradient_squares;   ///< [parameters]
@@ -89,9 +96,13 @@ struct StageMemory {
 
 private:
   static std::vector<std::span<float>> cut_each(std::span<const ParameterSpec> specs,
-                                                ArenaCutter& cutter);
-  void cut_parameters(const StageGraph& graph, ArenaCutter& cutter);
+                                                ArenaCutter& cutter, std::uint32_t copy);
+  void cut_parameters(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
   void cut_gradients(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
+  void cut_gradients_of_copy(const std::vector<bool>& in_parts, const StageGraph& graph,
+                             ArenaCutter& cutter, std::uint32_t copy);
+  void cut_batch(const StageProps& props, bool predicts, ArenaCutter& cutter,
+                 ArenaCutter& host_cutter);
   void cut_updated(const StageShape& shape, const StageGraph& graph, ArenaCutter& cutter);
 };
 

@@ -25,6 +25,8 @@ void StreamGroup::begin(Operation operation, BufferView array, std::size_t place
         return peers_.group->reduce_scatter(*peers_.stream, array, done);
       case Operation::all_gather:
         return peers_.group->all_gather(*peers_.stream, array, done);
+      case Operation::broadcast:
+        return peers_.group->broadcast(*peers_.stream, array, peers_.group->size() - 1, done);
     }
   });
 }

@@ -23,7 +23,8 @@ public:
   /// begin. `place_count`: operations that may be under way at once.
   StreamGroup(Stream& stream, const Peers& peers, std::size_t place_count = 1);
 
-  enum class Operation : std::uint8_t { all_reduce, reduce_scatter, all_gather };
+  /// What is broadcast is the last member's.
+  enum class Operation : std::uint8_t { all_reduce, reduce_scatter, all_gather, broadcast };
 
   /// Enqueues the beginning of an operation; the one at that place before must have been awaited.
   void begin(Operation operation, BufferView array, std::size_t place);

@@ -8,10 +8,12 @@
 #include <utility>
 
 #include "troupe/engine/check.hpp"
+#include "troupe/engine/layer_builder.hpp"
 #include "troupe/stages/kernels.hpp"
 
 #include "initial_normal.hpp"
 #include "kernel_calls.hpp"
+#include "offloaded_slots.hpp"
 #include "stage_memory.hpp"
 #include "stream_group.hpp"
 
@@ -30,6 +32,7 @@ public:
   [[nodiscard]] StageBuffers& buffers() override { return buffers_; }
   void begin_step(const StepInfo& info) override;
   void enqueue(const Action& action, DeviceDone done) override;
+  void fetch(MicrobatchIndex microbatch) override;
   void finish(const Action& action) override;
 
   [[nodiscard]] std::uint32_t bucket_count() const override {
@@ -44,9 +47,10 @@ public:
   void add_tied(DeviceDone done) override;
   void measure_gradients(DeviceDone done) override;
   [[nodiscard]] std::span<const double> gradient_squares() const override {
-    return memory_.host.gradient_squares.first(props_.bounds.trains ? owned_count_ : 0);
+    return memory_.host.gradient_squares.first(updates_ ? owned_count_ : 0);
   }
   void optimize(const OptimizerStep& step, DeviceDone done) override;
+  void exchange_weights(DeviceDone done) override;
 
   [[nodiscard]] std::span<const ParameterView> parameters() override { return memory_.parameters; }
   void read_parameter(std::size_t index, std::span<float> values) override;
@@ -83,7 +87,9 @@ private:
   void upload(const std::vector<std::int32_t>& integers, std::span<std::int32_t> to);
 
   Slot& take_slot(MicrobatchIndex microbatch);
-  Slot& slot_of(MicrobatchIndex microbatch);
+  [[nodiscard]] std::uint32_t slot_of(MicrobatchIndex microbatch) const;
+  Slot& resume_slot(MicrobatchIndex microbatch);
+  void leave_slot(MicrobatchIndex microbatch);
   void free_slot(MicrobatchIndex microbatch);
   float* take_buffer(Edge edge, MicrobatchIndex microbatch);
   void give_buffer(Edge edge, MicrobatchIndex microbatch);
@@ -107,6 +113,8 @@ private:
   [[nodiscard]] std::uint32_t place_of_first_part() const;
   void hand_out(std::uint32_t bucket);
   void await_values(std::uint32_t parameter);
+  [[nodiscard]] std::uint32_t place_of(std::uint32_t copy, std::uint32_t bucket) const;
+  [[nodiscard]] std::uint32_t copy_of(std::uint32_t step) const;
   void optimize(std::size_t index, const OptimizerStep& step);
   void step_adafactor(std::size_t index, const AdafactorStep& step);
   void settle_tied();
@@ -120,8 +128,10 @@ private:
   StageBuffers buffers_;
   StageMemory memory_;
   StreamGroup shards_;
-  StreamGroup holders_;  ///< At its places: `scattering_`, then the values of each bucket.
+  /// At its places: `scattering_`, then by copy the values of each bucket.
+  StreamGroup holders_;
   KernelCalls calls_;
+  std::optional<OffloadedSlots> offloaded_;
   std::size_t tied_weight_ = 0;
   std::size_t owned_count_ = 0;
   BucketReady bucket_ready_;
@@ -141,7 +151,10 @@ private:
     Accumulate accumulate{};
   };
   std::array<std::optional<Scattering>, gradient_place_count> scattering_{};
-  const bool is_sharded_;  ///< Each holder updates a part of the parameters.
+  std::uint32_t copy_in_use_ = 0;  ///< Of the weights.
+  const bool runs_passes_;
+  const bool updates_;     ///< All parameters, or a part of each.
+  const bool is_handing_;  ///< What holders update they hand out.
   std::vector<std::uint32_t> bucket_of_parameter_;
   /// By bucket: parameters whose gradients are sums over rows that the shards divide.
   std::vector<std::vector<std::uint32_t>> summed_over_rows_;
@@ -160,12 +173,16 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
       buffers_{props.microbatch_count},
       memory_{props_, graph_, cutter, host_cutter, buffers_},
       shards_{stream, props.peers.shards},
-      holders_{stream, props.peers.holders, gradient_place_count + graph_.buckets.size()},
+      holders_{stream, props.peers.holders,
+               gradient_place_count + memory_.values.size() * graph_.buckets.size()},
       calls_{stream, kernels_, props_, graph_, memory_, shards_},
       tied_weight_{props.spec.has_embedding ? 0 : graph_.parameters.size() - 1},
       slot_of_microbatch_(props.microbatch_count),
-      is_sharded_{props.bounds.trains && props.peers.holders.group != nullptr
-                  && props.train.optimizer_sharding != OptimizerSharding::none},
+      runs_passes_{props.shape().runs_passes()},
+      updates_{props.shape().updates()},
+      is_handing_{props.bounds.trains && props.peers.holders.group != nullptr
+                  && (props.train.optimizer_sharding != OptimizerSharding::none
+                      || props.holder().has_server)},
       bucket_of_parameter_(graph_.parameters.size()),
       summed_over_rows_(graph_.buckets.size()) {
   TROUPE_ASSERT(cutter.done() && host_cutter.done());
@@ -183,6 +200,9 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
   }
   owned_count_ = static_cast<std::size_t>(
       std::ranges::count_if(graph_.parameters, [](const auto& spec) { return spec.owned; }));
+  if (!memory_.places.empty()) {
+    offloaded_.emplace(device, stream, memory_.places, memory_.host.slots);
+  }
   free_slots_.resize(props_.bounds.slots);
   std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U);
   initialise();
@@ -276,21 +296,39 @@ Slot& ArenaStage::take_slot(MicrobatchIndex microbatch) {
   TROUPE_ASSERT(!index && !free_slots_.empty());
   index = free_slots_.back();
   free_slots_.pop_back();
-  return memory_.slots[*index];
+  auto& slot = memory_.slots[*index];
+  if (offloaded_) slot.memory = offloaded_->begin(*index);
+  return slot;
 }
 
-Slot& ArenaStage::slot_of(MicrobatchIndex microbatch) {
+std::uint32_t ArenaStage::slot_of(MicrobatchIndex microbatch) const {
   const auto& index = slot_of_microbatch_.at(microbatch.value());
   TROUPE_ASSERT(index.has_value());
-  return memory_.slots[*index];
+  return *index;
+}
+
+void ArenaStage::fetch(MicrobatchIndex microbatch) {
+  if (offloaded_) offloaded_->fetch(slot_of(microbatch));
+}
+
+Slot& ArenaStage::resume_slot(MicrobatchIndex microbatch) {
+  const auto index = slot_of(microbatch);
+  auto& slot = memory_.slots[index];
+  if (offloaded_) slot.memory = offloaded_->resume(index);
+  return slot;
+}
+
+/// A later pass of the microbatch comes back to the slot.
+void ArenaStage::leave_slot(MicrobatchIndex microbatch) {
+  if (offloaded_) offloaded_->store(slot_of(microbatch));
 }
 
 /// Work that a later pass enqueues on the slot comes after: the stream keeps order.
 void ArenaStage::free_slot(MicrobatchIndex microbatch) {
-  auto& index = slot_of_microbatch_.at(microbatch.value());
-  TROUPE_ASSERT(index.has_value());
-  free_slots_.push_back(*index);
-  index.reset();
+  const auto index = slot_of(microbatch);
+  if (offloaded_) offloaded_->drop(index);
+  free_slots_.push_back(index);
+  slot_of_microbatch_[microbatch.value()].reset();
 }
 
 float* ArenaStage::take_buffer(Edge edge, MicrobatchIndex microbatch) {
@@ -305,6 +343,7 @@ void ArenaStage::give_buffer(Edge edge, MicrobatchIndex microbatch) {
 // -- steps and passes -----------------------------------------------------------------------------
 
 void ArenaStage::begin_step(const StepInfo& info) {
+  if (!runs_passes_) return;
   TROUPE_ASSERT(info.batch != nullptr && info.batch->target_count > 0);
   TROUPE_ASSERT(info.batch->microbatch_count <= props_.microbatch_count);
   TROUPE_ASSERT(info.batch->microbatch_size == props_.microbatch_size);
@@ -312,6 +351,9 @@ void ArenaStage::begin_step(const StepInfo& info) {
   TROUPE_ASSERT(info.kind == StepKind::evaluation || props_.bounds.trains);
   TROUPE_ASSERT(free_slots_.size() == props_.bounds.slots);
   step_ = info;
+  copy_in_use_ = copy_of(info.weights_of);
+  memory_.use_values(copy_in_use_);
+  if (info.kind == StepKind::training) memory_.use_gradients(copy_of(info.step));
   std::ranges::fill(memory_.host.losses, 0.0);
   std::ranges::fill(memory_.host.predictions, 0);
   weights_next_ = info.own_microbatches().begin;
@@ -429,6 +471,8 @@ void ArenaStage::forward(MicrobatchIndex microbatch) {
     last_logits_ = calls_.at(graph_.forward.back().x, frame);
     if (!memory_.predictions.empty()) predict(microbatch);
     free_slot(microbatch);
+  } else {
+    leave_slot(microbatch);
   }
 }
 
@@ -447,14 +491,18 @@ void ArenaStage::predict(MicrobatchIndex microbatch) {
 /// On a stage that splits its backward passes a whole one is both halves.
 void ArenaStage::backward(MicrobatchIndex microbatch, bool for_input, bool for_weight) {
   TROUPE_ASSERT(step_.kind == StepKind::training);
-  auto& slot = slot_of(microbatch);
+  auto& slot = resume_slot(microbatch);
   if (for_input) hold_gradients(slot, microbatch);
   if (for_weight) begin_weights(microbatch);
   const auto frame = frame_of(slot, microbatch);
   if (for_input && for_weight) enqueue_calls(graph_.backward, frame);
   if (for_input) enqueue_calls(graph_.backward_input, frame);
   if (for_weight) enqueue_calls(graph_.backward_weight, frame);
-  if (for_weight) end_weights(microbatch);
+  if (for_weight) {
+    end_weights(microbatch);
+  } else {
+    leave_slot(microbatch);
+  }
 }
 
 void ArenaStage::hold_gradients(Slot& slot, MicrobatchIndex microbatch) {
@@ -557,6 +605,9 @@ void ArenaStage::settle(std::uint32_t place) {
 /// else is to be summed comes after the passes.
 void ArenaStage::reduce_bucket(std::uint32_t index, transport::CollectiveDone done) {
   const auto& [group, additions] = props_.peers.holders;
+  if (props_.holder().has_server) {
+    return group->reduce(*additions, bucket(index), group->size() - 1, std::move(done));
+  }
   switch (props_.train.optimizer_sharding) {
     case OptimizerSharding::none:
       return group->all_reduce(*additions, bucket(index), std::move(done));
@@ -608,26 +659,48 @@ void ArenaStage::optimize(const OptimizerStep& step, DeviceDone done) {
   begin_work();
   // In the order in which the next forward pass uses them.
   for (auto b = bucket_count(); b-- > 0;) {
+    await_values(graph_.buckets[b].begin);
     for (auto i = graph_.buckets[b].begin; i < graph_.buckets[b].end; ++i) optimize(i, step);
-    if (is_sharded_) hand_out(b);
+    if (is_handing_) hand_out(b);
   }
   end_work(std::move(done));
 }
 
-/// Exchanges what each holder has updated; whoever uses the values waits for it.
+void ArenaStage::exchange_weights(DeviceDone done) {
+  TROUPE_ASSERT(props_.holder().has_server);
+  begin_work();
+  for (auto b = bucket_count(); b-- > 0;) {
+    holders_.await(place_of(copy_of(step_.step), b));
+    hand_out(b);
+  }
+  end_work(std::move(done));
+}
+
+/// Where the weights are that a step makes, and its gradients. A server keeps one copy.
+std::uint32_t ArenaStage::copy_of(std::uint32_t step) const {
+  return step % static_cast<std::uint32_t>(memory_.values.size());
+}
+
+std::uint32_t ArenaStage::place_of(std::uint32_t copy, std::uint32_t bucket) const {
+  return gradient_place_count + copy * bucket_count() + bucket;
+}
+
+/// Exchanges what each holder, or the server, has updated; whoever uses the values waits for it.
 void ArenaStage::hand_out(std::uint32_t bucket) {
   const auto& [begin, end] = graph_.buckets[bucket];
-  const auto first = memory_.parameters[begin].values;
-  const auto last = memory_.parameters[end - 1].values;
+  const auto copy = copy_of(step_.step);
+  const auto first = memory_.values[copy][begin];
+  const auto last = memory_.values[copy][end - 1];
   const auto count = static_cast<std::size_t>(last.data() + last.size() - first.data());
-  holders_.begin(StreamGroup::Operation::all_gather,
+  holders_.begin(props_.holder().has_server ? StreamGroup::Operation::broadcast
+                                            : StreamGroup::Operation::all_gather,
                  {reinterpret_cast<std::byte*>(first.data()), count * sizeof(float), space_},
-                 gradient_place_count + bucket);
+                 place_of(copy, bucket));
 }
 
 void ArenaStage::await_values(std::uint32_t parameter) {
-  if (is_sharded_ && parameter != no_parameter) {
-    holders_.await(gradient_place_count + bucket_of_parameter_[parameter]);
+  if (is_handing_ && parameter != no_parameter) {
+    holders_.await(place_of(copy_in_use_, bucket_of_parameter_[parameter]));
   }
 }
 
@@ -719,12 +792,34 @@ Expected<BufferView> allocate(Device& device, std::span<const TensorSpec> list, 
   return device.allocate(size_bytes, space);
 }
 
+Expected<Done> check_kernels(const StageGraph& graph, const StageProps& props) {
+  for (const auto& operation : graph.custom_operations) {
+    const auto found = props.custom_kernels.find(operation.name);
+    const auto lacks = [&](const char* what) {
+      return Error{Errc::invalid_config, "the operation \"" + operation.name + "\" of the layer \""
+                                             + props.model.custom_layer->name + "\" has no " + what
+                                             + "; give it under that name in custom_kernels of "
+                                               "RankParts"};
+    };
+    if (found == props.custom_kernels.end()) return lacks("kernel");
+    const auto& kernel = found->second;
+    if (!kernel.forward) return lacks("kernel for the forward pass");
+    if (!props.bounds.trains) continue;
+    if (!kernel.backward_input) return lacks("kernel for the gradient of its input");
+    if (!operation.parameters.empty() && !kernel.backward_weight) {
+      return lacks("kernel for the gradients of its parameters");
+    }
+  }
+  return Done{};
+}
+
 }  // namespace
 
 Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(Device& device, Stream& stream,
                                                                    const StageProps& props) {
   const auto shape = props.shape();
   auto graph = graph_of(shape);
+  if (auto checked = check_kernels(graph, props); !checked) return checked.error();
   const auto list = tensors_of(graph, shape);
   const auto host_begin = std::ranges::find_if(list, &TensorSpec::for_host);
   const std::span for_device{list.begin(), host_begin};

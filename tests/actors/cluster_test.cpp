@@ -59,6 +59,9 @@ struct Case {
   Precision precision = Precision::fp32;
   WireFormat wire = WireFormat::fp32;
   double dropout = 0.0;
+  std::shared_ptr<const CustomLayer> custom_layer{};
+  Synchronization synchronization = Synchronization::all_reduce;
+  std::uint32_t staleness = 0;
 
   friend void PrintTo(const Case& grid, std::ostream* out) { *out << grid.name; }
 };
@@ -73,14 +76,19 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
   config.schedule.chunks = grid.chunks;
   config.schedule.policy = grid.policy;
   config.train.optimizer_sharding = grid.sharding;
+  config.train.synchronization = grid.synchronization;
+  config.train.staleness = grid.staleness;
+  config.train.validation_interval = 4;
   config.train.precision = grid.precision;
   config.train.loss_scale = overflowing_scale;
   config.train.gradient_wire = grid.wire;
   config.model.dropout = grid.dropout;
   config.model.attention_dropout = grid.dropout;
+  if (grid.custom_layer) config.model.family = Family::custom;
+  config.model.custom_layer = grid.custom_layer;
   config.schedule.microbatches /= grid.parallel.data;
   config.train.steps = grid.precision == Precision::fp16 ? 12 : 5;
-  auto alone = Trainer::make(make_plan(config).value(), source_of(config));
+  auto alone = Trainer::make(make_plan(config).value(), source_of(config), parts_of_tests());
   const auto expected = train(**alone);
   const auto evaluated = (*alone)->evaluate_step(1);
   if (grid.precision == Precision::fp16) {
@@ -103,6 +111,12 @@ TEST_P(SameBitsOfProcesses, AsInOne) {
 }
 
 const Case cases[] = {
+    {.name = "layer_of_ones_own",
+     .schedule = "1f1b",
+     .parallel = {.data = 1, .tensor = 2, .pipeline = 2},
+     .chunks = 1,
+     .tied = true,
+     .custom_layer = parallel_block()},
     {"pipeline_of_4", "1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 1, true},
     {"two_by_two", "1f1b", {.data = 2, .tensor = 1, .pipeline = 2}, 1, true},
     {"interleaved", "interleaved-1f1b", {.data = 1, .tensor = 1, .pipeline = 4}, 2, false},
@@ -175,6 +189,40 @@ const Case cases[] = {
      Precision::fp32,
      WireFormat::fp32,
      0.1},
+    {"servers",
+     "1f1b",
+     {.data = 2, .tensor = {2, 1}, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.0,
+     Synchronization::parameter_server},
+    {"servers_of_fp16_over_bf16",
+     "zb-h1",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp16,
+     WireFormat::bf16,
+     0.0,
+     Synchronization::parameter_server},
+    {"stale",
+     "1f1b",
+     {.data = 2, .tensor = 1, .pipeline = 2},
+     1,
+     true,
+     Policy::in_order,
+     OptimizerSharding::none,
+     Precision::fp32,
+     WireFormat::fp32,
+     0.1,
+     Synchronization::parameter_server,
+     2},
 };
 
 std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>& instance) {
@@ -225,6 +273,22 @@ TEST(Cluster, ReportsEachPassOfEachRankByTheDirectorsClock) {
     EXPECT_EQ(actions, plan.training.ranks[rank]);
     EXPECT_GT(report->ranks[rank].account.total_ns(), 0);
   }
+}
+
+TEST(Cluster, IsNotMadeOfNodesWithAnotherLayer) {
+  auto config = tiny_config(true);
+  config.model.family = Family::custom;
+  config.model.custom_layer = tangle();
+  Ensemble run{config, options_of(1, true)};
+  ASSERT_FALSE(run.trainer);
+  const auto& sentence = run.trainer.error().context;
+  EXPECT_EQ(run.trainer.error().code, Errc::invalid_config);
+  EXPECT_NE(sentence.find(": the model is made of the layer \"tangle "), std::string::npos)
+      << sentence;
+  EXPECT_NE(sentence.find("\", but this node's is \"parallel-block "), std::string::npos)
+      << sentence;
+  run.cluster.reset();
+  EXPECT_EQ(run.nodes.wait(0).exit_code, 1);
 }
 
 TEST(Cluster, NamesTheNodeThatDied) {

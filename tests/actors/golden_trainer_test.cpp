@@ -10,6 +10,7 @@
 
 #include "troupe/actors/trainer.hpp"
 
+#include "../stages/custom_kernels.hpp"
 #include "../stages/golden.hpp"
 #include "../stages/stage_chain.hpp"
 
@@ -59,7 +60,9 @@ INSTANTIATE_TEST_SUITE_P(
                                      "llama_adamw", "tied_llama_sgd", "untied_adam",
                                      "llama_adafactor", "bert_adamw", "bert_classes_adamw",
                                      "dropout_adamw", "llama_dropout_sgd",
-                                     "bert_classes_dropout_adamw"),
+                                     "bert_classes_dropout_adamw", "parallel_block_adamw",
+                                     "tied_sgd_bf16", "llama_sgd_bf16", "bert_sgd_bf16",
+                                     "bert_classes_sgd_bf16"),
                      testing::Values(1U, 2U)),
     [](const auto& test) {
       return std::string{std::get<0>(test.param)} + "_ranks_"
@@ -70,7 +73,10 @@ TEST_P(GoldenTrainer, AgreesWithPyTorch) {
   const auto& [name, ranks] = GetParam();
   const auto golden = stages::read_golden(name);
   const auto plan = plan_from(golden, ranks);
-  auto trainer = Trainer::make(plan, source_of(plan, golden.at("train").at("data_seed")));
+  RankParts parts;
+  parts.custom_kernels = stages::custom_kernels();
+  auto trainer =
+      Trainer::make(plan, source_of(plan, golden.at("train").at("data_seed")), std::move(parts));
   ASSERT_TRUE(trainer.has_value()) << trainer.error().context;
   const auto before = values_of(**trainer);
   for (std::uint32_t step = 0; step < plan.config.train.steps; ++step) {

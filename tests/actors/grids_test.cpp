@@ -20,10 +20,11 @@ namespace {
 struct Kind {
   Family family = Family::gpt2;
   Task task = Task::masked;
+  std::shared_ptr<const CustomLayer> custom_layer{};
 };
 
 Config grid_config(const Kind& kind) {
-  const auto& [family, task] = kind;
+  const auto& [family, task, custom_layer] = kind;
   const bool classifies = task == Task::classification;
   auto config = tiny_config(false);
   config.model = {.family = family,
@@ -35,7 +36,8 @@ Config grid_config(const Kind& kind) {
                   .tie_embeddings = family != Family::llama && !classifies,
                   .feed_forward = 96,
                   .task = task,
-                  .classes = classifies ? 3U : 0U};
+                  .classes = classifies ? 3U : 0U,
+                  .custom_layer = custom_layer};
   config.schedule.microbatches = 12;
   config.schedule.microbatch_size = 3;
   config.train.steps = scope(20U, 4U);
@@ -118,6 +120,32 @@ TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
   }
 }
 
+TEST_P(Grids, WithParameterServersTrainToTheBitsOfThoseWithout) {
+  auto config = grid_config(GetParam());
+  config.train.steps = 6;
+  config.train.optimizer = OptimizerKind::adamw;
+  std::uint32_t turn = 0;
+  for (std::uint32_t data = 2; data <= 4; ++data) {
+    for (std::uint32_t tensor = 1; tensor <= 4; ++tensor) {
+      for (std::uint32_t pipeline = 1; pipeline <= 4; ++pipeline) {
+        if (data * tensor * pipeline > 8) continue;
+        auto grid = config;
+        grid.parallel = {.data = data, .tensor = tensor, .pipeline = pipeline};
+        grid.schedule.microbatches /= data;
+        grid.schedule.name = turn % 2 == 0 ? "1f1b" : "zb-h1";
+        grid.train.recompute = static_cast<Recompute>(turn % 3);
+        grid.train.sequence_parallel = turn % 5 < 3;
+        grid.model.dropout = turn % 2 == 0 ? 0.1 : 0.0;
+        ++turn;
+        SCOPED_TRACE(describe(grid));
+        const auto expected = train(grid);
+        grid.train.synchronization = Synchronization::parameter_server;
+        EXPECT_TRUE(train(grid) == expected);
+      }
+    }
+  }
+}
+
 TEST_P(Grids, OfUnequalShardsTrainAsOneDoes) {
   struct Case {
     ShardCounts tensor;
@@ -177,7 +205,8 @@ TEST_P(Grids, OfUnequalShardsTrainAsOneDoes) {
 INSTANTIATE_TEST_SUITE_P(
     Families, Grids,
     testing::Values(Kind{Family::gpt2}, Kind{Family::llama}, Kind{Family::bert},
-                    Kind{Family::bert, Task::classification}),
+                    Kind{Family::bert, Task::classification},
+                    Kind{Family::custom, Task::masked, parallel_block()}),
     [](const auto& test) {
       return std::string{family_names[static_cast<std::size_t>(test.param.family)]}
              + (test.param.task == Task::classification ? "_classification" : "");

@@ -15,6 +15,7 @@
 
 #include "troupe/engine/schedule_text.hpp"
 
+#include "../engine/custom_layers.hpp"
 #include "../fuzz/messages.hpp"
 
 namespace troupe::actors {
@@ -28,6 +29,7 @@ RanksGiven good_gift() {
   const auto plan = make_plan(config).value();
   return {.node = 1,
           .config = to_toml(config),
+          .custom_layer = {},
           .schedule = to_csv(plan.training),
           .node_of_rank = {0, 1, 1},
           .nodes = std::vector<NodeFacts>(2),
@@ -36,7 +38,7 @@ RanksGiven good_gift() {
 }
 
 TEST(RanksGiven, MakeThePlanThatTheDirectorHas) {
-  const auto plan = plan_of(good_gift());
+  const auto plan = plan_of(good_gift(), nullptr);
   ASSERT_TRUE(plan) << plan.error().context;
   EXPECT_EQ(plan->training.rank_count(), 3U);
 }
@@ -45,7 +47,7 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
   const auto refusal_of = [](auto change) {
     auto gift = good_gift();
     change(gift);
-    const auto plan = plan_of(gift);
+    const auto plan = plan_of(gift, nullptr);
     return plan ? std::string{"accepted"} : plan.error().context;
   };
   EXPECT_EQ(refusal_of([](auto& gift) {
@@ -60,6 +62,26 @@ TEST(RanksGiven, AreRefusedIfTheyLieOnNoNode) {
             std::string::npos);
   EXPECT_NE(refusal_of([](auto& gift) { gift.config = "[model"; }).find("configuration"),
             std::string::npos);
+}
+
+TEST(RanksGiven, BringALayerThatTheNodeMustHave) {
+  auto gift = good_gift();
+  auto config = parse_config(gift.config, "run.toml", {}).value();
+  config.model.family = Family::custom;
+  config.model.heads = 1;
+  config.model.custom_layer = parallel_block();
+  gift.config = to_toml(config);
+  gift.custom_layer = fingerprint_of_layer(config.model);
+  EXPECT_TRUE(plan_of(gift, parallel_block()));
+  EXPECT_EQ(plan_of(gift, nullptr).error().context,
+            "the model is made of the layer \"" + gift.custom_layer
+                + "\", and this node has none; set NodeOptions::custom_layer");
+  auto other = *parallel_block();
+  other.has_positions = true;
+  config.model.custom_layer = std::make_shared<const CustomLayer>(other);
+  EXPECT_EQ(plan_of(gift, config.model.custom_layer).error().context,
+            "the model is made of the layer \"" + gift.custom_layer + "\", but this node's is \""
+                + fingerprint_of_layer(config.model) + "\"; give it the director's");
 }
 
 TEST(StepReported, BringsNumbersThatAreNotFiniteToAnotherProcess) {
@@ -164,6 +186,55 @@ TEST(FuzzCorpus, HasEveryMessageAsItIsWrittenToday) {
                                               static_cast<std::streamsize>(bytes.size()));
   FAIL() << "tests/fuzz/corpus/read_message/every_message is of another form; take " << path
          << ", and see which of its neighbours have changed as well";
+}
+
+/// One pipeline rank with two replicas, of ranks 0 and 1, and their server.
+TEST(ParameterServer, ReportsWhatAServerCan) {
+  Config config;
+  config.model = {.layers = 1, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel.data = 2;
+  config.schedule.microbatches = 1;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto plan = make_plan(config).value();
+  const auto reported = [&](std::uint32_t rank, std::size_t loss_count) {
+    return misfit_of(plan, StepKind::training,
+                     StepReported{.rank = rank,
+                                  .losses = std::vector<double>(loss_count),
+                                  .squares = {{}},
+                                  .target_count = 4});
+  };
+  EXPECT_EQ(reported(1, 1), std::nullopt);
+  EXPECT_EQ(reported(2, 0), std::nullopt);
+  EXPECT_EQ(reported(2, 1), "1 losses from a rank that has 0");
+  EXPECT_EQ(reported(3, 0), "rank 3 of 3");
+  const auto finished = [&](TraceEntry::Kind kind) {
+    return misfit_of(plan, RankFinished{2, {}, {{kind, {}, 1, 2}}});
+  };
+  EXPECT_EQ(finished(TraceEntry::Kind::reduce), std::nullopt);
+  EXPECT_EQ(finished(TraceEntry::Kind::optimize), std::nullopt);
+  EXPECT_EQ(finished(TraceEntry::Kind::pass), "a pass that is not of the schedule");
+}
+
+TEST(StepWanted, IsOnWeightsThatAClientCanHave) {
+  Config config;
+  config.model = {.layers = 1, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  config.train.staleness = 2;
+  const auto plan = make_plan(config).value();
+  const auto misfit = [&](StepKind kind, std::uint32_t step, std::uint32_t weights_of) {
+    return misfit_of(plan, StepWanted{step, kind, 1.0, weights_of});
+  };
+  EXPECT_EQ(misfit(StepKind::training, 1, 0), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 7, 4), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 7, 6), std::nullopt);
+  EXPECT_EQ(misfit(StepKind::training, 7, 3), "step 7 on the weights of step 3");
+  EXPECT_EQ(misfit(StepKind::training, 7, 7), "step 7 on the weights of step 7");
+  EXPECT_EQ(misfit(StepKind::training, 0, 0), "step 0 on the weights of step 0");
+  EXPECT_EQ(misfit(StepKind::evaluation, 1, 70), std::nullopt);
+  EXPECT_EQ(misfit(StepKind{2}, 1, 0), "a step of no kind");
+  EXPECT_EQ(misfit_of(plan, StepWanted{1, StepKind::training, 3.0, 0}),
+            "a step with a loss scale that is none");
 }
 
 TEST(RanksReady, AreAsManyActorsAsRanksOrAFailureWithItsCode) {

@@ -92,9 +92,11 @@ void perform_if_node(int argc, char** argv) {
                       .shared_memory = argv[4] == std::string_view{"shared-memory"}};
   options.heartbeat = {.interval = std::chrono::milliseconds{std::atoi(argv[5])},
                        .timeout = std::chrono::milliseconds{std::atoi(argv[6])}};
+  options.custom_layer = parallel_block();
   if (argc == 10) options.tls = transport::TlsFiles{argv[7], argv[8], argv[9]};
   const auto outcome = perform_as_node(
-      options, [](const Plan& plan) -> Expected<BatchSource> { return source_of(plan.config); });
+      options, [](const Plan& plan) -> Expected<BatchSource> { return source_of(plan.config); },
+      parts_of_tests());
   if (!outcome) std::fprintf(stderr, "%s\n", outcome.error().context.c_str());
   std::exit(outcome ? 0 : 1);
 }

@@ -117,6 +117,8 @@ public:
                                           .microbatch_count = of.training.microbatch_count,
                                           .tie_ends = of.config.model.tie_embeddings,
                                           .holders = peers.holders,
+                                          .has_server = of.has_servers(),
+                                          .staleness = of.config.train.staleness,
                                           .reported_count = reported_by(of, stage)});
     };
     parts.make_link = [this](transport::HandOver) { return network_.make_link(); };
@@ -177,6 +179,7 @@ public:
       outcome.norms.push_back((*report)->gradient_norm);
       const auto ranks = plan_->config.parallel.rank_count();
       EXPECT_EQ((*report)->ranks.size(), ranks);
+      EXPECT_EQ((*report)->servers.size(), plan_->rank_count() - ranks);
     }
     for (const auto& stage : plan_->stages) {
       const auto values = held(0, stage.stage).stage->parameters()[0].values;
@@ -301,6 +304,50 @@ TEST(StageActor, ReplicasEndWithTheSameWeightsUnderEveryInterleaving) {
   }
 }
 
+TEST(ParameterServers, LeaveWhatReplicasAloneLeaveUnderEveryInterleaving) {
+  for (const bool tied : {false, true}) {
+    auto config = config_of("interleaved-1f1b", 3, 2, 4, 2, false, tied);
+    const auto expected = Rehearsal{config, 0}.train(3);
+    config.train.synchronization = Synchronization::parameter_server;
+    for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+      SCOPED_TRACE(testing::Message() << "tied=" << tied << " seed=" << seed);
+      Rehearsal rehearsal{config, seed};
+      EXPECT_TRUE(*rehearsal.run({1, StepKind::evaluation}));
+      EXPECT_EQ(rehearsal.train(3), expected);
+      for (std::uint32_t r = 1; r <= 3; ++r) {
+        for (std::uint32_t v = 0; v < 4; ++v) {
+          const auto values = rehearsal.held(r, StageIndex{v}).stage->parameters()[0].values;
+          EXPECT_EQ(std::vector<float>(values.begin(), values.end()), expected.values[v]);
+        }
+      }
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+/// What counting stages compute does not depend on their weights: steps that overlap leave the
+/// same, if none loses its gradients to another.
+TEST(ParameterServers, LetStepsOverlapUnderEveryInterleaving) {
+  auto config = config_of("interleaved-1f1b", 3, 2, 4, 2, false, true);
+  config.train.steps = 7;
+  const auto expected = Rehearsal{config, 0}.train(7);
+  config.train.synchronization = Synchronization::parameter_server;
+  for (const std::uint32_t staleness : {1U, 2U, 6U}) {
+    config.train.staleness = staleness;
+    for (const std::uint32_t interval : {0U, 3U}) {
+      config.train.validation_interval = interval;
+      for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+        SCOPED_TRACE(testing::Message()
+                     << "staleness=" << staleness << " interval=" << interval << " seed=" << seed);
+        Rehearsal rehearsal{config, seed};
+        EXPECT_TRUE(*rehearsal.run({1, StepKind::evaluation}));
+        EXPECT_EQ(rehearsal.train(7), expected);
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
 /// These shards never wait for each other within a pass: only their lanes, and under a policy the
 /// choices of the first of them, hold them together.
 TEST(Shards, OfUnequalCountsLeaveWhatTheSerialOrderLeavesUnderEveryInterleaving) {
@@ -376,12 +423,15 @@ TEST(StageActor, ReplicasSkipTheSameStepsUnderEveryInterleaving) {
   config.train.precision = Precision::fp16;
   config.train.loss_scale = 0x1p10;
   constexpr std::uint32_t step_count = 8;
+  constexpr std::uint64_t seed_count = 26;
   const auto values_of = [](Rehearsal& rehearsal, std::uint32_t replica, std::uint32_t stage) {
     const auto values = rehearsal.held(replica, StageIndex{stage}).stage->parameters()[0].values;
     return std::vector<float>(values.begin(), values.end());
   };
   std::vector<bool> expected;
-  for (std::uint64_t seed = 0; seed <= 25; ++seed) {
+  for (std::uint64_t seed = 0; seed < 2 * seed_count; ++seed) {
+    config.train.synchronization =
+        seed < seed_count ? Synchronization::all_reduce : Synchronization::parameter_server;
     SCOPED_TRACE(testing::Message() << "seed=" << seed);
     Rehearsal rehearsal{config, seed};
     std::vector<bool> skipped;

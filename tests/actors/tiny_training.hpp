@@ -6,12 +6,16 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/random.hpp"
+
+#include "../engine/custom_layers.hpp"
+#include "../stages/custom_kernels.hpp"
 
 namespace troupe::actors {
 
@@ -34,6 +38,15 @@ inline Config tiny_config(bool tied) {
   config.train.weight_decay = 0.01;
   config.train.seed = 7;
   return config;
+}
+
+/// The schedule called `name`, with as many chunks as it needs.
+inline Expected<Plan> plan_of(Config config, std::string_view name, std::uint32_t ranks) {
+  const bool is_looped = name == "interleaved-1f1b" || name == "looped-bfs";
+  config.parallel.pipeline = ranks;
+  config.schedule.name = name;
+  config.schedule.chunks = is_looped ? 2 : 1;
+  return make_plan(config);
 }
 
 /// What a BERT has of a sequence besides the tokens: the first two it is to tell, the first of them
@@ -129,9 +142,16 @@ inline Outcome train(Trainer& trainer) {
   return outcome;
 }
 
+/// With the kernels of the layers that tests define.
+inline RankParts parts_of_tests() {
+  RankParts parts;
+  parts.custom_kernels = stages::custom_kernels();
+  return parts;
+}
+
 inline Outcome train(const Expected<Plan>& plan) {
   EXPECT_TRUE(plan.has_value()) << plan.error().context;
-  auto trainer = Trainer::make(*plan, source_of(plan->config));
+  auto trainer = Trainer::make(*plan, source_of(plan->config), parts_of_tests());
   EXPECT_TRUE(trainer.has_value());
   return train(**trainer);
 }

@@ -85,6 +85,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"wire", "data = 2", "gradient_wire = \"bf16\""},
         Case{"rows", "tensor = 2", "sequence_parallel = true"},
         Case{"unequal_shards", "tensor = [2, 1]\npipeline = 2", ""},
+        Case{"server", "data = 2", "synchronization = \"parameter_server\""},
+        Case{"stale", "data = 2", "synchronization = \"parameter_server\"\nstaleness = 2"},
         Case{"zero1", "data = 2", "optimizer_sharding = \"zero1\""},
         Case{"zero2", "data = 2", "optimizer_sharding = \"zero2\""},
         Case{"zero1_selective", "data = 2",

@@ -145,7 +145,31 @@ TEST_F(Command, AScheduleFileWithSendsAndReceivesTrainsLikeOneWithout) {
             0);
 }
 
-TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
+TEST_F(Command, WhatAProcessorCannotOffloadIsPlannedAndRefused) {
+  const std::string sentence =
+      "train.offload: \"activations\" moves them from the device to host memory, but run.device = "
+      "\"cpu\" computes in host memory; set \"none\"";
+  const std::string set =
+      " run.toml --set train.offload=activations schedule.name=gpipe schedule.microbatches=4";
+  expect_refused("troupe train" + set, sentence);
+  expect_refused("troupe train" + set + " --processes 2", sentence);
+  const auto planned = shell("troupe plan" + set);
+  EXPECT_EQ(planned.exit_code, 2);
+  for (const auto& part :
+       {std::string{"offloaded slots"},
+        std::string{"of it in page-locked host memory; a training step copies at most"},
+        sentence}) {
+    EXPECT_NE(planned.output.find(part), std::string::npos) << planned.output;
+  }
+  EXPECT_EQ(planned.output.find("predicted"), std::string::npos) << planned.output;
+}
+
+class CommandStoppedBy : public Command, public testing::WithParamInterface<int> {};
+
+INSTANTIATE_TEST_SUITE_P(Signals, CommandStoppedBy, testing::Values(SIGINT, SIGTERM),
+                         [](const auto& test) { return test.param == SIGINT ? "int" : "term"; });
+
+TEST_P(CommandStoppedBy, FinishesTheStepAndWritesTheWeights) {
   std::array<int, 2> ends{};
   ASSERT_EQ(pipe(ends.data()), 0);
   const auto child = fork();
@@ -165,14 +189,14 @@ TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
     output.append(buffer.data(), static_cast<std::size_t>(count));
     if (!was_interrupted && output.find("\nstep ") != std::string::npos) {
       was_interrupted = true;
-      kill(child, SIGINT);
+      kill(child, GetParam());
     }
   }
   close(ends[0]);
   int status = 0;
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFEXITED(status)) << output;
-  EXPECT_EQ(WEXITSTATUS(status), 130) << output;
+  EXPECT_EQ(WEXITSTATUS(status), 128 + GetParam()) << output;
   EXPECT_NE(output.find("interrupted: step "), std::string::npos) << output;
   EXPECT_TRUE(exists("out/weights.safetensors"));
   EXPECT_TRUE(exists("out/timeline.svg"));
@@ -302,6 +326,7 @@ TEST_F(Command, RefusesABadConfiguration) {
   expect_refused("troupe train run.toml --set model.layers=1", "layers");
   expect_refused("troupe train run.toml --set model.heads=3", "heads");
   expect_refused("troupe train run.toml --set model.family=bert", "at least 257");
+  expect_refused("troupe train run.toml --set model.family=custom", "a file cannot hold one");
   expect_refused("troupe train run.toml --set parallel.tensor=3", "tensor");
   expect_refused("troupe train run.toml --set parallel.tensor=[1,3]",
                  "3 shards of pipeline rank 1 cannot share out model.heads = 2");

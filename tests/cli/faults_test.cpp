@@ -46,6 +46,8 @@ struct Scenario {
     delay = milliseconds{below(delays_max_ms[moment])};
     sharded = below(2) == 0;
     optimizer_sharding = optimizer_sharding_names[below(3)];
+    has_servers = optimizer_sharding == "none" && below(2) == 0;
+    staleness = has_servers ? below(3) : 0;
   }
 
   [[nodiscard]] Moment when() const { return static_cast<Moment>(moment); }
@@ -71,6 +73,8 @@ struct Scenario {
   milliseconds delay{};
   bool sharded = false;            ///< Two shards that follow a policy, instead of two replicas.
   std::string optimizer_sharding;  ///< Of replicas.
+  bool has_servers = false;        ///< Of replicas.
+  std::uint32_t staleness = 0;     ///< Under servers.
 };
 
 class Faults : public Run {
@@ -112,15 +116,19 @@ std::optional<milliseconds> wait_for_end(PeerProcess& process, Clock::time_point
 
 void Faults::perform(std::uint64_t seed) {
   Scenario scenario{seed};
-  const auto what =
-      std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment]
-      + (scenario.sharded ? ", shards" : ", replicas, " + scenario.optimizer_sharding);
+  const auto what = std::string{fault_names[scenario.fault]} + " " + moment_names[scenario.moment]
+                    + (scenario.sharded ? ", shards" : ", replicas, " + scenario.optimizer_sharding)
+                    + (!scenario.sharded && scenario.has_servers ? ", servers" : "");
   SCOPED_TRACE("seed " + std::to_string(seed) + ": " + what);
   const std::uint32_t step_count = scenario.when() == Moment::end ? 5 : 100000;
   std::vector<std::string> more{"train.steps=" + std::to_string(step_count),
                                 "train.validation_interval=100000"};
   if (!scenario.sharded) {
     more.push_back("train.optimizer_sharding=" + scenario.optimizer_sharding);
+    if (scenario.has_servers) {
+      more.emplace_back("train.synchronization=parameter_server");
+      more.push_back("train.staleness=" + std::to_string(scenario.staleness));
+    }
   } else {
     more.insert(more.end(),
                 {"parallel.data=1", "parallel.tensor=2", "schedule.policy=backward-first"});

@@ -356,6 +356,33 @@ TEST(Config, ValidateNamesEachBrokenRule) {
       }),
       "train.optimizer_sharding: the state of train.optimizer = \"adafactor\" consists of sums "
       "over whole rows and columns, which are small and are not divided; set \"none\"");
+  EXPECT_EQ(with([](Config& c) {
+              c.parallel.data = 1;
+              c.train.synchronization = Synchronization::parameter_server;
+            }),
+            "train.synchronization: \"parameter_server\", but parallel.data = 1 replica has nobody "
+            "to be synchronized with; set \"all_reduce\", or parallel.data to at least 2");
+  EXPECT_EQ(
+      with([](Config& c) {
+        c.parallel.data = 2;
+        c.train.synchronization = Synchronization::parameter_server;
+        c.train.optimizer_sharding = OptimizerSharding::zero2;
+      }),
+      "train.optimizer_sharding: \"zero2\", but under train.synchronization = "
+      "\"parameter_server\" the replicas keep no optimizer state to be divided; set \"none\"");
+  EXPECT_EQ(
+      with([](Config& c) { c.train.staleness = 3; }),
+      "train.staleness: 3, but under train.synchronization = \"all_reduce\" no replica begins a "
+      "step before all have ended the last; set 0, or \"parameter_server\"");
+  EXPECT_EQ(
+      with([](Config& c) {
+        c.parallel.data = 2;
+        c.train.synchronization = Synchronization::parameter_server;
+        c.train.staleness = 1;
+        c.train.precision = Precision::fp16;
+      }),
+      "train.staleness: 1, but in train.precision = \"fp16\" the loss scale of a step follows "
+      "from the step before it; set 0, or \"bf16\" or \"fp32\"");
   EXPECT_EQ(with([](Config& c) { c.train.loss_scale = 1000.0; }),
             "train.loss_scale: 1000.0 is not a power of two; the nearest are 512.0 and 1024.0");
   EXPECT_EQ(with([](Config& c) { c.model.kv_heads = 3; }),

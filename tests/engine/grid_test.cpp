@@ -51,6 +51,20 @@ TEST(Grid, RanksAndCoordinatesAreOneToOne) {
   });
 }
 
+TEST(Grid, ServersHaveTheNumbersBeyondItsRanksAsOneReplicaWould) {
+  for_every_grid([](const GridExtent& extent) {
+    auto next = extent.rank_count();
+    for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
+      for (std::uint32_t shard = 0; shard < extent.tensor.of(RankIndex{p}); ++shard, ++next) {
+        const Coordinate server{extent.data, shard, RankIndex{p}};
+        EXPECT_EQ(rank_at(extent, server), next);
+        EXPECT_EQ(coordinate_of(extent, next), server);
+      }
+    }
+    EXPECT_EQ(next, extent.rank_count() + extent.rank_count() / extent.data);
+  });
+}
+
 TEST(Grid, ShardsAreNeighboursThenReplicasThenPipelineRanks) {
   for_every_grid([](const GridExtent& extent) {
     for (std::uint32_t rank = 0; rank + 1 < extent.rank_count(); ++rank) {
@@ -71,15 +85,18 @@ TEST(Grid, NamesTheShardsOfARankThatHasThem) {
   const GridExtent extent{.data = 1, .tensor = {2, 1}, .pipeline = 2};
   EXPECT_EQ(describe(extent, {0, 1, RankIndex{0}}), "shard 1 of pipeline rank 0 of replica 0");
   EXPECT_EQ(describe(extent, {0, 0, RankIndex{1}}), "pipeline rank 1 of replica 0");
+  EXPECT_EQ(describe(extent, {1, 1, RankIndex{0}}),
+            "the parameter server of shard 1 of pipeline rank 0");
+  EXPECT_EQ(describe(extent, {1, 0, RankIndex{1}}), "the parameter server of pipeline rank 1");
   EXPECT_EQ(to_string(extent.tensor), "[2, 1]");
   EXPECT_EQ(to_string(ShardCounts{3}), "3");
 }
 
 TEST(GridDeathTest, APlaceOutsideTheGridIsAProgrammerError) {
   const GridExtent extent{.data = 2, .tensor = 1, .pipeline = 3};
-  EXPECT_DEATH((void)rank_at(extent, {2, 0, RankIndex{0}}), "c.replica < extent.data");
+  EXPECT_DEATH((void)rank_at(extent, {3, 0, RankIndex{0}}), "c.replica <= extent.data");
   EXPECT_DEATH((void)rank_at(extent, {0, 0, RankIndex{3}}), "c.pipeline.value");
-  EXPECT_DEATH((void)coordinate_of(extent, 6), "extent.rank_count");
+  EXPECT_DEATH((void)coordinate_of(extent, 9), "extent.rank_count");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -168,20 +169,20 @@ TEST(Lanes, BringEveryRowOnceToEveryShardThatHasIt) {
   }
 }
 
-class LaneNumbers : public testing::TestWithParam<ShardCounts> {};
+class LaneNumbers : public testing::TestWithParam<std::tuple<ShardCounts, Synchronization>> {};
 
 TEST_P(LaneNumbers, AreEachOfOneLane) {
   auto config = plan_of(3, 2, 1, true).config;
   config.model.heads = 2;
-  config.parallel.tensor = GetParam();
+  std::tie(config.parallel.tensor, config.train.synchronization) = GetParam();
   const auto plan = make_plan(config).value();
   std::set<std::uint64_t> numbers;
   std::size_t count = lanes_of(plan).size();
   for (std::uint64_t number = 0; number < count; ++number) numbers.insert(number);
   for (std::uint32_t position = 0; position < 2; ++position) {
     for (std::uint32_t shard = 0; shard < plan.shard_count(StageIndex{position}); ++shard) {
-      for (std::uint32_t a = 0; a < 3; ++a) {
-        for (std::uint32_t b = a + 1; b < 3; ++b, ++count) {
+      for (std::uint32_t a = 0; a < plan.holder_count(); ++a) {
+        for (std::uint32_t b = a + 1; b < plan.holder_count(); ++b, ++count) {
           const HeldPart part{position, shard};
           numbers.insert(holder_lane(plan, part, a, b));
           EXPECT_EQ(holder_lane(plan, part, a, b), holder_lane(plan, part, b, a));
@@ -189,7 +190,7 @@ TEST_P(LaneNumbers, AreEachOfOneLane) {
       }
     }
   }
-  for (std::uint32_t replica = 0; replica < 3; ++replica) {
+  for (std::uint32_t replica = 0; replica < plan.holder_count(); ++replica) {
     for (std::uint32_t pipeline = 0; pipeline < 2; ++pipeline) {
       if (config.parallel.tensor.of(RankIndex{pipeline}) == 1) continue;
       count += 2;
@@ -202,12 +203,20 @@ TEST_P(LaneNumbers, AreEachOfOneLane) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Lanes, LaneNumbers,
-                         testing::Values(ShardCounts{2}, ShardCounts{2, 1}, ShardCounts{1, 2}));
+                         testing::Combine(testing::Values(ShardCounts{2}, ShardCounts{2, 1},
+                                                          ShardCounts{1, 2}),
+                                          testing::Values(Synchronization::all_reduce,
+                                                          Synchronization::parameter_server)));
 
 TEST(Placement, KeepsShardsTogetherThenReplicasAndSharesEqually) {
+  const auto plan_of = [](const GridExtent& extent) {
+    Plan plan;
+    plan.config.parallel = extent;
+    return plan;
+  };
   const GridExtent extent{.data = 2, .tensor = 2, .pipeline = 3};
   for (std::uint32_t nodes = 1; nodes <= extent.rank_count(); ++nodes) {
-    const auto node_of_rank = place_ranks(extent, nodes);
+    const auto node_of_rank = place_ranks(plan_of(extent), nodes);
     std::vector<std::uint32_t> rank_counts(nodes, 0);
     for (std::uint32_t rank = 0; rank < node_of_rank.size(); ++rank) {
       ++rank_counts.at(node_of_rank[rank]);
@@ -218,12 +227,28 @@ TEST(Placement, KeepsShardsTogetherThenReplicasAndSharesEqually) {
   }
   // Of 2 (2 + 1 + 1) ranks, half on either of two nodes.
   const GridExtent uneven{.data = 2, .tensor = {2, 1, 1}, .pipeline = 3};
-  const auto halves = place_ranks(uneven, 2);
+  const auto halves = place_ranks(plan_of(uneven), 2);
   EXPECT_EQ(halves[rank_at(uneven, {1, 1, RankIndex{0}})], 0U);
   EXPECT_EQ(halves[rank_at(uneven, {0, 0, RankIndex{1}})], 1U);
-  const auto by_stage = place_ranks(extent, 3);
+  const auto by_stage = place_ranks(plan_of(extent), 3);
   EXPECT_EQ(by_stage[rank_at(extent, {0, 0, RankIndex{1}})],
             by_stage[rank_at(extent, {1, 1, RankIndex{1}})]);
+}
+
+TEST(Placement, PutsServersWithTheFirstReplicaOfWhatTheyServe) {
+  Plan plan;
+  plan.config.parallel = {.data = 3, .tensor = {2, 1}, .pipeline = 2};
+  plan.config.train.synchronization = Synchronization::parameter_server;
+  const auto& extent = plan.config.parallel;
+  for (std::uint32_t nodes = 1; nodes <= extent.rank_count(); ++nodes) {
+    const auto node_of_rank = place_ranks(plan, nodes);
+    ASSERT_EQ(node_of_rank.size(), 9U + 3U);
+    for (const auto& [shard, pipeline] :
+         {std::pair{0U, 0U}, std::pair{1U, 0U}, std::pair{0U, 1U}}) {
+      EXPECT_EQ(node_of_rank[rank_at(extent, {3, shard, RankIndex{pipeline}})],
+                node_of_rank[rank_at(extent, {0, shard, RankIndex{pipeline}})]);
+    }
+  }
 }
 
 }  // namespace

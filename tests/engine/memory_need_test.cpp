@@ -35,6 +35,21 @@ TEST(MemoryNeed, OfAProcessIsThatOfItsRanksTheirBatchesAndTheRuntime) {
             runtime_bytes(plan, 2) + ranks_and_batches(plan, 1, 1, 1));
 }
 
+TEST(MemoryNeed, OfServersIsWhereTheyAre) {
+  auto config = two_by_two().config;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto plan = make_plan(config).value();
+  EXPECT_EQ(process_bytes(plan), runtime_bytes(plan, 6) + ranks_and_batches(plan, 2, 2, 2)
+                                     + plan.server_bytes_of(RankIndex{0})
+                                     + plan.server_bytes_of(RankIndex{1}));
+  const std::vector<std::uint32_t> with_server{0, 4};
+  EXPECT_EQ(process_bytes(plan, with_server), runtime_bytes(plan, 2)
+                                                  + ranks_and_batches(plan, 1, 0, 1)
+                                                  + plan.server_bytes_of(RankIndex{0}));
+  config.train.staleness = 2;
+  EXPECT_EQ(batch_bytes(make_plan(config).value(), 2), 2 * batch_bytes(plan, 2));
+}
+
 TEST(MemoryNeed, OfTheRuntimeGrowsWithRanksThreadsAndTheLargestParameter) {
   constexpr std::uint64_t thread_bytes = std::uint64_t{1} << 20U;
   const auto plan = two_by_two();
@@ -50,7 +65,7 @@ TEST(MemoryNeed, OfTheRuntimeGrowsWithRanksThreadsAndTheLargestParameter) {
 
 TEST(MemoryNeed, FitsToTheByte) {
   const auto plan = two_by_two();
-  const auto one_node = place_ranks(plan.config.parallel, 1);
+  const auto one_node = place_ranks(plan, 1);
   const auto needed = runtime_bytes(plan, 4) + ranks_and_batches(plan, 2, 2, 2);
   EXPECT_TRUE(check_memory(plan, one_node, std::vector<NodeMemory>{{"vm", needed}}));
   EXPECT_FALSE(check_memory(plan, one_node, std::vector<NodeMemory>{{"vm", needed - 1}}));
@@ -58,7 +73,7 @@ TEST(MemoryNeed, FitsToTheByte) {
 
 TEST(MemoryNeed, NamesRankHostBothNumbersAndWhatToDo) {
   const auto plan = two_by_two();
-  const auto fits = check_memory(plan, place_ranks(plan.config.parallel, 1),
+  const auto fits = check_memory(plan, place_ranks(plan, 1),
                                  std::vector<NodeMemory>{{"vm", std::uint64_t{3} << 19U}});
   ASSERT_FALSE(fits);
   EXPECT_EQ(fits.error().code, Errc::out_of_memory);
@@ -74,7 +89,7 @@ TEST(MemoryNeed, NamesRankHostBothNumbersAndWhatToDo) {
 
 TEST(MemoryNeed, OfTheNodesOfOneHostIsOne) {
   const auto plan = two_by_two();
-  const auto node_of_rank = place_ranks(plan.config.parallel, 4);
+  const auto node_of_rank = place_ranks(plan, 4);
   const auto with = [&](std::uint64_t bytes) {
     const std::vector<NodeMemory> nodes{
         {"a", bytes + 1}, {"a", bytes}, {"b", plenty}, {"a", bytes + 2}};
@@ -91,7 +106,7 @@ TEST(MemoryNeed, OfTheNodesOfOneHostIsOne) {
 
 TEST(MemoryNeed, IsNotComparedWithWhatIsUnknown) {
   const auto plan = two_by_two();
-  const auto node_of_rank = place_ranks(plan.config.parallel, 2);
+  const auto node_of_rank = place_ranks(plan, 2);
   EXPECT_TRUE(check_memory(plan, node_of_rank, std::vector<NodeMemory>{{"a", 0}, {"b", plenty}}));
   const auto fits =
       check_memory(plan, node_of_rank, std::vector<NodeMemory>{{"a", 0}, {"b", 1024}});

@@ -70,6 +70,16 @@ TEST(OptimizerSharding, WithoutItEverybodyUpdatesEverything) {
   }
 }
 
+TEST(OptimizerSharding, AServerUpdatesEverythingAndItsClientsNothing) {
+  const auto graph = graph_of(shape_of(Family::gpt2, true, true, true));
+  for (std::uint32_t index = 0; index < 3; ++index) {
+    const auto ranges = updated_by(graph, {index, 3, true}, OptimizerSharding::none);
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      EXPECT_EQ(ranges[i], (ElementRange{0, index == 2 ? graph.parameters[i].element_count() : 0}));
+    }
+  }
+}
+
 TEST(OptimizerSharding, ATiedParameterAndWhatIsComputedWithItKeepWholeGradients) {
   for_each_shape([](const StageShape& shape) {
     const auto graph = graph_of(shape);

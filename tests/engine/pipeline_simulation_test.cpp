@@ -30,9 +30,10 @@ struct World {
   Schedule training;
   StepKind kind = StepKind::training;  ///< Which step to run.
   bool is_tied = false;
-  bool is_replicated = false;
+  SumRole role = SumRole::alone;
   std::uint32_t enqueued_max = 2;
   Policy policy = Policy::in_order;
+  bool offloads = false;
   /// By rank: what the leader of the shards has chosen, for a pipeline of those who follow.
   std::vector<std::vector<Action>> choices{};
 };
@@ -42,23 +43,26 @@ public:
   static constexpr std::uint32_t plain_bucket_count = 2;
 
   SimulatedPipeline(const World& world, std::uint64_t seed)
-      : random_{seed}, policy_{world.policy}, choices_{world.choices} {
+      : random_{seed}, policy_{world.policy}, role_{world.role}, choices_{world.choices} {
     const auto& training = world.training;
     const auto evaluation = make_forward_only(training);
     schedule_ = world.kind == StepKind::training ? training : evaluation;
     done_.resize(schedule_.rank_count());
+    fetches_.resize(schedule_.rank_count());
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       std::vector<MachineStage> stages;
       for (const auto stage : schedule_.stages_of(RankIndex{r})) {
         const bool is_end = is_first(stage) || is_last(stage);
         const bool is_tied = world.is_tied && is_end && schedule_.stages_per_copy() > 1;
-        bounds_[stage] = bounds_of(training, evaluation, stage);
+        const bool is_server = role_ == SumRole::server;
+        bounds_[stage] =
+            is_server ? StageBounds{.slots = 0} : bounds_of(training, evaluation, stage);
+        bounds_[stage].offloads = world.offloads;
         bucket_counts_[stage] = plain_bucket_count + (is_tied ? 1 : 0);
-        stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied});
+        stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied && !is_server});
       }
-      machines_.emplace_back(schedule_, RankIndex{r}, stages, world.is_replicated,
-                             world.enqueued_max, world.policy,
-                             choices_.empty() ? Chooser::self : Chooser::leader);
+      machines_.emplace_back(schedule_, RankIndex{r}, stages, world.role, world.enqueued_max,
+                             world.policy, choices_.empty() ? Chooser::self : Chooser::leader);
       enqueued_.emplace_back();
     }
   }
@@ -66,9 +70,11 @@ public:
   void run_step() {
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       done_[r].clear();
+      fetches_[r].clear();
       in_transit_.push_back({r, Started{}});
     }
-    reported_count_ = finished_count_ = updated_count_ = 0;
+    reported_count_ = finished_count_ = updated_count_ = exchanged_count_ = 0;
+    is_refused_ = false;
     while (!in_transit_.empty() && !testing::Test::HasFailure()) {
       const auto chosen = random_.below(in_transit_.size());
       std::swap(in_transit_[chosen], in_transit_.back());
@@ -83,11 +89,17 @@ public:
     EXPECT_TRUE(expected_.empty());
     EXPECT_EQ(reported_count_, schedule_.rank_count());
     EXPECT_EQ(finished_count_, schedule_.rank_count());
-    EXPECT_EQ(updated_count_, trains() && !is_refused_ ? schedule_.stage_count() : 0);
+    const bool is_client = role_ == SumRole::client;
+    const bool is_updated = trains() && !is_client && !is_refused_;
+    EXPECT_EQ(updated_count_, is_updated ? schedule_.stage_count() : 0);
+    const bool is_exchanged = trains() && (is_client || (role_ == SumRole::server && is_refused_));
+    EXPECT_EQ(exchanged_count_, is_exchanged ? schedule_.stage_count() : 0);
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       EXPECT_TRUE(machines_[r].step_finished()) << "rank " << r;
       EXPECT_EQ(machines_[r].waits_for(), WaitCause::next_step);
-      if (policy_ == Policy::in_order) {
+      if (role_ == SumRole::server) {
+        EXPECT_TRUE(done_[r].empty());
+      } else if (policy_ == Policy::in_order) {
         EXPECT_EQ(done_[r], schedule_.ranks[r]);
       } else {
         expect_same_passes(done_[r], schedule_.ranks[r]);
@@ -100,6 +112,9 @@ public:
 
   /// By rank: the passes of the last step, in the order in which they ran.
   const std::vector<std::vector<Action>>& done() const { return done_; }
+
+  /// By rank: the passes of the program, by their places, whose slots were asked for.
+  const std::vector<std::vector<std::size_t>>& fetches() const { return fetches_; }
 
   /// By stage: its buckets, in the order in which they were to be summed up.
   const std::map<StageIndex, std::vector<std::uint32_t>>& reductions() const { return reductions_; }
@@ -232,6 +247,14 @@ private:
     return StageIndex{is_first(stage) ? stage.value() + distance : stage.value() - distance};
   }
 
+  /// Asked for when all passes before it are enqueued.
+  void carry_out(std::uint32_t r, const FetchSlot& c) {
+    const auto next = done_[r].size() + enqueued_[r].size();
+    ASSERT_LT(next, schedule_.ranks[r].size());
+    EXPECT_EQ(schedule_.ranks[r][next].stage, c.stage);
+    EXPECT_EQ(schedule_.ranks[r][next].microbatch, c.microbatch);
+    fetches_[r].push_back(next);
+  }
   void carry_out(std::uint32_t r, const ExpectChoice& c) {
     in_transit_.push_back({r, PassChosen{c.index, choices_[r][c.index]}});
   }
@@ -280,6 +303,7 @@ private:
   }
   void carry_out(std::uint32_t, const ReportStep&) {
     if (++reported_count_ < schedule_.rank_count() || !trains()) return;
+    if (role_ == SumRole::client) return;
     is_refused_ = random_.below(4) == 0;
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       if (is_refused_) {
@@ -293,6 +317,10 @@ private:
     EXPECT_FALSE(is_refused_) << "stage " << c.stage.value();
     ++updated_count_;
     in_transit_.push_back({r, OptimizerFinished{c.stage}});
+  }
+  void carry_out(std::uint32_t r, const ExchangeWeights& c) {
+    ++exchanged_count_;
+    in_transit_.push_back({r, WeightsExchanged{c.stage}});
   }
   void carry_out(std::uint32_t, const FinishStep&) { ++finished_count_; }
 
@@ -323,6 +351,7 @@ private:
 
   Random random_;
   Policy policy_;
+  SumRole role_;
   std::vector<std::vector<Action>> choices_;
   Schedule schedule_;  ///< Of the kind of step that runs.
   std::vector<StageMachine> machines_;
@@ -336,10 +365,12 @@ private:
   std::map<StageIndex, std::array<int, 5>> in_use_;
   std::map<StageIndex, std::uint32_t> weight_passes_;
   std::vector<std::vector<Action>> done_;
+  std::vector<std::vector<std::size_t>> fetches_;
   std::map<StageIndex, std::vector<std::uint32_t>> reductions_;
   std::uint32_t reported_count_ = 0;
-  std::uint32_t updated_count_ = 0;  ///< Stages.
-  bool is_refused_ = false;          ///< The update of the last step.
+  std::uint32_t updated_count_ = 0;    ///< Stages.
+  std::uint32_t exchanged_count_ = 0;  ///< Stages.
+  bool is_refused_ = false;            ///< The update of the last step.
   std::uint32_t finished_count_ = 0;
 };
 
@@ -366,7 +397,7 @@ TEST(PipelineSimulation, EveryInterleavingCompletesTheProgram) {
                                       << schedule.microbatch_count << " seed=" << seed);
       SimulatedPipeline pipeline{{.training = schedule,
                                   .is_tied = seed % 2 == 1,
-                                  .is_replicated = seed % 3 == 1,
+                                  .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                                   .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
                                  seed};
       for (int step = 0; step < 2; ++step) {
@@ -376,6 +407,79 @@ TEST(PipelineSimulation, EveryInterleavingCompletesTheProgram) {
       }
     }
   });
+}
+
+TEST(PipelineSimulation, SlotsAreFetchedOnceBeforeEachPassOfTheProgramThatReadsThem) {
+  for_every_small_schedule([](const Schedule& schedule) {
+    for (const bool has_policy : {false, true}) {
+      for (const bool offloads : {false, true}) {
+        constexpr std::uint64_t seed = 1;
+        SCOPED_TRACE(testing::Message()
+                     << schedule.name << " ranks=" << schedule.rank_count() << " stages="
+                     << schedule.stage_count() << " microbatches=" << schedule.microbatch_count
+                     << " policy=" << has_policy << " offloads=" << offloads << " seed=" << seed);
+        SimulatedPipeline pipeline{
+            {.training = schedule,
+             .policy = has_policy ? Policy::backward_first : Policy::in_order,
+             .offloads = offloads},
+            seed};
+        for (int step = 0; step < 2; ++step) {
+          pipeline.run_step();
+          pipeline.expect_complete();
+          for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+            std::vector<std::size_t> expected;
+            for (std::size_t i = 0; offloads && !has_policy && i < schedule.ranks[r].size(); ++i) {
+              if (schedule.ranks[r][i].pass != Pass::forward) expected.push_back(i);
+            }
+            EXPECT_EQ(pipeline.fetches()[r], expected);
+          }
+          if (testing::Test::HasFailure()) return;
+        }
+      }
+    }
+  });
+}
+
+TEST(PipelineSimulation, ClientsAndServersCompleteTheirStepsUnderEveryInterleaving) {
+  for_every_small_schedule([](const Schedule& schedule) {
+    if (schedule.copy_count > 1) return;
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      for (const auto role : {SumRole::client, SumRole::server}) {
+        SCOPED_TRACE(testing::Message()
+                     << schedule.name << " ranks=" << schedule.rank_count() << " stages="
+                     << schedule.stage_count() << " microbatches=" << schedule.microbatch_count
+                     << " server=" << (role == SumRole::server) << " seed=" << seed);
+        SimulatedPipeline pipeline{{.training = schedule, .is_tied = seed % 2 == 1, .role = role},
+                                   seed};
+        for (int step = 0; step < 2; ++step) {
+          pipeline.run_step();
+          pipeline.expect_complete();
+          if (testing::Test::HasFailure()) return;
+        }
+        for (const auto& [stage, buckets] : pipeline.reductions()) {
+          EXPECT_TRUE(std::ranges::is_sorted(std::span{buckets}.first(buckets.size() / 2)));
+        }
+      }
+    }
+  });
+}
+
+TEST(StageMachine, FetchesASlotWhileItsGradientIsOnItsWay) {
+  const auto schedule = make_1f1b(2, 3);
+  MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{0}), 1, false};
+  stage.bounds.offloads = true;
+  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, SumRole::alone, 2};
+  StageMachine::Commands commands;
+  const auto fetches = [&commands] {
+    return std::ranges::count_if(
+        commands, [](const auto& command) { return std::holds_alternative<FetchSlot>(command); });
+  };
+  machine.on(Started{}, commands);  // Enqueues 0F0 and 0F1; 0B0 is next.
+  EXPECT_EQ(fetches(), 1);
+  machine.on(PassFinished{parse_action("0F0").value()}, commands);
+  machine.on(PassFinished{parse_action("0F1").value()}, commands);
+  EXPECT_EQ(fetches(), 1);
+  EXPECT_EQ(machine.waits_for(), WaitCause::gradient);
 }
 
 TEST(PipelineSimulation, EvaluationCompletesUnderEveryInterleaving) {
@@ -400,7 +504,7 @@ TEST(PipelineSimulation, PoliciesCompleteUnderEveryInterleaving) {
                      << policy_names[static_cast<std::size_t>(policy)] << " seed=" << seed);
         SimulatedPipeline pipeline{{.training = schedule,
                                     .is_tied = seed % 2 == 1,
-                                    .is_replicated = seed % 3 == 1,
+                                    .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                                     .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3),
                                     .policy = policy},
                                    seed};
@@ -441,7 +545,7 @@ TEST(StageMachine, APolicyRunsWhatIsReadyWithinTheSlots) {
                            false};
   ASSERT_EQ(stage.bounds.slots, 2U);
   const auto order = [&](Policy policy) {
-    StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1, policy};
+    StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, SumRole::alone, 1, policy};
     StageMachine::Commands commands;
     std::string text;
     const auto tell = [&](const StageEvent& event) {
@@ -483,7 +587,7 @@ TEST(PipelineSimulation, TwoDirectionsCompleteUnderEveryInterleaving) {
     for (const auto& training : {*schedule, split_backward(*schedule)}) {
       for (const auto kind : {StepKind::training, StepKind::evaluation}) {
         SimulatedPipeline pipeline{
-            {.training = training, .kind = kind, .is_tied = true, .is_replicated = true}, seed};
+            {.training = training, .kind = kind, .is_tied = true, .role = SumRole::peer}, seed};
         pipeline.run_step();
         pipeline.expect_complete();
       }
@@ -495,7 +599,7 @@ TEST(PipelineSimulation, TwoDirectionsCompleteUnderEveryInterleaving) {
 TEST(PipelineSimulation, ReplicasReduceInOneOrderWhateverTheInterleaving) {
   const auto schedule = make_interleaved_1f1b(2, 4, 2);
   ASSERT_TRUE(schedule.has_value());
-  const World world{.training = *schedule, .is_tied = true, .is_replicated = true};
+  const World world{.training = *schedule, .is_tied = true, .role = SumRole::peer};
   SimulatedPipeline first{world, 0};
   first.run_step();
   for (std::uint64_t seed = 1; seed < 100; ++seed) {
@@ -518,7 +622,7 @@ TEST(PipelineSimulation, VShapedPipelinesCompleteUnderEveryInterleaving) {
               {.training = schedule,
                .kind = seed % 4 == 3 ? StepKind::evaluation : StepKind::training,
                .is_tied = seed % 2 == 1,
-               .is_replicated = seed % 3 == 1,
+               .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
               seed};
           for (int step = 0; step < 2; ++step) {
@@ -541,7 +645,7 @@ TEST(PipelineSimulation, AnyValidScheduleCompletesUnderAnyInterleaving) {
       SimulatedPipeline pipeline{{.training = schedule,
                                   .kind = kind,
                                   .is_tied = seed % 2 == 1,
-                                  .is_replicated = seed % 3 == 1,
+                                  .role = seed % 3 == 1 ? SumRole::peer : SumRole::alone,
                                   .enqueued_max = 1 + static_cast<std::uint32_t>(seed % 3)},
                                  seed};
       pipeline.run_step();
@@ -572,7 +676,7 @@ TEST(StageMachineDeathTest, AFactReportedTwiceAborts) {
   const auto schedule = make_1f1b(2, 2);
   const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{1}), 1,
                            false};
-  StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, false, 1};
+  StageMachine machine{schedule, RankIndex{1}, std::vector{stage}, SumRole::alone, 1};
   StageMachine::Commands commands;
   machine.on(Started{}, commands);
   machine.on(ActivationArrived{StageIndex{1}, MicrobatchIndex{1}}, commands);
@@ -583,7 +687,7 @@ TEST(StageMachine, WhoFollowsWaitsForTheLeader) {
   const auto schedule = make_1f1b(2, 2);
   const MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{0}), 1,
                            false};
-  StageMachine machine{schedule, RankIndex{0},          std::vector{stage}, false,
+  StageMachine machine{schedule, RankIndex{0},          std::vector{stage}, SumRole::alone,
                        1,        Policy::forward_first, Chooser::leader};
   StageMachine::Commands commands;
   machine.on(Started{}, commands);
@@ -600,7 +704,7 @@ TEST(StageMachine, SaysWhatItWaitsFor) {
   const auto schedule = make_1f1b(2, 2);
   const auto evaluation = make_forward_only(schedule);
   const MachineStage stage{bounds_of(schedule, evaluation, StageIndex{0}), 1, false};
-  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, false, 1};
+  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, SumRole::alone, 1};
   StageMachine::Commands commands;
   EXPECT_EQ(machine.waits_for(), WaitCause::next_step);
   machine.on(Started{}, commands);

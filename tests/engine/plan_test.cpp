@@ -88,6 +88,59 @@ TEST(Plan, BoundsFollowTheSchedule) {
   }
 }
 
+TEST(Plan, OffloadsTheSlotsOfStagesThatHaveMoreThanStayOnTheDevice) {
+  auto config = small_config();
+  config.parallel.pipeline = 4;
+  const auto plain = make_plan(config).value();
+  config.train.offload = Offload::activations;
+  const auto plan = make_plan(config).value();
+  for (std::uint32_t r = 0; r < 4; ++r) {
+    const RankIndex rank{r};
+    const auto slot_bytes =
+        graph_of(config.model, plan.stages[r].spec, {.microbatch_size = 2}).slot_bytes;
+    // 1F1B has 4 - r in flight.
+    const bool offloads = r < 2;
+    EXPECT_EQ(plan.stages[r].bounds.slots, 4 - r);
+    EXPECT_EQ(plan.stages[r].bounds.offloads, offloads);
+    const auto device_bytes = [&](const Plan& of) {
+      return of.bytes_of(rank) - of.host_bytes_of(rank);
+    };
+    EXPECT_EQ(device_bytes(plain) - device_bytes(plan), offloads ? (2 - r) * slot_bytes : 0);
+    EXPECT_EQ(plan.host_bytes_of(rank) - plain.host_bytes_of(rank),
+              offloads ? (4 - r) * slot_bytes : 0);
+    EXPECT_EQ(plan.offloaded_bytes_of(rank), offloads ? 4 * slot_bytes : 0) << "each forward pass";
+    EXPECT_EQ(plain.offloaded_bytes_of(rank), 0U);
+  }
+}
+
+TEST(Plan, CountsWhatTheHalvesOfABackwardPassOffload) {
+  auto config = small_config();
+  config.schedule.name = "gpipe";
+  config.schedule.split_backward = true;
+  config.train.offload = Offload::activations;
+  const auto plan = make_plan(config).value();
+  const auto slot_bytes =
+      graph_of(config.model, plan.stages[0].spec, {.microbatch_size = 2, .splits_backward = true})
+          .slot_bytes;
+  EXPECT_EQ(plan.offloaded_bytes_of(RankIndex{0}), 8 * slot_bytes);
+}
+
+TEST(Plan, OffloadsOnlyFromDevicesWithMemoryOfTheirOwn) {
+  auto config = small_config();
+  EXPECT_TRUE(check_device(make_plan(config).value(), MemorySpace::host));
+  config.train.offload = Offload::activations;
+  const auto plan = make_plan(config).value();
+  EXPECT_TRUE(check_device(plan, MemorySpace::device));
+  const auto refused = check_device(plan, MemorySpace::host);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::invalid_config);
+  EXPECT_EQ(
+      refused.error().context,
+      "train.offload: \"activations\" moves them from the device to host memory, but "
+      "run.device = \"cpu\" computes in host memory; set \"none\", and where memory is short, "
+      "train.recompute");
+}
+
 TEST(Plan, SaysWhereTheScheduleAndTheConfigurationDisagree) {
   const auto config = small_config();
   auto ranks = make_plan(config, make_1f1b(3, 4));
@@ -113,6 +166,71 @@ TEST(Plan, RefusesToSumGradientsInPassesWhoseOrderDiffers) {
             "train.optimizer_sharding: \"zero2\" sums gradients in the middle of passes, which all "
             "replicas must run in the same order, and the schedule dualpipe runs two copies of the "
             "model; \"zero1\" works");
+}
+
+TEST(Plan, RefusesServersForTwoCopiesOfTheModel) {
+  auto config = small_config();
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  EXPECT_TRUE(make_plan(config).has_value());
+  config.schedule.name = "dualpipe";
+  EXPECT_EQ(make_plan(config).error().context,
+            "train.synchronization: \"parameter_server\" serves replicas, and schedule.name = "
+            "\"dualpipe\" runs two copies of the model in each, which sum up their gradients as "
+            "replicas do; set \"all_reduce\", or take another schedule");
+}
+
+TEST(Plan, AServerKeepsTheOptimizerStateThatItsReplicasDoNot) {
+  auto config = small_config();
+  config.parallel.data = 3;
+  const auto bytes = [](const std::vector<MemoryItem>& items, const std::string& name) {
+    const auto found = std::ranges::find(items, name, &MemoryItem::name);
+    return found == items.end() ? 0 : found->bytes;
+  };
+  for (const auto optimizer :
+       {OptimizerKind::adamw, OptimizerKind::sgd, OptimizerKind::adafactor}) {
+    config.train.optimizer = optimizer;
+    config.train.synchronization = Synchronization::all_reduce;
+    const auto together = make_plan(config).value();
+    config.train.synchronization = Synchronization::parameter_server;
+    const auto served = make_plan(config).value();
+    EXPECT_EQ(together.rank_count(), 6U);
+    EXPECT_EQ(served.rank_count(), 8U);
+    for (std::size_t v = 0; v < served.stages.size(); ++v) {
+      const auto& replica = served.stages[v].memory;
+      const auto& server = served.stages[v].server_memory;
+      EXPECT_TRUE(together.stages[v].server_memory.empty());
+      for (const auto* use : {"parameters", "gradients"}) {
+        EXPECT_EQ(bytes(replica, use), bytes(together.stages[v].memory, use));
+        EXPECT_EQ(bytes(server, use), bytes(replica, use));
+      }
+      EXPECT_EQ(bytes(replica, "optimizer state"), 0U);
+      EXPECT_EQ(bytes(server, "optimizer state"),
+                bytes(together.stages[v].memory, "optimizer state"));
+      for (const auto* use : {"slots", "edge buffers", "tied gradients", "tokens"}) {
+        EXPECT_EQ(bytes(replica, use), bytes(together.stages[v].memory, use));
+        EXPECT_EQ(bytes(server, use), 0U) << use;
+      }
+    }
+    EXPECT_GT(served.server_bytes_of(RankIndex{0}), 0U);
+  }
+}
+
+TEST(Plan, StaleReplicasKeepWeightsAndGradientsOfAsManyStepsMore) {
+  auto config = small_config();
+  config.parallel.data = 2;
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto served = make_plan(config).value();
+  config.train.staleness = 3;
+  const auto stale = make_plan(config).value();
+  for (std::size_t v = 0; v < served.stages.size(); ++v) {
+    EXPECT_EQ(stale.stages[v].server_memory, served.stages[v].server_memory);
+    for (std::size_t i = 0; i < served.stages[v].memory.size(); ++i) {
+      const auto& [name, bytes, for_host] = served.stages[v].memory[i];
+      const bool is_kept = name == "parameters" || name == "gradients";
+      EXPECT_EQ(stale.stages[v].memory[i], (MemoryItem{name, (is_kept ? 4 : 1) * bytes, for_host}));
+    }
+  }
 }
 
 TEST(Plan, OptimizerStateOfFourReplicasTakesAQuarterOfTheMemory) {

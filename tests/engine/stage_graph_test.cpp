@@ -11,14 +11,15 @@
 
 #include <gtest/gtest.h>
 
+#include "custom_layers.hpp"
+
 namespace troupe {
 namespace {
 
 constexpr std::array recomputes{Recompute::none, Recompute::selective, Recompute::full};
 
 /// Wide enough for padding and statistics to vanish: one [rows, hidden] is 1 MiB.
-constexpr ModelSpec wide{
-    .layers = 8, .heads = 4, .hidden = 1024, .sequence = 256, .vocabulary = 16};
+const ModelSpec wide{.layers = 8, .heads = 4, .hidden = 1024, .sequence = 256, .vocabulary = 16};
 constexpr std::uint64_t unit = 256 * 1024 * sizeof(float);
 
 StageSpec stage_of(std::uint32_t layers, bool has_embedding = false, bool has_head = false) {
@@ -29,7 +30,7 @@ StageSpec stage_of(std::uint32_t layers, bool has_embedding = false, bool has_he
 }
 
 /// Small enough to count by hand: 2 layers, 2 heads, 4 wide, 3 tokens, 5 words.
-constexpr ModelSpec tiny{.layers = 2, .heads = 2, .hidden = 4, .sequence = 3, .vocabulary = 5};
+const ModelSpec tiny{.layers = 2, .heads = 2, .hidden = 4, .sequence = 3, .vocabulary = 5};
 
 std::uint64_t slot_units(std::uint32_t layers, const GraphOptions& options) {
   return graph_of(wide, stage_of(layers), options).slot_bytes / unit;
@@ -116,6 +117,13 @@ void expect_every_value_is_there(const StageGraph& graph) {
 }
 
 TEST(StageGraph, FindsInMemoryWhateverItReads) {
+  const std::vector<ModelSpec> kinds{
+      {.family = Family::gpt2},
+      {.family = Family::llama},
+      {.family = Family::bert},
+      {.family = Family::custom, .custom_layer = parallel_block()},
+      {.family = Family::custom, .custom_layer = tangle()},
+  };
   ModelSpec model{.layers = 9, .heads = 2, .hidden = 24, .sequence = 8, .vocabulary = 50};
   for (std::uint32_t layers = 1; layers <= 4; ++layers) {
     for (const auto recompute : recomputes) {
@@ -125,8 +133,9 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
           SCOPED_TRACE(std::to_string(layers) + " layers, recompute "
                        + std::to_string(static_cast<int>(recompute))
                        + (splits ? ", split" : ", whole"));
-          for (const auto family : {Family::gpt2, Family::llama, Family::bert}) {
-            model.family = family;
+          for (const auto& kind : kinds) {
+            model.family = kind.family;
+            model.custom_layer = kind.custom_layer;
             for (const auto& shard :
                  {Shard{}, Shard{0, 2}, Shard{1, 2}, Shard{0, 2, true}, Shard{1, 2, true}}) {
               for (const double dropout : {0.0, 0.1}) {
@@ -145,8 +154,7 @@ TEST(StageGraph, FindsInMemoryWhateverItReads) {
   }
 }
 
-TEST(StageGraph, OverlapsNoTwoValuesOfOneCall) {
-  const auto graph = graph_of(wide, stage_of(3, true, true), {.recompute = Recompute::full});
+void expect_no_overlap(const StageGraph& graph) {
   for (const auto& [letter, calls] : passes_of(graph)) {
     for (const auto& call : *calls) {
       auto values = read_by(call);
@@ -164,6 +172,16 @@ TEST(StageGraph, OverlapsNoTwoValuesOfOneCall) {
         }
       }
     }
+  }
+}
+
+TEST(StageGraph, OverlapsNoTwoValuesOfOneCall) {
+  auto model = wide;
+  expect_no_overlap(graph_of(model, stage_of(3, true, true), {.recompute = Recompute::full}));
+  model.family = Family::custom;
+  model.custom_layer = tangle();
+  for (const auto recompute : recomputes) {
+    expect_no_overlap(graph_of(model, stage_of(3), {.recompute = recompute}));
   }
 }
 

@@ -83,7 +83,7 @@ ScriptedRank middle_rank(const Schedule& schedule) {
                                       .gradients_in = 2,
                                       .gradients_out = 1},
                            .bucket_count = 1};
-  return {.machine{schedule, RankIndex{1}, std::vector{stage}, true, 1}};
+  return {.machine{schedule, RankIndex{1}, std::vector{stage}, SumRole::peer, 1}};
 }
 
 TEST(TimeKeeper, BooksEachDelayOfATrainingStepOnWhatCausedIt) {

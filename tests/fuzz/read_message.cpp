@@ -37,21 +37,20 @@ caf::actor_system& actor_system() {
   return system;
 }
 
-std::shared_ptr<const Plan> two_by_two() {
-  static const auto plan = [] {
-    Config config;
-    config.model = {.layers = 2, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
-    config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
-    config.schedule.microbatches = 2;
-    return std::make_shared<const Plan>(make_plan(config).value());
-  }();
-  return plan;
+std::shared_ptr<const Plan> two_by_two(Synchronization synchronization) {
+  Config config;
+  config.model = {.layers = 2, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.parallel = {.data = 2, .tensor = 1, .pipeline = 2};
+  config.schedule.microbatches = 2;
+  config.train.synchronization = synchronization;
+  if (synchronization == Synchronization::parameter_server) config.train.staleness = 1;
+  return std::make_shared<const Plan>(make_plan(config).value());
 }
 
-/// The actors of a director's process. Those of the ranks are played by the input.
-class Receivers {
+/// A director in the middle of a step.
+class Led {
 public:
-  Receivers() {
+  explicit Led(std::shared_ptr<const Plan> plan) {
     auto& system = actor_system();
     const auto done = std::make_shared<StepDone>([this](Expected<StepReport> outcome) {
       TROUPE_ASSERT(!std::exchange(is_done_, true));
@@ -61,47 +60,77 @@ public:
         TROUPE_ASSERT(!outcome.error().context.empty());
       }
     });
-    director_ = system.spawn(director, two_by_two(), done);
+    director_ = system.spawn(director, plan, done);
+    auto leads = std::vector<std::int64_t>(plan->rank_count());
+    leads.back() = clock_max_ns;
+    leads.front() = -clock_max_ns;
+    caf::anon_send(director_, GroupChosen{{}, std::vector<StageHandle>(leads.size()), leads});
+    caf::anon_send(director_, StepDue{{1, StepKind::training}});
+  }
+  ~Led() { caf::anon_send_exit(director_, caf::exit_reason::user_shutdown); }
+  Led(const Led&) = delete;
+  Led& operator=(const Led&) = delete;
+
+  template <class Message>
+  void take(const Message& message) {
+    caf::anon_send(director_, message);
+  }
+
+private:
+  bool is_done_ = false;
+  DirectorHandle director_;
+};
+
+/// The actors of a director's process, of a run without parameter servers and of one with them.
+/// Those of the ranks are played by the input.
+class Receivers {
+public:
+  Receivers() {
+    auto& system = actor_system();
     constexpr std::uint32_t node_count = 2;
     door_ = system.spawn(door, node_count, std::chrono::milliseconds{1000},
                          [](const NodeFacts&, const std::string&) {});
-    caf::anon_send(
-        director_,
-        GroupChosen{{}, std::vector<StageHandle>(4), {0, 1, clock_max_ns, -clock_max_ns}});
-    caf::anon_send(director_, StepDue{{1, StepKind::training}});
     run();
   }
   ~Receivers() {
     run();
-    caf::anon_send_exit(director_, caf::exit_reason::user_shutdown);
+    for (auto* led : {&alone_, &served_}) led->reset();
     caf::anon_send_exit(door_, caf::exit_reason::user_shutdown);
     run();
   }
   Receivers(const Receivers&) = delete;
   Receivers& operator=(const Receivers&) = delete;
 
-  void take(StepReported& message) { caf::anon_send(director_, std::move(message)); }
-  void take(RankFinished& message) { caf::anon_send(director_, std::move(message)); }
-  void take(RankFailed& message) { caf::anon_send(director_, std::move(message)); }
-  void take(LoadFailed& message) { caf::anon_send(director_, std::move(message)); }
+  void take(StepReported& message) { lead(message); }
+  void take(RankFinished& message) { lead(message); }
+  void take(RankFailed& message) { lead(message); }
+  void take(LoadFailed& message) { lead(message); }
   void take(JoinAsked& message) { caf::anon_send(door_, std::move(message)); }
   void take(PeerGone& message) { caf::anon_send(door_, std::move(message)); }
   void take(RanksReady& message) { (void)misfit_of(message, 2); }
   void take(ClockTold& message) { (void)misfit_of(message); }
+  void take(StepWanted& message) {
+    (void)misfit_of(*plan_of(Synchronization::parameter_server), message);
+  }
   void take(RanksGiven& message) {
-    const auto plan = plan_of(message);
+    const auto plan = actors::plan_of(message, nullptr);
     if (!plan) {
       TROUPE_ASSERT(!plan.error().context.empty());
       return;
     }
     for (const auto node : message.node_of_rank) TROUPE_ASSERT(node < message.nodes.size());
-    TROUPE_ASSERT(message.node_of_rank.size() == plan->config.parallel.rank_count());
+    TROUPE_ASSERT(message.node_of_rank.size() == plan->rank_count());
   }
   /// Of the others every value has a meaning, or is looked up where it arrives.
   template <class Message>
   void take(Message&) {}
 
 private:
+  template <class Message>
+  void lead(const Message& message) {
+    for (const auto* led : {&alone_, &served_}) (*led)->take(message);
+  }
+
   static void run() {
     auto& scheduler = dynamic_cast<caf::scheduler::test_coordinator&>(actor_system().scheduler());
     do {
@@ -109,8 +138,14 @@ private:
     } while (scheduler.trigger_timeouts() > 0);
   }
 
-  bool is_done_ = false;
-  DirectorHandle director_;
+  static const std::shared_ptr<const Plan>& plan_of(Synchronization synchronization) {
+    static const std::array plans{two_by_two(Synchronization::all_reduce),
+                                  two_by_two(Synchronization::parameter_server)};
+    return plans.at(static_cast<std::size_t>(synchronization));
+  }
+
+  std::unique_ptr<Led> alone_ = std::make_unique<Led>(plan_of(Synchronization::all_reduce));
+  std::unique_ptr<Led> served_ = std::make_unique<Led>(plan_of(Synchronization::parameter_server));
   WatchedDoorHandle door_;
 };
 

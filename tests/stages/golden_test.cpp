@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "custom_kernels.hpp"
 #include "device_cases.hpp"
 #include "isa.hpp"
 #include "stage_chain.hpp"
@@ -28,7 +29,8 @@ ChainProps props_from(const nlohmann::json& golden) {
           .microbatch_count = train.at("microbatches"),
           .microbatch_size = train.at("microbatch_size"),
           .order = BackwardOrder::whole,
-          .train = train_config_from(golden)};
+          .train = train_config_from(golden),
+          .custom_kernels = custom_kernels()};
 }
 
 struct NamedDevice {
@@ -59,7 +61,9 @@ INSTANTIATE_TEST_SUITE_P(
                                      "llama_adamw", "tied_llama_sgd", "untied_adam",
                                      "llama_adafactor", "bert_adamw", "bert_classes_adamw",
                                      "dropout_adamw", "llama_dropout_sgd",
-                                     "bert_classes_dropout_adamw")),
+                                     "bert_classes_dropout_adamw", "parallel_block_adamw",
+                                     "tied_sgd_bf16", "llama_sgd_bf16", "bert_sgd_bf16",
+                                     "bert_classes_sgd_bf16")),
     [](const auto& test) { return std::get<0>(test.param).name + '_' + std::get<1>(test.param); });
 
 std::vector<std::vector<float>> values_of(Device& device, StageChain& chain) {

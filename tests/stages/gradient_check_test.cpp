@@ -15,7 +15,9 @@
 
 #include "troupe/engine/random.hpp"
 
+#include "../engine/custom_layers.hpp"
 #include "../scope.hpp"
+#include "custom_kernels.hpp"
 #include "inline_device.hpp"
 #include "stage_chain.hpp"
 
@@ -52,6 +54,15 @@ ModelSpec bert(bool tie) {
           .feed_forward = 9};
 }
 
+ModelSpec custom(std::shared_ptr<const CustomLayer> layer) {
+  auto model = gpt2(false);
+  model.family = Family::custom;
+  model.hidden = 8;
+  model.feed_forward = 5;
+  model.custom_layer = std::move(layer);
+  return model;
+}
+
 ModelSpec classifier() {
   auto model = bert(false);
   model.task = Task::classification;
@@ -82,7 +93,8 @@ public:
                                      .bounds = bounds,
                                      .microbatch_count = 1,
                                      .microbatch_size = microbatch_size,
-                                     .train = {}})
+                                     .train = {},
+                                     .custom_kernels = custom_kernels()})
                  .value();
     // Weights larger than a training begins with, and no two equal: every term counts.
     for (const auto& parameter : stage_->parameters()) {
@@ -256,6 +268,24 @@ TEST(Gradient, OfAWholeModelIsTheDifferenceQuotient) {
   for (const bool tie : {true, false}) {
     expect_gradients(tie,
                      {.layer_begin = 0, .layer_end = 2, .has_embedding = true, .has_head = true});
+  }
+}
+
+TEST(Gradient, OfALayerOfOnesOwnIsTheDifferenceQuotient) {
+  for (const auto& layer : {parallel_block(), tangle()}) {
+    auto model = custom(layer);
+    for (const double dropout : {0.0, 0.3}) {
+      model.dropout = dropout;
+      model.attention_dropout = dropout;
+      for (const bool splits : {false, true}) {
+        SCOPED_TRACE(layer->name);
+        expect_gradients(model, {.layer_begin = 1, .layer_end = 2}, splits);
+        expect_gradients(model, {.layer_begin = 1, .layer_end = 3}, splits);
+        expect_gradients(
+            model, {.layer_begin = 0, .layer_end = 1, .has_embedding = true, .has_head = true},
+            splits);
+      }
+    }
   }
 }
 

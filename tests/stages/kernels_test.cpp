@@ -16,6 +16,7 @@
 #include "troupe/engine/random.hpp"
 
 #include "../scope.hpp"
+#include "custom_kernels.hpp"
 #include "inline_device.hpp"
 #include "isa.hpp"
 
@@ -514,6 +515,37 @@ TEST_P(VectorKernels, TakeTheHyperbolicTangent) {
                                 y.size());
         },
         dy);
+  }
+}
+
+/// Threads share out the rows, or the columns, and leave no trace.
+TEST_P(VectorKernels, CallWhatAProgramDefines) {
+  constexpr std::size_t row_count = 37;
+  const auto gain = random(50);
+  const auto bias = random(50);
+  for (const auto& [name, kernel] : custom_kernels()) {
+    const std::size_t out = 50;
+    const auto in = name == "gate" ? 2 * out : out;
+    const CustomRows rows{.rows = row_count, .in = in, .out = out, .parameters = {gain, bias}};
+    const auto x = random(row_count * in);
+    const auto dy = random(row_count * out);
+    expect_same(
+        0.0,
+        [&](auto& kernels, Stream& stream, Floats& y, Floats& dx) {
+          kernels.custom_forward(stream, kernel, rows, x.data(), y.data());
+          kernels.custom_backward_input(stream, kernel, rows, x.data(), dy.data(), dx.data());
+        },
+        Floats(row_count * out), Floats(x.size()));
+    if (!kernel.backward_weight) continue;
+    for (const auto accumulate : {Accumulate::overwrite, Accumulate::add}) {
+      expect_same(
+          0.0,
+          [&](auto& kernels, Stream& stream, Floats& d_gain, Floats& d_bias) {
+            kernels.custom_backward_weight(stream, kernel, rows, x.data(), dy.data(),
+                                           {d_gain, d_bias}, accumulate);
+          },
+          random(out), random(out));
+    }
   }
 }
 

@@ -690,6 +690,35 @@ void ReferenceKernels::cross_entropy_of_shards(Stream& stream, float* logits,
   });
 }
 
+void ReferenceKernels::custom_forward(Stream& stream, const CustomKernel& kernel,
+                                      const CustomRows& rows, const float* x, float* y) {
+  run(stream, [&kernel, rows, x, y] {
+    kernel.forward(rows, {x, rows.rows * rows.in}, {y, rows.rows * rows.out});
+  });
+}
+
+void ReferenceKernels::custom_backward_input(Stream& stream, const CustomKernel& kernel,
+                                             const CustomRows& rows, const float* x,
+                                             const float* dy, float* dx) {
+  run(stream, [&kernel, rows, x, dy, dx] {
+    kernel.backward_input(rows, {x, rows.rows * rows.in}, {dy, rows.rows * rows.out},
+                          {dx, rows.rows * rows.in});
+  });
+}
+
+void ReferenceKernels::custom_backward_weight(
+    Stream& stream, const CustomKernel& kernel, const CustomRows& rows, const float* x,
+    const float* dy, const std::array<std::span<float>, custom_parameters_max>& gradients,
+    Accumulate accumulate) {
+  run(stream, [=, &kernel] {
+    for (const auto& gradient : gradients) {
+      if (accumulate == Accumulate::overwrite) std::ranges::fill(gradient, 0.0F);
+    }
+    kernel.backward_weight(rows, {.begin = 0, .end = rows.out}, {x, rows.rows * rows.in},
+                           {dy, rows.rows * rows.out}, gradients);
+  });
+}
+
 void ReferenceKernels::upload(Stream& stream, const void* host, void* device,
                               std::size_t size_bytes) {
   run(stream, [=] { std::memcpy(device, host, size_bytes); });

@@ -106,6 +106,15 @@ public:
                                std::uint32_t shard_count, double* loss, float gradient_scale,
                                std::uint32_t rows, const WordRange& words) override;
 
+  void custom_forward(Stream&, const CustomKernel&, const CustomRows& rows, const float* x,
+                      float* y) override;
+  void custom_backward_input(Stream&, const CustomKernel&, const CustomRows& rows, const float* x,
+                             const float* dy, float* dx) override;
+  void custom_backward_weight(Stream&, const CustomKernel&, const CustomRows& rows, const float* x,
+                              const float* dy,
+                              const std::array<std::span<float>, custom_parameters_max>& gradients,
+                              Accumulate) override;
+
   void upload(Stream&, const void* host, void* device, std::size_t size_bytes) override;
   void download(Stream&, const void* device, void* host, std::size_t size_bytes) override;
 

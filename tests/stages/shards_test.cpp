@@ -10,7 +10,9 @@
 
 #include "troupe/transport/in_process.hpp"
 
+#include "../engine/custom_layers.hpp"
 #include "../scope.hpp"
+#include "custom_kernels.hpp"
 #include "inline_device.hpp"
 #include "stage_chain.hpp"
 
@@ -220,6 +222,69 @@ TEST(Shards, GiveTheSameBitsHoweverTheModelIsCutTheBackwardPassOrderedAndWhatItR
             << "recompute " << static_cast<int>(recompute) << ", order " << static_cast<int>(order);
       }
     }
+  }
+}
+
+/// Whoever reads its values: products that the shards divide, others, residuals.
+TEST(Shards, TrainALayerOfOnesOwnAsOneDoes) {
+  for (const auto& layer : {parallel_block(), tangle()}) {
+    for (const double dropout : {0.0, 0.1}) {
+      auto props = props_of(Family::custom, true, {1, 2});
+      props.model.custom_layer = layer;
+      props.model.sequence = 6;
+      props.model.dropout = dropout;
+      props.train.learning_rate = 0.1;
+      props.custom_kernels = custom_kernels();
+      const auto expected = train(props, 1);
+      EXPECT_LT(expected.losses.back(), expected.losses.front());
+      for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+        for (const bool divides_rows : {false, true}) {
+          for (const auto order :
+               {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
+            props.recompute = recompute;
+            props.train.sequence_parallel = divides_rows;
+            props.order = order;
+            SCOPED_TRACE(layer->name + ", recompute "
+                         + std::string{recompute_names[static_cast<std::size_t>(recompute)]}
+                         + (divides_rows ? ", rows divided" : "")
+                         + (dropout > 0.0 ? ", dropout" : "") + ", order "
+                         + std::to_string(static_cast<int>(order)));
+            const auto serial = train(props, 1);
+            EXPECT_EQ(serial.losses, expected.losses);
+            EXPECT_TRUE(serial.weights == expected.weights);
+            expect_near(train(props, 3), expected, props.model);
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Whatever the validator takes. Small steps, since a layer may be as steep as it happens to be.
+TEST(Shards, TrainAnyLayerAsOneDoes) {
+  constexpr std::uint64_t layer_count = 40;
+  for (std::uint64_t seed = 1; seed <= layer_count; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    auto props = props_of(Family::custom, seed % 2 == 0, {1, 2});
+    props.model.custom_layer = random_layer(seed);
+    props.model.sequence = 6;
+    props.model.dropout = seed % 5 == 0 ? 0.1 : 0.0;
+    props.train.learning_rate = 1e-3;
+    props.custom_kernels = custom_kernels();
+    Config config;
+    config.model = props.model;
+    config.model.vocabulary = 256;
+    config.parallel.tensor = 3;
+    const auto valid = validate(config);
+    ASSERT_TRUE(valid) << valid.error().context;
+    const auto expected = train(props, 1);
+    props.recompute = static_cast<Recompute>(seed % 3);
+    props.order = static_cast<BackwardOrder>(seed / 3 % 3);
+    const auto serial = train(props, 1);
+    EXPECT_EQ(serial.losses, expected.losses);
+    EXPECT_TRUE(serial.weights == expected.weights);
+    props.train.sequence_parallel = seed % 4 < 2;
+    expect_near(train(props, 3), expected, props.model);
   }
 }
 

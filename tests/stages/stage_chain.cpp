@@ -111,7 +111,8 @@ StageChain::StageChain(Device& device, const ChainProps& props) : device_{device
                                          .microbatch_count = props.microbatch_count,
                                          .microbatch_size = props.microbatch_size,
                                          .train = props.train,
-                                         .peers = props.peers});
+                                         .peers = props.peers,
+                                         .custom_kernels = props.custom_kernels});
     stages_.push_back(std::move(stage).value());
   }
 }

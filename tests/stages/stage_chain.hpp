@@ -29,6 +29,7 @@ struct ChainProps {
   Recompute recompute = Recompute::none;
   TrainConfig train;
   StagePeers peers{};
+  CustomKernels custom_kernels{};
 };
 
 struct StepOutcome {

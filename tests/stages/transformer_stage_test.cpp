@@ -13,7 +13,9 @@
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/transport/in_process.hpp"
 
+#include "../engine/custom_layers.hpp"
 #include "allocations.hpp"
+#include "custom_kernels.hpp"
 #include "device_cases.hpp"
 #include "stage_chain.hpp"
 
@@ -31,10 +33,11 @@ ModelSpec small(bool tie, Family family = Family::gpt2) {
           .vocabulary = 11,
           .tie_embeddings = tie,
           .kv_heads = family == Family::llama ? 1U : 0U,
-          .feed_forward = family == Family::llama ? 12U : 0U};
+          .feed_forward = family == Family::llama ? 12U : 0U,
+          .custom_layer = family == Family::custom ? parallel_block() : nullptr};
 }
 
-constexpr std::array families{Family::gpt2, Family::llama, Family::bert};
+constexpr std::array families{Family::gpt2, Family::llama, Family::bert, Family::custom};
 
 ChainProps props_of(bool tie, std::vector<std::uint32_t> layers_per_stage,
                     BackwardOrder order = BackwardOrder::whole, Family family = Family::gpt2) {
@@ -48,7 +51,8 @@ ChainProps props_of(bool tie, std::vector<std::uint32_t> layers_per_stage,
           .microbatch_count = 3,
           .microbatch_size = 2,
           .order = order,
-          .train = train};
+          .train = train,
+          .custom_kernels = custom_kernels()};
 }
 
 ModelSpec dropping(ModelSpec model) {
@@ -95,7 +99,8 @@ StageProps alone(bool tie, StageSpec spec, std::uint32_t microbatch_count, bool 
                      .splits_backward = splits},
           .microbatch_count = microbatch_count,
           .microbatch_size = 2,
-          .train = {}};
+          .train = {},
+          .custom_kernels = custom_kernels()};
 }
 
 constexpr StageSpec whole{

@@ -161,6 +161,23 @@ TYPED_TEST_P(CollectiveConformance, ReduceScatterAddsTheOwnPartAndLeavesTheOther
   });
 }
 
+TYPED_TEST_P(CollectiveConformance, ReduceAddsTheOthersValuesAtAnyRootAndLeavesThem) {
+  this->for_every_size_and_length([&](auto size, auto length, auto& members, auto wire) {
+    for (std::uint32_t root = 0; size > 1 && root < size; ++root) {
+      auto values = one_each(size, length, random_floats);
+      auto expected = values;
+      auto addends = values;
+      addends.erase(addends.begin() + root);
+      expected[root] = sum_in_rank_order(addends, wire);
+      this->run(members, [&](auto& member, auto& queue, auto r, auto done) {
+        member.reduce(queue, view_of(values[r]), root, std::move(done));
+      });
+      for (std::uint32_t r = 0; r < size; ++r)
+        EXPECT_EQ(values[r], expected[r]) << "member " << r << ", root " << root;
+    }
+  });
+}
+
 TYPED_TEST_P(CollectiveConformance, AllGatherBringsEveryPartFromItsOwner) {
   this->for_every_size_and_length([&](auto size, auto length, auto& members, auto /*wire*/) {
     auto bytes = one_each(size, length, random_bytes);
@@ -263,7 +280,7 @@ TYPED_TEST_P(CollectiveConformance, AMemberMayRunAhead) {
 
 TYPED_TEST_P(CollectiveConformance, CloseCancelsWhoWaitsAndWhoComesLater) {
   Floats values(100, 1.0F);
-  std::vector<std::optional<Errc>> codes(6);
+  std::vector<std::optional<Errc>> codes(7);
   auto members = this->world_.make_group(2, WireFormat::fp32);
   auto& queue = this->world_.queue(0);
   members[0]->all_reduce(queue, view_of(values), this->into(codes[0]));
@@ -271,6 +288,7 @@ TYPED_TEST_P(CollectiveConformance, CloseCancelsWhoWaitsAndWhoComesLater) {
   members[0]->all_gather(queue, view_of(values), this->into(codes[2]));
   members[0]->broadcast(queue, view_of(values), 1, this->into(codes[3]));
   members[0]->barrier(queue, this->into(codes[4]));
+  members[0]->reduce(queue, view_of(values), 0, this->into(codes[6]));
   this->world_.progress();
   members[1]->close();
   members[1]->close();
@@ -301,6 +319,7 @@ TYPED_TEST_P(CollectiveConformance, CloseAmidOperationsEndsEachOnce) {
 
 REGISTER_TYPED_TEST_SUITE_P(CollectiveConformance, AllReduceAddsInRankOrderOnEveryMember,
                             ReduceScatterAddsTheOwnPartAndLeavesTheOthers,
+                            ReduceAddsTheOthersValuesAtAnyRootAndLeavesThem,
                             AllGatherBringsEveryPartFromItsOwner, BroadcastBringsTheBytesOfAnyRoot,
                             ABarrierWaitsForWhoeverComesLast,
                             AnOperationStartsAfterTheWorkEnqueuedBefore, AMemberMayRunAhead,

@@ -78,7 +78,7 @@ std::vector<Drawn> draw_operations(Random& random, std::uint32_t size, std::uint
   std::vector<Drawn> operations;
   for (std::uint64_t i = 0; i < count; ++i) {
     auto& drawn = operations.emplace_back();
-    drawn.kind = random.below(5);
+    drawn.kind = random.below(size > 1 ? 6 : 5);
     drawn.root = static_cast<std::uint32_t>(random.below(size));
     const auto length = random.below(2) == 0 ? random.below(40) : random.below(1500);
     for (std::uint32_t r = 0; r < size; ++r)
@@ -98,8 +98,10 @@ void begin(Collective& member, WorkQueue& queue, Drawn& drawn, CollectiveDone do
       return member.all_gather(queue, array, std::move(done));
     case 3:
       return member.broadcast(queue, array, drawn.root, std::move(done));
-    default:
+    case 4:
       return member.barrier(queue, std::move(done));
+    default:
+      return member.reduce(queue, array, drawn.root, std::move(done));
   }
 }
 
@@ -394,11 +396,16 @@ TEST(LinkedGroup, InBf16SumsTravelInHalfTheBytesAndNothingElseDoes) {
   const auto all_gather = [](Collective& member, auto& queue, auto array, auto done) {
     member.all_gather(queue, array, std::move(done));
   };
+  const auto reduce = [](Collective& member, auto& queue, auto array, auto done) {
+    member.reduce(queue, array, 1, std::move(done));
+  };
   constexpr std::size_t once_around = length * sizeof(float) * (size - 1);
   EXPECT_EQ(bytes_of(WireFormat::fp32, all_reduce), 2 * once_around);
   EXPECT_EQ(bytes_of(WireFormat::bf16, all_reduce), once_around);
   EXPECT_EQ(bytes_of(WireFormat::fp32, reduce_scatter), once_around);
   EXPECT_EQ(bytes_of(WireFormat::bf16, reduce_scatter), once_around / 2);
+  EXPECT_EQ(bytes_of(WireFormat::fp32, reduce), once_around);
+  EXPECT_EQ(bytes_of(WireFormat::bf16, reduce), once_around / 2);
   EXPECT_EQ(bytes_of(WireFormat::fp32, all_gather), once_around);
   EXPECT_EQ(bytes_of(WireFormat::bf16, all_gather), once_around);
 }

@@ -11,25 +11,40 @@ namespace troupe::transport {
 /// array, of which some kinds leave one out: what the owner of a part needs comes to it, and what
 /// it has then goes to the others.
 struct CollectiveRequest {
-  enum class Kind : std::uint8_t { all_reduce, reduce_scatter, all_gather, broadcast, barrier };
+  enum class Kind : std::uint8_t {
+    all_reduce,
+    reduce_scatter,
+    reduce,
+    all_gather,
+    broadcast,
+    barrier
+  };
 
   Kind kind = Kind::barrier;
   BufferView array;        ///< Empty in a barrier.
-  std::uint32_t root = 0;  ///< Of a broadcast.
+  std::uint32_t root = 0;  ///< Of a reduction to one, or a broadcast.
 
-  /// Whether the owner of a part adds up all members' values.
-  [[nodiscard]] bool adds() const noexcept {
-    return kind == Kind::all_reduce || kind == Kind::reduce_scatter;
+  /// The part of the array that `member` of `count` owns. What only the root is to have, it owns.
+  [[nodiscard]] Part part(std::uint32_t count, std::uint32_t member) const {
+    if (kind != Kind::reduce) return part_of(array.size_bytes, count, member);
+    return {0, member == root ? array.size_bytes : 0};
   }
 
-  /// Whether `member` gives its bytes of a part to the part's owner.
+  /// Whether the owner of a part adds up the values of all members that give them.
+  [[nodiscard]] bool adds() const noexcept {
+    return kind == Kind::all_reduce || kind == Kind::reduce_scatter || kind == Kind::reduce;
+  }
+
+  /// Whether `member` gives its bytes of a part to the part's owner, be it itself.
   [[nodiscard]] bool gives(std::uint32_t member) const noexcept {
+    if (kind == Kind::reduce) return member != root;
     return adds() || (kind == Kind::broadcast && member == root);
   }
 
   /// Whether `member` takes the bytes of a part from the part's owner.
   [[nodiscard]] bool takes(std::uint32_t member) const noexcept {
-    return kind != Kind::reduce_scatter && !(kind == Kind::broadcast && member == root);
+    if (kind == Kind::reduce_scatter || kind == Kind::reduce) return false;
+    return !(kind == Kind::broadcast && member == root);
   }
 };
 
@@ -43,6 +58,11 @@ public:
   void reduce_scatter(WorkQueue& queue, BufferView values, CollectiveDone done) final {
     check_floats(values);
     post(queue, {CollectiveRequest::Kind::reduce_scatter, values}, std::move(done));
+  }
+  void reduce(WorkQueue& queue, BufferView values, std::uint32_t root, CollectiveDone done) final {
+    check_floats(values);
+    TROUPE_ASSERT(root < size() && size() > 1);
+    post(queue, {CollectiveRequest::Kind::reduce, values, root}, std::move(done));
   }
   void all_gather(WorkQueue& queue, BufferView bytes, CollectiveDone done) final {
     post(queue, {CollectiveRequest::Kind::all_gather, bytes}, std::move(done));

@@ -110,7 +110,7 @@ private:
   /// Brings the part that `owner` owns to what the operation makes of it, on whoever takes it.
   void settle(Operation& operation, std::uint32_t owner) {
     auto& [request, queue, done, sources, targets] = operation.members[owner];
-    const auto part = part_of(request.array.size_bytes, size_, owner);
+    const auto part = request.part(size_, owner);
     if (part.size_bytes == 0) return;
     const auto copied = request.kind == CollectiveRequest::Kind::broadcast ? request.root : owner;
     sources.clear();
@@ -118,7 +118,7 @@ private:
     for (std::uint32_t r = 0; r < size_; ++r) {
       auto* values =
           reinterpret_cast<float*>(operation.members[r].request.array.data + part.begin_bytes);
-      if (request.adds() || r == copied) sources.push_back(values);
+      if (request.adds() ? request.gives(r) : r == copied) sources.push_back(values);
       if (request.adds() ? r == owner || request.takes(r) : r != copied) targets.push_back(values);
     }
     const auto count = part.size_bytes / sizeof(float);

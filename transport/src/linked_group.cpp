@@ -226,7 +226,7 @@ private:
 
   /// Posts the lane's next transfers. Returns false when its segments are through.
   bool post_next(Operation& operation, Lane& lane) {
-    const auto part = part_of(operation.request.array.size_bytes, size_, lane.part);
+    const auto part = operation.request.part(size_, lane.part);
     while (lane.segment * limits_.segment_bytes < part.size_bytes) {
       const auto bytes = segment_of(operation.request.array, part, lane.segment);
       const auto tag = make_collective_tag(operation.number, lane.part, lane.segment);
@@ -236,7 +236,7 @@ private:
           if (post_first_round(operation, lane, tag, bytes)) return true;
           break;
         case Lane::Next::second_round:
-          if (lane.part == rank_ && operation.request.adds()) add(lane, bytes);
+          if (lane.part == rank_ && operation.request.adds()) add(operation.request, lane, bytes);
           lane.next = Lane::Next::landing;
           if (post_second_round(operation, lane, tag, bytes)) return true;
           break;
@@ -299,11 +299,12 @@ private:
     return request.takes(rank_) && receive(operation, lane, tag, target, is_owner);
   }
 
-  void add(Lane& lane, const BufferView& own) {
-    if (wire_ == WireFormat::bf16) return add_packed(lane, own);
+  void add(const CollectiveRequest& request, Lane& lane, const BufferView& own) {
+    if (wire_ == WireFormat::bf16) return add_packed(request, lane, own);
     auto* const own_values = floats(own);
     lane.sources.clear();
     for (std::uint32_t p = 0; p < size_; ++p) {
+      if (!request.gives(p)) continue;
       lane.sources.push_back(p == rank_ ? own_values
                                         : reinterpret_cast<const float*>(lane.staging[p]));
     }
@@ -311,12 +312,13 @@ private:
   }
 
   /// Leaves the sum as floats in the array, and as bf16 where it is sent from.
-  void add_packed(Lane& lane, const BufferView& own) {
+  void add_packed(const CollectiveRequest& request, Lane& lane, const BufferView& own) {
     const auto count = own.size_bytes / sizeof(float);
     auto* const sum = halves(lane.packed);
-    pack_bf16(floats(own), sum, count);
+    if (request.gives(rank_)) pack_bf16(floats(own), sum, count);
     lane.packed_sources.clear();
     for (std::uint32_t p = 0; p < size_; ++p) {
+      if (!request.gives(p)) continue;
       lane.packed_sources.push_back(p == rank_ ? sum : halves(lane.staging[p]));
     }
     add_bf16_in_rank_order(lane.packed_sources, sum, count);

@@ -537,6 +537,51 @@ void CpuKernels::cross_entropy_of_shards(Stream& to, float* logits, const std::i
   });
 }
 
+namespace {
+
+/// What of `rows` a part of them is.
+CustomRows part_of(CustomRows rows, const Part& part) {
+  rows.rows = part.end - part.begin;
+  return rows;
+}
+
+template <class Float>
+std::span<Float> rows_of(Float* values, std::size_t width, const Part& part) {
+  return {values + part.begin * width, (part.end - part.begin) * width};
+}
+
+}  // namespace
+
+void CpuKernels::custom_forward(Stream& stream, const CustomKernel& kernel, const CustomRows& rows,
+                                const float* x, float* y) {
+  enqueue_in_parts(stream, rows.rows, 1, [&kernel, rows, x, y](const Part& part) {
+    kernel.forward(part_of(rows, part), rows_of(x, rows.in, part), rows_of(y, rows.out, part));
+  });
+}
+
+void CpuKernels::custom_backward_input(Stream& stream, const CustomKernel& kernel,
+                                       const CustomRows& rows, const float* x, const float* dy,
+                                       float* dx) {
+  enqueue_in_parts(stream, rows.rows, 1, [&kernel, rows, x, dy, dx](const Part& part) {
+    kernel.backward_input(part_of(rows, part), rows_of(x, rows.in, part),
+                          rows_of(dy, rows.out, part), rows_of(dx, rows.in, part));
+  });
+}
+
+void CpuKernels::custom_backward_weight(
+    Stream& stream, const CustomKernel& kernel, const CustomRows& rows, const float* x,
+    const float* dy, const std::array<std::span<float>, custom_parameters_max>& gradients,
+    Accumulate accumulate) {
+  enqueue_in_parts(stream, rows.out, line_floats, [=, &kernel](const Part& part) {
+    for (const auto& gradient : gradients) {
+      if (accumulate == Accumulate::add || gradient.empty()) continue;
+      std::ranges::fill(gradient.subspan(part.begin, part.end - part.begin), 0.0F);
+    }
+    kernel.backward_weight(rows, {.begin = part.begin, .end = part.end}, {x, rows.rows * rows.in},
+                           {dy, rows.rows * rows.out}, gradients);
+  });
+}
+
 void CpuKernels::upload(Stream& stream, const void* host, void* device, std::size_t size_bytes) {
   stream.enqueue([=] { std::memcpy(device, host, size_bytes); });
 }

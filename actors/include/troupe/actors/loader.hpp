@@ -1,7 +1,6 @@
 // troupe/actors/loader.hpp -- the actor that prepares batches and opens each step.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,13 +14,14 @@
 namespace troupe::actors {
 
 /// Opens each step for the ranks of its process, with the batches of `LocalRanks`: those that the
-/// current step reads, and the next training step's, filled while the current step runs.
+/// current step reads, the next training step's, filled while the current step runs, and those of
+/// steps before that are not over everywhere.
 class LoaderState {
 public:
   static inline const char* name = "troupe.loader";  // Read by CAF's logger.
 
   void start(std::shared_ptr<const Plan> plan, BatchSource source, std::vector<PlacedStage> stages,
-             std::array<StepBatches, 2>& batches, DirectorHandle director);
+             std::vector<StepBatches>& batches, DirectorHandle director);
   void on(const StepWanted& message);
 
 private:
@@ -38,15 +38,15 @@ private:
   BatchSource source_;
   std::vector<PlacedStage> stages_;
   DirectorHandle director_;
-  Prepared current_;
-  Prepared next_;
+  std::vector<Prepared> prepared_;  ///< Around; the next step's follow the current one's.
+  std::size_t current_ = 0;
 };
 
 LoaderHandle::behavior_type loader(LoaderHandle::stateful_pointer<LoaderState> self,
                                    const std::shared_ptr<const Plan>& plan,
                                    const BatchSource& source,
                                    const std::vector<PlacedStage>& stages,
-                                   std::array<StepBatches, 2>* batches,
+                                   std::vector<StepBatches>* batches,
                                    const DirectorHandle& director);
 
 }  // namespace troupe::actors

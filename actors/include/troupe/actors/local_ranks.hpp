@@ -1,7 +1,6 @@
 // troupe/actors/local_ranks.hpp -- the ranks of a grid that this process performs, built and wired.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -31,6 +30,8 @@ using StageFactory = std::function<Expected<std::unique_ptr<stages::Stage>>(
 struct RankParts {
   std::function<std::unique_ptr<stages::Device>()> make_device;  ///< The CPU of this machine.
   StageFactory make_stage;                                       ///< The plan's model family.
+  /// Of the operations that the model's own layer defines; for the default of `make_stage`.
+  stages::CustomKernels custom_kernels{};
   /// A lane whose ends are both here: in-process.
   std::function<transport::LinkPair(transport::HandOver)> make_link;
   /// The members of a group that are all here, in rank order: in process.
@@ -60,13 +61,14 @@ struct HeldStage {
   std::vector<LaneEnd> previous;
   std::vector<LaneEnd> next;
   std::vector<LaneEnd> tied;  ///< To the stage with the other half of the embeddings.
-  /// With the others that hold the same parameters; null if there are none.
+  /// With the others that hold the same parameters, their server too; null if there are none.
   std::unique_ptr<transport::Collective> holders;
 };
 
-/// Everything one rank works with; a stage actor uses it while a step runs.
+/// Everything one rank, or one parameter server, works with; a stage actor uses it while a step
+/// runs.
 struct LocalRank {
-  std::uint32_t rank = 0;  ///< Of the grid.
+  std::uint32_t rank = 0;  ///< Of the grid, or beyond: see `rank_at`.
   Coordinate coordinate;
   std::vector<HeldStage> stages;           ///< In ascending order of virtual stage.
   std::unique_ptr<stages::Stream> stream;  ///< Passes and the optimizer.
@@ -81,21 +83,23 @@ struct LocalRank {
   std::vector<std::unique_ptr<ChoiceLane>> choices;
 };
 
-/// What one step reads, by replica; a replica that has no rank here has an empty batch.
+/// What one step reads, by replica, the last for servers; a replica that has no rank here, and
+/// servers, have an empty batch.
 using StepBatches = std::vector<stages::Batch>;
 
-/// The ranks that this process performs: all of the grid, or some.
+/// The ranks that this process performs: all of the grid, or some, and parameter servers.
 ///
 /// Thread safety: none, but `close_lanes` may be called while actors use the ranks.
 class LocalRanks {
 public:
   /// Allocates everything the plan announced for `ranks`, in ascending order, and wires it.
-  /// @returns `out_of_memory` if the device refuses, or what a part of `parts` returned.
+  /// @returns `out_of_memory` if the device refuses, `invalid_config` if it cannot do what the plan
+  ///          wants, or what a part of `parts` returned.
   [[nodiscard]] static Expected<std::unique_ptr<LocalRanks>> make(std::shared_ptr<const Plan> plan,
                                                                   std::vector<std::uint32_t> ranks,
                                                                   RankParts parts = {});
 
-  /// Every rank of the plan.
+  /// Every rank of the plan, and its servers.
   [[nodiscard]] static std::vector<std::uint32_t> all_of(const Plan& plan);
 
   /// Closes the lanes and empties the streams; the actors are gone by then.
@@ -107,9 +111,9 @@ public:
   /// Null if it is held elsewhere.
   [[nodiscard]] HeldStage* find(const StagePlace& place);
   [[nodiscard]] stages::Device& device() noexcept { return *device_; }
-  /// One step's batches and the next one's, for the loader to fill. They are here because streams
-  /// read them until they are empty, when the loader has gone.
-  [[nodiscard]] std::array<StepBatches, 2>& batches() noexcept { return batches_; }
+  /// The batches of the steps that may be under way, and the next one's, for the loader to fill.
+  /// They are here because streams read them until they are empty, when the loader has gone.
+  [[nodiscard]] std::vector<StepBatches>& batches() noexcept { return batches_; }
 
   /// Completes everything that waits for a neighbour or a replica as cancelled. Idempotent.
   void close_lanes();
@@ -148,7 +152,7 @@ private:
   std::shared_ptr<const Plan> plan_;
   RankParts parts_;
   std::unique_ptr<stages::Device> device_;
-  std::array<StepBatches, 2> batches_;
+  std::vector<StepBatches> batches_;
   std::vector<LocalRank> ranks_;  ///< Ascending.
 };
 

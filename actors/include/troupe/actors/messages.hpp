@@ -40,12 +40,14 @@ namespace troupe::actors {
 
 // -- to a stage actor -----------------------------------------------------------------------------
 
-/// From the loader of its process: begin a step. `batch` outlives the step.
+/// From the loader of its process: begin a step, once the one before is over. `batch` outlives the
+/// step.
 struct StepStarted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
   const stages::Batch* batch = nullptr;
   double loss_scale = 1.0;
+  std::uint32_t weights_of = 0;
 };
 
 /// From a completion of a link, a device or a collective: something this actor began has ended.
@@ -79,11 +81,13 @@ typename Inspector::result_type inspect(Inspector& f, UpdateSkipped&) {
 struct StepWanted {
   std::uint32_t step = 0;
   StepKind kind = StepKind::training;
-  double loss_scale = 1.0;  ///< The director knows it.
+  // The director knows the following.
+  double loss_scale = 1.0;
+  std::uint32_t weights_of = 0;  ///< The last step whose update the weights are to have.
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, StepWanted& x) {
-  return f(x.step, x.kind, x.loss_scale);
+  return f(x.step, x.kind, x.loss_scale, x.weights_of);
 }
 
 [[nodiscard]] inline std::vector<std::uint64_t> bits_of(const std::vector<double>& numbers) {
@@ -103,12 +107,14 @@ typename Inspector::result_type inspect(Inspector& f, StepWanted& x) {
 struct StepDue {
   StepWanted what;
 };
+/// From the trainer: say when every step that has begun is over.
+struct StepsAwaited {};
 
 /// From a stage actor: the gradients are final, or, in an evaluation step, the losses are there.
 struct StepReported {
-  std::uint32_t rank = 0;                    ///< Of the grid.
+  std::uint32_t rank = 0;                    ///< Of the grid, or a server.
   std::vector<double> losses;                ///< By microbatch, on the last stage's rank.
-  std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter.
+  std::vector<std::vector<double>> squares;  ///< By held stage, by owned parameter it updates.
   std::uint32_t target_count = 0;            ///< Of the step over all replicas.
   /// Of an evaluation that classifies, on the last stage's rank: [microbatches, sequences].
   std::vector<std::int32_t> predictions{};
@@ -152,11 +158,12 @@ typename Inspector::result_type inspect(Inspector& f, RankFailed& x) {
 
 /// From the loader: the batches of a step could not be made.
 struct LoadFailed {
+  std::uint32_t step = 0;
   std::string reason;  ///< A sentence.
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, LoadFailed& x) {
-  return f(x.reason);
+  return f(x.step, x.reason);
 }
 
 /// From the door: a process that performs ranks is gone, or cut off.
@@ -171,7 +178,7 @@ using StageHandle = caf::typed_actor<caf::reacts_to<StepStarted>, caf::reacts_to
                                      caf::reacts_to<UpdateStarted>, caf::reacts_to<UpdateSkipped>>;
 using LoaderHandle = caf::typed_actor<caf::reacts_to<StepWanted>>;
 
-/// A stage actor and the rank of the grid that it performs.
+/// A stage actor and the rank of the grid, or the server, that it performs.
 struct PlacedStage {
   std::uint32_t rank = 0;
   StageHandle actor;
@@ -180,22 +187,23 @@ struct PlacedStage {
 /// From the trainer, once and before any step: who is led.
 struct GroupChosen {
   std::vector<LoaderHandle> loaders;  ///< One per process.
-  std::vector<StageHandle> stages;    ///< By rank of the grid.
-  /// By rank of the grid: what its process's clock shows less what the director's shows. Empty if
+  std::vector<StageHandle> stages;    ///< By rank of the grid, and servers.
+  /// By the same: what its process's clock shows less what the director's shows. Empty if
   /// all are one.
   std::vector<std::int64_t> clock_lead_ns{};
 };
 
-using DirectorHandle = caf::typed_actor<caf::reacts_to<GroupChosen>, caf::reacts_to<StepDue>,
-                                        caf::reacts_to<StepReported>, caf::reacts_to<RankFinished>,
-                                        caf::reacts_to<RankFailed>, caf::reacts_to<LoadFailed>,
-                                        caf::reacts_to<NodeLost>, caf::reacts_to<CauseAwaited>>;
+using DirectorHandle = caf::typed_actor<
+    caf::reacts_to<GroupChosen>, caf::reacts_to<StepDue>, caf::reacts_to<StepsAwaited>,
+    caf::reacts_to<StepReported>, caf::reacts_to<RankFinished>, caf::reacts_to<RankFailed>,
+    caf::reacts_to<LoadFailed>, caf::reacts_to<NodeLost>, caf::reacts_to<CauseAwaited>>;
 
 }  // namespace troupe::actors
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepStarted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Completed)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepDue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StepsAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::NodeLost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::CauseAwaited)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::GroupChosen)

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -36,6 +37,8 @@ struct NodeOptions {
   /// What this machine can give to its nodes: the director refuses ranks that need more. 0:
   /// unknown, and not checked.
   std::uint64_t available_memory_bytes = 0;
+  /// The layer of the run's model, if that has one of its own: the same as the director's.
+  std::shared_ptr<const CustomLayer> custom_layer{};
   Heartbeat heartbeat{};
   /// How long to try to reach a director that is not there yet.
   std::chrono::milliseconds patience{60000};

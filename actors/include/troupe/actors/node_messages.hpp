@@ -29,15 +29,17 @@ typename Inspector::result_type inspect(Inspector& f, NodeFacts& x) {
 struct RanksGiven {
   std::uint32_t node = 0;                   ///< Which one the receiver is.
   std::string config;                       ///< As TOML.
+  std::string custom_layer;                 ///< Its fingerprint; empty for other families.
   std::string schedule;                     ///< Of training, as CSV.
-  std::vector<std::uint32_t> node_of_rank;  ///< By rank of the grid.
+  std::vector<std::uint32_t> node_of_rank;  ///< By rank of the grid, and servers.
   std::vector<NodeFacts> nodes;
   std::string director_fabric;  ///< Where the link for weights leads.
   DirectorHandle director;
 };
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, RanksGiven& x) {
-  return f(x.node, x.config, x.schedule, x.node_of_rank, x.nodes, x.director_fabric, x.director);
+  return f(x.node, x.config, x.custom_layer, x.schedule, x.node_of_rank, x.nodes, x.director_fabric,
+           x.director);
 }
 /// Its answer.
 struct RanksReady {
@@ -82,7 +84,7 @@ typename Inspector::result_type inspect(Inspector& f, PeakTold& x) {
   return f(x.flops);
 }
 
-/// Send this parameter of your first replica over the lane for weights.
+/// Send this parameter, of the first replica or of a server of yours, over the lane for weights.
 struct ParameterAsked {
   std::uint32_t stage = 0;
   std::uint32_t shard = 0;

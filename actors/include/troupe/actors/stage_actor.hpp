@@ -1,6 +1,8 @@
-// troupe/actors/stage_actor.hpp -- the actor that performs one pipeline rank of one replica.
+// troupe/actors/stage_actor.hpp -- the actor that performs one pipeline rank of one replica, or the
+// parameter server of a pipeline rank.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -45,7 +47,8 @@ private:
   [[nodiscard]] bool is_last(const Event& event);
   template <class Event>
   [[nodiscard]] stages::DeviceDone then(Event event);
-  void advance(const StageEvent& event);
+  void advance(StageMachine& machine, const StageEvent& event);
+  void begin(const StepStarted& message);
   /// What the director has decided on the gradients.
   void on_decision(const StageEvent& event);
 
@@ -74,6 +77,7 @@ private:
   void carry_out(const ExpectActivation& command);
   void carry_out(const ExpectGradient& command);
   void carry_out(const RunPass& command);
+  void carry_out(const FetchSlot& command);
   void tell_choice(const Action& choice);
   void carry_out(const ExpectChoice& command);
   void carry_out(const SendActivation& command);
@@ -85,6 +89,7 @@ private:
   void carry_out(const MeasureGradients& command);
   void carry_out(const ReportStep& command);
   void carry_out(const RunOptimizer& command);
+  void carry_out(const ExchangeWeights& command);
   void carry_out(const FinishStep& command);
 
   [[nodiscard]] HeldStage& held(StageIndex stage);
@@ -92,6 +97,7 @@ private:
   /// Entries of the current step's trace: passes, reductions of buckets, updates of stages.
   [[nodiscard]] std::size_t trace_size_max() const;
   [[nodiscard]] std::uint32_t rank() const;
+  [[nodiscard]] SumRole role() const;
   /// Whether another shard, or this one for the others, chooses the passes of the current step.
   [[nodiscard]] bool follows() const;
   [[nodiscard]] bool leads() const;
@@ -109,6 +115,7 @@ private:
   std::vector<TraceEntry> trace_;  ///< Allocated once per step, whole; the report takes it along.
   StageMachine::Commands commands_;
   stages::OptimizerStep update_;
+  std::deque<StepStarted> waiting_;  ///< For the step before to be over.
   std::uint32_t step_ = 0;
   std::uint32_t target_count_ = 0;  ///< Of the step's batch.
   std::uint32_t choices_told_ = 0;  ///< In the current step.

@@ -23,7 +23,7 @@ typename Inspector::result_type inspect(Inspector& f, TraceEntry& x) {
   return f(x.kind, x.action, x.begin_ns, x.end_ns);
 }
 
-/// How a step went on one rank of the grid.
+/// How a step went on one rank of the grid, or on a parameter server.
 struct RankReport {
   Coordinate coordinate;
   TimeAccount account;  ///< From the end of the rank's step before to the end of this one.
@@ -43,9 +43,13 @@ struct StepReport {
   double learning_rate = 0.0;
   double loss_scale = 1.0;  ///< Neither the loss nor the gradient norm is multiplied by it.
   bool is_skipped = false;  ///< Gradients have overflowed at that scale: the weights are as before.
-  std::int64_t begin_ns = 0;  ///< Of the process's steady clock.
+  /// Of the process's steady clock: when it began, or, if that was later, when the step before it
+  /// ended.
+  std::int64_t begin_ns = 0;
   std::int64_t end_ns = 0;
   std::vector<RankReport> ranks;  ///< By rank of the grid.
+  /// Of parameter servers, in the order of their ranks: they run no passes.
+  std::vector<RankReport> servers{};
 
   /// Share of the pipeline's rank-time, from the first pass's begin to the last one's end, in which
   /// no pass ran; the mean over the replicas.

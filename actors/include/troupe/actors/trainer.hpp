@@ -40,17 +40,23 @@ public:
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Runs the next training step: forward, backward, reduction, clipping, update.
+  /// Runs the next training step: forward, backward, reduction, clipping, update. With a
+  /// `train.staleness` s its report comes when up to s more steps have begun, none of them behind
+  /// the next multiple of `train.validation_interval` or the last step.
   /// @returns `diverged` if the loss or the gradient norm is no longer a finite number, before the
   ///          update: the weights can still be read; or what made a rank fail. After an error no
   ///          further step can be run.
   [[nodiscard]] Expected<StepReport> train_step();
 
-  /// Runs one forward-only step on held-out data: batch `index`, counted from 1.
+  /// Runs one forward-only step on held-out data: batch `index`, counted from 1. It waits for the
+  /// steps that have begun, and is of weights with their updates: at a multiple of
+  /// `train.validation_interval` those of the steps that were reported, elsewhere up to
+  /// `train.staleness` more. What is trained does not depend on whether and when it is called.
   [[nodiscard]] Expected<StepReport> evaluate_step(std::uint32_t index);
 
-  /// Copies the values of a parameter, from the first replica, to `values`: the `index`-th of
-  /// `parameters_of(plan().config.model)`, as many as it has.
+  /// Copies the values of a parameter, from the first replica or its server, to `values`: the
+  /// `index`-th of `parameters_of(plan().config.model)`, as many as it has. Waits as
+  /// `evaluate_step` does.
   [[nodiscard]] Expected<Done> read_parameter(std::size_t index, std::span<float> values);
 
   /// Matrix-product peak of the cores that the ranks use, all at work at once, in FLOP/s; measured

@@ -44,6 +44,12 @@ enum class OptimizerKind : std::uint8_t {
   adafactor,  ///< Keeps sums over rows and columns alone; scales its steps to the weights.
 };
 
+/// What ranks keep in host memory while their device does not work on it.
+enum class Offload : std::uint8_t {
+  none,
+  activations,  ///< What a microbatch leaves between its passes.
+};
+
 /// What the learning rate does after its warm-up, see `learning_rate_at`.
 enum class LearningRateSchedule : std::uint8_t { cosine, linear, constant, inverse_sqrt };
 
@@ -64,15 +70,20 @@ struct TrainConfig {
   Precision precision = Precision::fp32;
   double loss_scale = 65'536.0;               ///< Of the first step in fp16: a power of two.
   std::uint32_t loss_scale_interval = 2'000;  ///< Updates until it doubles; 0: it never does.
+  Synchronization synchronization = Synchronization::all_reduce;  ///< Of replicas.
+  /// With servers: how many steps a replica may be ahead of the slowest.
+  std::uint32_t staleness = 0;
   /// In what replicas exchange the gradients that they sum.
   WireFormat gradient_wire = WireFormat::fp32;
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
+  Offload offload = Offload::none;                ///< Only for devices with memory of their own.
   bool sequence_parallel = false;  ///< Shards divide the rows of what lies between products.
   /// Who keeps the optimizer's state of what.
   OptimizerSharding optimizer_sharding = OptimizerSharding::none;
-  std::uint32_t validation_interval = 100;  ///< Steps between validations; 0: never.
-  std::uint32_t validation_batches = 4;     ///< Steps' worth of validation data per validation.
+  /// Steps between validations, for which replicas wait that are ahead; 0: never.
+  std::uint32_t validation_interval = 100;
+  std::uint32_t validation_batches = 4;  ///< Steps' worth of validation data per validation.
 
   friend bool operator==(const TrainConfig&, const TrainConfig&) = default;
 };

@@ -54,7 +54,8 @@ struct GridExtent {
   friend bool operator==(const GridExtent&, const GridExtent&) = default;
 };
 
-/// One place in the grid.
+/// One place in the grid; or, as if it were one replica more, beside it: a parameter server of what
+/// the shard of the pipeline rank has in every replica.
 struct Coordinate {
   std::uint32_t replica = 0;
   std::uint32_t shard = 0;
@@ -63,25 +64,37 @@ struct Coordinate {
   friend constexpr bool operator==(const Coordinate&, const Coordinate&) = default;
 };
 
-/// "pipeline rank 1 of replica 0", where it has shards "shard 1 of pipeline rank 1 of replica 0".
+/// "pipeline rank 1 of replica 0", where it has shards "shard 1 of pipeline rank 1 of replica 0";
+/// "the parameter server of pipeline rank 1".
 [[nodiscard]] inline std::string describe(const GridExtent& extent, const Coordinate& at) {
-  const auto rank = "pipeline rank " + std::to_string(at.pipeline.value()) + " of replica "
-                    + std::to_string(at.replica);
-  return extent.tensor.of(at.pipeline) == 1 ? rank
-                                            : "shard " + std::to_string(at.shard) + " of " + rank;
+  const bool is_server = at.replica == extent.data;
+  const auto rank = "pipeline rank " + std::to_string(at.pipeline.value())
+                    + (is_server ? "" : " of replica " + std::to_string(at.replica));
+  const auto part = extent.tensor.of(at.pipeline) == 1
+                        ? rank
+                        : "shard " + std::to_string(at.shard) + " of " + rank;
+  return (is_server ? "the parameter server of " : "") + part;
 }
 
 /// The number of the rank at `coordinate`. Shards are neighbours, then replicas, then pipeline
-/// ranks: the axes that exchange most lie closest together.
+/// ranks: the axes that exchange most lie closest together. Servers have the numbers beyond.
 [[nodiscard]] inline std::uint32_t rank_at(const GridExtent& extent, const Coordinate& c) {
   TROUPE_ASSERT(c.pipeline.value() < extent.pipeline);
-  TROUPE_ASSERT(c.replica < extent.data && c.shard < extent.tensor.of(c.pipeline));
-  return extent.first_rank(c.pipeline) + c.replica * extent.tensor.of(c.pipeline) + c.shard;
+  TROUPE_ASSERT(c.replica <= extent.data && c.shard < extent.tensor.of(c.pipeline));
+  const auto first = extent.first_rank(c.pipeline);
+  if (c.replica == extent.data) return extent.rank_count() + first / extent.data + c.shard;
+  return first + c.replica * extent.tensor.of(c.pipeline) + c.shard;
 }
 
 /// The inverse of `rank_at`.
 [[nodiscard]] inline Coordinate coordinate_of(const GridExtent& extent, std::uint32_t rank) {
-  TROUPE_ASSERT(rank < extent.rank_count());
+  if (rank >= extent.rank_count()) {
+    // There are as many servers as one replica has ranks.
+    const auto server = rank - extent.rank_count();
+    TROUPE_ASSERT(server < extent.rank_count() / extent.data);
+    const auto at = coordinate_of({1, extent.tensor, extent.pipeline}, server);
+    return {.replica = extent.data, .shard = at.shard, .pipeline = at.pipeline};
+  }
   std::uint32_t p = 0;
   auto left = rank;
   while (left >= extent.data * extent.tensor.of(RankIndex{p})) {

@@ -8,7 +8,8 @@
 
 namespace troupe {
 
-/// A shard of a virtual stage in a replica.
+/// A shard of a virtual stage in a replica; or its server, with as many replicas as there are for
+/// the replica.
 struct StagePlace {
   std::uint32_t replica = 0;
   std::uint32_t shard = 0;
@@ -66,17 +67,17 @@ struct HeldPart {
   std::uint32_t shard = 0;
 };
 
-/// Member `member` of the group that holds `part`: replica by replica, and in each copy by copy.
-/// There are `holder_count` of them.
+/// Member `member` of the group that holds `part`: replica by replica, and in each copy by copy;
+/// the last is their server, if they have one. There are `holder_count` of them.
 [[nodiscard]] StageHolder holder_of(const Plan& plan, const HeldPart& part, std::uint32_t member);
 
 /// The number of the lane between members `a` and `b` of the group that holds `part`, over which
-/// they sum up gradients; beyond those of `lanes_of`.
+/// they sum up gradients and exchange weights; beyond those of `lanes_of`.
 [[nodiscard]] std::uint64_t holder_lane(const Plan& plan, const HeldPart& part, std::uint32_t a,
                                         std::uint32_t b);
 
-/// The number of the lane between shards `a` and `b` of a pipeline rank of a replica; beyond those
-/// of holders.
+/// The number of the lane between shards `a` and `b` of a pipeline rank of a replica, or of its
+/// servers; beyond those of holders.
 [[nodiscard]] std::uint64_t shard_lane(const Plan& plan, std::uint32_t replica, RankIndex pipeline,
                                        std::uint32_t a, std::uint32_t b);
 
@@ -89,9 +90,9 @@ struct HeldPart {
 [[nodiscard]] std::uint64_t weight_lane(const Plan& plan, std::uint32_t node);
 
 /// Where each rank of the grid lives, by rank: blocks of neighbouring ranks, as equal as can be, so
-/// that the shards of a stage share a node first, then the replicas of neighbouring stages.
-/// `node_count` is at most the number of ranks.
-[[nodiscard]] std::vector<std::uint32_t> place_ranks(const GridExtent& extent,
-                                                     std::uint32_t node_count);
+/// that the shards of a stage share a node first, then the replicas of neighbouring stages. Behind
+/// the ranks of the grid the servers, each with the first replica of what it serves. `node_count`
+/// is at most the number of ranks of the grid.
+[[nodiscard]] std::vector<std::uint32_t> place_ranks(const Plan& plan, std::uint32_t node_count);
 
 }  // namespace troupe

@@ -11,16 +11,16 @@
 
 namespace troupe {
 
-/// What a process that performs `rank_count` ranks needs beyond the plan's lines and the batches:
-/// program and libraries, for each rank its actors and the scratch memory of its threads, the
-/// largest parameter on its way into the file of weights, and what reaches other processes if some
-/// perform the rest.
+/// What a process that performs `rank_count` ranks, servers too, needs beyond the plan's lines and
+/// the batches: program and libraries, for each rank its actors and the scratch memory of its
+/// threads, the largest parameter on its way into the file of weights, and what reaches other
+/// processes if some perform the rest.
 [[nodiscard]] std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count);
 
 /// The bytes of the batches that a process keeps if it performs ranks of so many replicas.
 [[nodiscard]] std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count);
 
-/// The bytes of a process that performs `ranks` of the grid.
+/// The bytes of a process that performs `ranks` of the grid, or servers.
 [[nodiscard]] std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks);
 /// The bytes of a process that performs the whole grid.
 [[nodiscard]] std::uint64_t process_bytes(const Plan& plan);

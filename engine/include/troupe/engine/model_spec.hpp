@@ -3,20 +3,24 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 
 namespace troupe {
 
+struct CustomLayer;
+
 /// The architecture.
 enum class Family : std::uint8_t {
-  gpt2,   ///< Learned positions, layer norms before each part, tanh GELU.
-  llama,  ///< Rotary positions, RMS norms before each part, grouped queries, SwiGLU, no biases.
-  bert,   ///< Learned positions and segments, every token sees all, layer norms after each part,
-          ///< exact GELU.
+  gpt2,    ///< Learned positions, layer norms before each part, tanh GELU.
+  llama,   ///< Rotary positions, RMS norms before each part, grouped queries, SwiGLU, no biases.
+  bert,    ///< Learned positions and segments, every token sees all, layer norms after each part,
+           ///< exact GELU.
+  custom,  ///< `ModelSpec::custom_layer`, which a program defines.
 };
 
 /// As they are written in files, by value.
-inline constexpr std::array<std::string_view, 3> family_names{"gpt2", "llama", "bert"};
+inline constexpr std::array<std::string_view, 4> family_names{"gpt2", "llama", "bert", "custom"};
 
 /// What a BERT learns. The other families learn to tell the next token.
 enum class Task : std::uint8_t {
@@ -62,25 +66,27 @@ struct ModelSpec {
   /// what each part of a layer adds, and of what classes are told from.
   double dropout = 0.0;
   double attention_dropout = 0.0;  ///< The same of the probabilities of attention.
+  /// Of `Family::custom`, see layer_builder.hpp; null for others. No file can hold one.
+  std::shared_ptr<const CustomLayer> custom_layer{};
 
-  [[nodiscard]] constexpr std::uint32_t head_size() const noexcept { return hidden / heads; }
-  [[nodiscard]] constexpr std::uint32_t kv_head_count() const noexcept {
+  [[nodiscard]] std::uint32_t head_size() const noexcept { return hidden / heads; }
+  [[nodiscard]] std::uint32_t kv_head_count() const noexcept {
     return kv_heads == 0 ? heads : kv_heads;
   }
-  /// GPT-2 and BERT: 4 hidden. Llama: 8/3 hidden, which gives its three matrices as many elements,
-  /// rounded up to a multiple of 64.
-  [[nodiscard]] constexpr std::uint32_t feed_forward_width() const noexcept {
+  /// GPT-2, BERT and custom: 4 hidden. Llama: 8/3 hidden, which gives its three matrices as many
+  /// elements, rounded up to a multiple of 64.
+  [[nodiscard]] std::uint32_t feed_forward_width() const noexcept {
     if (feed_forward != 0) return feed_forward;
     return family == Family::llama ? (8 * hidden + 3 * 64 - 1) / (3 * 64) * 64 : 4 * hidden;
   }
-  [[nodiscard]] constexpr bool classifies() const noexcept {
+  [[nodiscard]] bool classifies() const noexcept {
     return family == Family::bert && task == Task::classification;
   }
   /// What a target is one of: words or classes.
-  [[nodiscard]] constexpr std::uint32_t outcome_count() const noexcept {
+  [[nodiscard]] std::uint32_t outcome_count() const noexcept {
     return classifies() ? classes : vocabulary;
   }
-  [[nodiscard]] constexpr BatchWidths batch_widths() const noexcept {
+  [[nodiscard]] BatchWidths batch_widths() const noexcept {
     const bool is_bert = family == Family::bert;
     return {.tokens = sequence,
             .segments = is_bert ? sequence : 0,
@@ -89,7 +95,7 @@ struct ModelSpec {
   }
 
   /// As it is when it does not train.
-  [[nodiscard]] constexpr ModelSpec without_dropout() const noexcept {
+  [[nodiscard]] ModelSpec without_dropout() const noexcept {
     auto model = *this;
     model.dropout = 0.0;
     model.attention_dropout = 0.0;
@@ -97,7 +103,7 @@ struct ModelSpec {
   }
 
   /// With what zeros stand for.
-  [[nodiscard]] constexpr ModelSpec resolved() const noexcept {
+  [[nodiscard]] ModelSpec resolved() const noexcept {
     auto model = *this;
     model.kv_heads = kv_head_count();
     model.feed_forward = feed_forward_width();

@@ -20,11 +20,28 @@ enum class OptimizerSharding : std::uint8_t {
 /// As they are written in files, by value.
 inline constexpr std::array<std::string_view, 3> optimizer_sharding_names{"none", "zero1", "zero2"};
 
+/// How replicas stay equal.
+enum class Synchronization : std::uint8_t {
+  all_reduce,        ///< They sum up their gradients among themselves, and each updates.
+  parameter_server,  ///< They give them to a server, which updates and gives the weights back.
+};
+
+/// As they are written in files, by value.
+inline constexpr std::array<std::string_view, 2> synchronization_names{"all_reduce",
+                                                                       "parameter_server"};
+
+/// The most that `TrainConfig::staleness` may be: of so many more steps gradients and weights are
+/// kept.
+inline constexpr std::uint32_t staleness_max = 16;
+
 /// One of the stages that hold the same parameters: in another replica, or another copy of the
-/// model.
+/// model; or their server, which is the last of them.
 struct Holder {
   std::uint32_t index = 0;
   std::uint32_t count = 1;
+  bool has_server = false;
+
+  [[nodiscard]] bool is_server() const noexcept { return has_server && index + 1 == count; }
 
   friend bool operator==(const Holder&, const Holder&) = default;
 };
@@ -49,7 +66,8 @@ struct BucketLayout {
 /// The part of a bucket that is the holder's, in floats.
 [[nodiscard]] ElementRange part_of_bucket(const BucketLayout& layout, const Holder& holder);
 
-/// The elements of each parameter that `holder` updates, for a stage that trains.
+/// The elements of each parameter that `holder` updates, for a stage that trains: a server all, and
+/// those that have one none.
 [[nodiscard]] std::vector<ElementRange> updated_by(const StageGraph& graph, const Holder& holder,
                                                    OptimizerSharding sharding);
 

@@ -7,6 +7,7 @@
 
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/expected.hpp"
+#include "troupe/engine/memory.hpp"
 #include "troupe/engine/model_layout.hpp"
 #include "troupe/engine/partition.hpp"
 #include "troupe/engine/schedule.hpp"
@@ -22,6 +23,8 @@ struct StagePlan {
   StageBounds bounds;
   PassFlops flops;                 ///< Of one microbatch, of the first shard.
   std::vector<MemoryItem> memory;  ///< What a shard of the stage allocates, line by line.
+  /// What its parameter server allocates; nothing, if it has none.
+  std::vector<MemoryItem> server_memory{};
 };
 
 /// A run, decided: who holds what, in which order it is worked on, what it needs.
@@ -31,9 +34,26 @@ struct Plan {
   Schedule evaluation;            ///< Forward passes of as many microbatches, on the same stages.
   std::vector<StagePlan> stages;  ///< By virtual stage.
 
-  /// How many stages hold the same parameters: one in every copy of the model in every replica.
+  /// Whether every shard of every pipeline rank has a parameter server, a rank of its own.
+  [[nodiscard]] bool has_servers() const noexcept {
+    return config.train.synchronization == Synchronization::parameter_server;
+  }
+  /// Those of the grid, and the servers behind them.
+  [[nodiscard]] std::uint32_t rank_count() const {
+    const auto grid = config.parallel.rank_count();
+    return has_servers() ? grid + grid / config.parallel.data : grid;
+  }
+  /// How many stages hold the same parameters: one in every copy of the model in every replica, and
+  /// their server.
   [[nodiscard]] std::uint32_t holder_count() const noexcept {
-    return config.parallel.data * training.copy_count;
+    return config.parallel.data * training.copy_count + (has_servers() ? 1 : 0);
+  }
+  [[nodiscard]] Holder holder(std::uint32_t member) const noexcept {
+    return {.index = member, .count = holder_count(), .has_server = has_servers()};
+  }
+  /// Where the weights are always whole and new: the first replica, or the servers.
+  [[nodiscard]] std::uint32_t weights_replica() const noexcept {
+    return has_servers() ? config.parallel.data : 0;
   }
   /// Sequences of one step over all replicas.
   [[nodiscard]] std::uint32_t sequences_per_step() const noexcept;
@@ -53,6 +73,13 @@ struct Plan {
   }
   /// Bytes that the stages of `rank` (of one shard of one replica) allocate.
   [[nodiscard]] std::uint64_t bytes_of(RankIndex rank) const noexcept;
+  /// Of these, those in page-locked host memory.
+  [[nodiscard]] std::uint64_t host_bytes_of(RankIndex rank) const noexcept;
+  /// Bytes that `rank` (its first shard) copies to host memory in a training step at most, and back
+  /// at most.
+  [[nodiscard]] std::uint64_t offloaded_bytes_of(RankIndex rank) const;
+  /// Bytes that a server of `rank` (of one shard) allocates.
+  [[nodiscard]] std::uint64_t server_bytes_of(RankIndex rank) const noexcept;
   /// Bytes of the gradients of `rank` (of its first shard) on their way between holders.
   [[nodiscard]] std::uint64_t gradient_bytes_of(RankIndex rank) const;
 };
@@ -65,6 +92,10 @@ struct Plan {
 /// `schedule.chunks` must agree if it is not 1. `schedule.split_backward` splits what is whole.
 /// Weight passes out of microbatch order are brought into order first.
 [[nodiscard]] Expected<Plan> make_plan(const Config& config, Schedule training);
+
+/// Whether ranks whose device computes in `space` can do what the plan wants.
+/// @returns `invalid_config` with a sentence that says what to change.
+[[nodiscard]] Expected<Done> check_device(const Plan& plan, MemorySpace space);
 
 /// The buffers and slots of `stage` such that every pass of both schedules finds its buffers and no
 /// send ever waits for its receiver's memory:

@@ -1,8 +1,8 @@
 // troupe/engine/stage_graph.hpp -- what a stage computes, kernel call by kernel call, and where in
 // its memory each value lies.
 //
-// A model family is a list of operations on named values (`append_*` in model_families.cpp). From
-// it everything else follows: the parameters, the calls of every pass with their gradients, what a
+// A model family is a list of operations on named values (layer_builder.hpp). From it everything
+// else follows: the parameters, the calls of every pass with their gradients, what a
 // slot must keep from one pass to the next, which values share memory, and the floating-point
 // operations.
 #pragma once
@@ -96,6 +96,8 @@ enum class OperationKind : std::uint8_t {
   swiglu,         ///< x = gates and values, side by side -> y, half as wide.
   first_tokens,   ///< x -> y: the first row of each sequence.
   tanh,           ///< x -> y
+  add,            ///< x and residual -> y
+  custom,         ///< x -> y: `StageGraph::custom_operations` has which.
   dropout,        ///< x (and residual) -> y: training drops elements of x.
   cross_entropy,  ///< x = logits -> the loss, `saved[0]`; training, their gradient replaces them.
                   ///< Between shards it reads `saved[1]`, the statistics of all.
@@ -118,11 +120,38 @@ using ValueIndex = std::uint32_t;
 inline constexpr ValueIndex no_value = ~ValueIndex{0};
 inline constexpr std::uint32_t no_parameter = ~std::uint32_t{0};
 
+/// An operation that a program defines, on rows that do not depend on each other. x consists of
+/// `part_count` parts of one width, side by side, of which y has one.
+struct CustomOperation {
+  /// Of a vector of y's width: `<name of the operation in the layer>.<name>`.
+  struct Parameter {
+    std::string name;
+    Initial initial = Initial::ones;  ///< Ones or zeros.
+
+    friend bool operator==(const Parameter&, const Parameter&) = default;
+  };
+
+  std::string name;  ///< Under which its kernel is given, see `stages::CustomKernel`.
+  std::uint32_t part_count = 1;
+  /// A column of y depends on the same column of each part of x alone. Otherwise it cannot be
+  /// applied to values whose columns shards divide.
+  bool is_by_column = true;
+  std::vector<Parameter> parameters{};  ///< At most two.
+  // Floating-point operations for each element of y, for the plan.
+  double forward_flops = 0.0;
+  double backward_flops = 0.0;
+
+  friend bool operator==(const CustomOperation&, const CustomOperation&) = default;
+};
+inline constexpr std::uint32_t custom_parameters_max = 2;
+inline constexpr std::uint32_t no_custom_operation = ~std::uint32_t{0};
+
 /// One operation of a stage, its values those that its forward pass makes.
 struct Operation {
   OperationKind kind{};
   WeightLayout layout = WeightLayout::in_out;
-  std::uint32_t weight = no_parameter;  ///< In `StageGraph::parameters`; the gain of a norm.
+  /// In `StageGraph::parameters`; the gain of a norm, the first of a custom operation.
+  std::uint32_t weight = no_parameter;
   std::uint32_t bias = no_parameter;
   std::uint32_t in = 0;   ///< Width of x.
   std::uint32_t out = 0;  ///< Width of y.
@@ -131,9 +160,12 @@ struct Operation {
   /// Its result is one of the terms of a sum over shards, of which the first also has bias,
   /// segments and residual.
   bool is_term = false;
+  /// Backward, what it makes for x is one of the terms of a sum over shards, which `share` makes.
+  bool is_term_backward = false;
   bool on_own_rows = false;      ///< x and y are the shard's rows alone.
   std::uint32_t word_begin = 0;  ///< The first word of the vocabulary that the shard holds.
   double dropout = 0.0;  ///< The share that training drops: of x, or of attention's probabilities.
+  std::uint32_t custom = no_custom_operation;
   std::uint32_t site = 0;  ///< Which of the model's dropouts that is, however the model is cut.
   ValueIndex x = no_value;
   ValueIndex residual = no_value;  ///< Is added to y.
@@ -158,7 +190,12 @@ struct Value {
   std::uint64_t offset_bytes = 0;  ///< In slot or workspace.
 };
 
-enum class Direction : std::uint8_t { forward, backward_input, backward_weight };
+enum class Direction : std::uint8_t {
+  forward,
+  backward_input,
+  backward_weight,
+  sum,  ///< dx = dy + d_residual: gradients of a value that came by two ways.
+};
 
 /// One kernel call of a pass; the values are those it reads and writes, `no_value` where none.
 struct KernelCall {
@@ -186,7 +223,7 @@ struct Bucket {
 /// Floating-point operations of a pass of one microbatch on a stage, a multiply-add counted as two;
 /// attention, causal or not, counted in full: for GPT-2 together 6 N + 12 L T C per token, N the
 /// elements of the matrices that multiply (Narayanan et al. 2021, appendix; Chowdhery et al. 2022,
-/// appendix B).
+/// appendix B). Of other operations only those count that a program defines, as it says.
 struct PassFlops {
   double forward = 0.0;
   double backward_input = 0.0;
@@ -197,6 +234,7 @@ struct PassFlops {
 struct StageGraph {
   std::vector<ParameterSpec> parameters;  ///< In model order: that of the serial forward pass.
   std::vector<Operation> operations;
+  std::vector<CustomOperation> custom_operations;  ///< Each once.
   std::vector<Value> values;
 
   std::vector<KernelCall> forward;

@@ -15,6 +15,10 @@
 //   waiting     until the director knows the global norm
 //   optimizing  the update, unless the director refuses it
 //
+// A rank that gives its gradients to a server neither measures nor updates: it reports once they
+// are given, asks for the new weights, which its next passes wait for, and is finished. The server
+// goes through the same phases without passes.
+//
 // An evaluation step ends with its passes.
 #pragma once
 
@@ -67,9 +71,11 @@ struct BucketFilled {
   StageIndex stage;
   std::uint32_t bucket = 0;
 };
+/// May come in a later step, if the machine was made for that.
 struct BucketReduced {
   StageIndex stage;
   std::uint32_t bucket = 0;
+  std::uint32_t round = 0;  ///< As the command had it.
 };
 struct TiedArrived {
   StageIndex stage;
@@ -90,11 +96,16 @@ struct UpdateRefused {};
 struct OptimizerFinished {
   StageIndex stage;
 };
+/// What `ExchangeWeights` asked for is on its way.
+struct WeightsExchanged {
+  StageIndex stage;
+};
 
 using StageEvent =
     std::variant<Started, ActivationArrived, GradientArrived, ActivationSent, GradientSent,
                  PassFinished, PassChosen, BucketFilled, BucketReduced, TiedArrived, TiedSent,
-                 TiedAdded, GradientsMeasured, ClippingDecided, UpdateRefused, OptimizerFinished>;
+                 TiedAdded, GradientsMeasured, ClippingDecided, UpdateRefused, OptimizerFinished,
+                 WeightsExchanged>;
 
 // -- commands: what the driver must do ------------------------------------------------------------
 
@@ -112,6 +123,12 @@ struct ExpectGradient {
 struct RunPass {
   Action action;
 };
+/// Bring back what the stage has offloaded of the microbatch: the pass that the program has next
+/// needs it, and all passes before it are enqueued.
+struct FetchSlot {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
 /// Post the receive of the leader's choice number `index` of the step.
 struct ExpectChoice {
   std::uint32_t index = 0;
@@ -127,10 +144,12 @@ struct SendGradient {
   MicrobatchIndex microbatch;
 };
 /// Sum a bucket over all stages that hold the same parameters, in other copies of the model and
-/// other replicas. All of them issue the stage's buckets in the same order.
+/// other replicas; or give it to their server, and being that, sum up what they give. All of them
+/// issue the stage's buckets in the same order.
 struct ReduceBucket {
   StageIndex stage;
   std::uint32_t bucket = 0;
+  std::uint32_t round = 0;  ///< Which of the machine's steps it belongs to, counted around.
 };
 /// Post the receive of the tied gradient from the other end of the model.
 struct ExpectTied {
@@ -153,12 +172,17 @@ struct ReportStep {};
 struct RunOptimizer {
   StageIndex stage;
 };
+/// Take the new weights from the server; or, being that, give out the old ones again.
+struct ExchangeWeights {
+  StageIndex stage;
+};
 /// The step is over on this rank; tell the director.
 struct FinishStep {};
 
-using StageCommand = std::variant<ExpectActivation, ExpectGradient, RunPass, ExpectChoice,
-                                  SendActivation, SendGradient, ReduceBucket, ExpectTied, SendTied,
-                                  AddTied, MeasureGradients, ReportStep, RunOptimizer, FinishStep>;
+using StageCommand =
+    std::variant<ExpectActivation, ExpectGradient, RunPass, FetchSlot, ExpectChoice, SendActivation,
+                 SendGradient, ReduceBucket, ExpectTied, SendTied, AddTied, MeasureGradients,
+                 ReportStep, RunOptimizer, ExchangeWeights, FinishStep>;
 
 /// What a rank that is not computing waits for.
 enum class WaitCause : std::uint8_t {
@@ -188,6 +212,14 @@ enum class Chooser : std::uint8_t {
   leader,  ///< Another machine, of another shard of the same stages: see `PassChosen`.
 };
 
+/// What a rank has to do with the others that hold the same parameters.
+enum class SumRole : std::uint8_t {
+  alone,   ///< There are none.
+  peer,    ///< All sum up their gradients, and update.
+  client,  ///< It gives its gradients to a server, which updates.
+  server,  ///< It runs no passes, sums up what its clients give, and updates.
+};
+
 /// Walks one rank through its program, step after step. Allocates only when it is made.
 class StageMachine {
 public:
@@ -196,15 +228,17 @@ public:
   /// @param schedule a validated schedule.
   /// @param rank the rank this machine drives.
   /// @param stages what is to be known of each stage the rank holds, in ascending order of stage.
-  /// @param is_replicated whether other stages hold the same parameters.
   /// @param enqueued_max how many passes may be enqueued on the device at once, so that it need not
   ///        wait for the driver between two of them.
+  /// @param staleness how many of its steps a client may be ahead of its oldest gradients that are
+  ///        not given away yet.
   StageMachine(const Schedule& schedule, RankIndex rank, std::span<const MachineStage> stages,
-               bool is_replicated, std::uint32_t enqueued_max, Policy policy = Policy::in_order,
-               Chooser chooser = Chooser::self);
+               SumRole role, std::uint32_t enqueued_max, Policy policy = Policy::in_order,
+               Chooser chooser = Chooser::self, std::uint32_t staleness = 0);
 
   /// Consumes `event` and appends the commands it makes possible to `out`, in the order to issue
-  /// them. `Started` begins a step; the one before must be over. Reporting a fact twice aborts.
+  /// them. `Started` begins a step; the one before must be over, but for what `staleness` allows.
+  /// Reporting a fact twice aborts.
   void on(const StageEvent& event, Commands& out);
 
   /// What keeps the next pass, or the end of the step, from happening.
@@ -260,6 +294,7 @@ private:
   void handle(const ClippingDecided&, Commands& out);
   void handle(const UpdateRefused&, Commands& out);
   void handle(const OptimizerFinished& event, Commands& out);
+  void handle(const WeightsExchanged& event, Commands& out);
 
   [[nodiscard]] StageState& state_of(StageIndex stage);
   [[nodiscard]] const StageState& state_of(StageIndex stage) const;
@@ -276,8 +311,12 @@ private:
   void add_tied_when_ready(const StageState& stage, Commands& out) const;
   void reduce(StageIndex stage, std::uint32_t bucket, Commands& out);
   void enqueue_ready_passes(Commands& out);
+  void fetch_ahead(Commands& out);
   void advance_phase(Commands& out);
+  template <class Command>
+  void begin_optimizing(Commands& out);
   [[nodiscard]] bool all_stages_reported();
+  [[nodiscard]] bool gradients_are_away() const;
 
   StepKind kind_;
   Policy policy_;
@@ -285,17 +324,21 @@ private:
   std::vector<Action> program_;  ///< All passes; with a policy, what has been chosen so far.
   std::vector<StageState> stages_;
   std::vector<std::uint32_t> local_of_stage_;  ///< By virtual stage: its index in `stages_`.
-  bool is_replicated_;
+  SumRole role_;
   std::uint32_t enqueued_max_;
   std::uint32_t bucket_count_ = 0;  ///< Of all stages.
 
   Phase phase_ = Phase::finished;
   std::size_t next_ = 0;            ///< The next action to enqueue.
   std::size_t finished_count_ = 0;  ///< Actions finished.
+  std::size_t fetched_count_ = 0;   ///< Actions whose slots need no more `FetchSlot`.
   std::uint32_t choices_expected_ = 0;
   std::vector<bool> choice_here_;  ///< By index.
   std::uint32_t buckets_issued_ = 0;
-  std::uint32_t buckets_reduced_ = 0;
+  /// Buckets issued and not reduced, by step: of the current one at `round_`, and of those before
+  /// it, around.
+  std::vector<std::uint32_t> buckets_pending_;
+  std::uint32_t round_ = 0;
   std::uint32_t stages_reported_ = 0;  ///< Answers to the current phase's command.
 };
 

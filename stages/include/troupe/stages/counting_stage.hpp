@@ -1,6 +1,8 @@
 // troupe/stages/counting_stage.hpp -- a stage without a model, to rehearse a plan.
 #pragma once
 
+#include <chrono>
+#include <functional>
 #include <memory>
 
 #include "troupe/engine/model_layout.hpp"
@@ -18,8 +20,13 @@ struct CountingProps {
   std::uint32_t microbatch_count = 1;  ///< Of a step, of all copies.
   bool tie_ends = false;  ///< First and last stage share a gradient, as tied embeddings do.
   Peers holders{};
+  bool has_server = false;      ///< The last of the holders.
+  std::uint32_t staleness = 0;  ///< How many steps it may be ahead of that.
   /// Of how many parameters it reports gradients.
   std::uint32_t reported_count = 1;
+  /// How long its stream sleeps in a pass of a step, as if something was computed elsewhere; empty:
+  /// not at all.
+  std::function<std::chrono::nanoseconds(std::uint32_t step)> pass_time{};
 };
 
 /// Builds a stage that does next to nothing and leaves a trace of everything: its messages carry

@@ -12,6 +12,7 @@
 
 #include "troupe/engine/precision.hpp"
 #include "troupe/engine/stage_graph.hpp"
+#include "troupe/stages/custom_kernel.hpp"
 #include "troupe/stages/device.hpp"
 
 namespace troupe::stages {
@@ -287,6 +288,20 @@ public:
                                        std::uint32_t shard_count, double* loss,
                                        float gradient_scale, std::uint32_t rows,
                                        const WordRange& words) = 0;
+
+  // -- operations that a program defines ---------------------------------------------------------
+
+  // The kernel outlives the work. `rows` has the parameters in the device's memory.
+
+  /// x [rows, in] -> y [rows, out]
+  virtual void custom_forward(Stream&, const CustomKernel&, const CustomRows& rows, const float* x,
+                              float* y) = 0;
+  virtual void custom_backward_input(Stream&, const CustomKernel&, const CustomRows& rows,
+                                     const float* x, const float* dy, float* dx) = 0;
+  /// @param gradients [out] of each parameter; empty where there is none.
+  virtual void custom_backward_weight(
+      Stream&, const CustomKernel&, const CustomRows& rows, const float* x, const float* dy,
+      const std::array<std::span<float>, custom_parameters_max>& gradients, Accumulate) = 0;
 
   // -- between host and device -------------------------------------------------------------------
 

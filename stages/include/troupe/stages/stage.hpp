@@ -50,6 +50,9 @@ struct StepInfo {
   StepKind kind = StepKind::training;
   const Batch* batch = nullptr;    ///< Outlives the step.
   MicrobatchRange microbatches{};  ///< Of the batch: those that pass through the stage; empty: all.
+  /// The last step whose update the weights are to have; what the stage has, unless it may be ahead
+  /// of its server.
+  std::uint32_t weights_of = 0;
   std::uint32_t first_sample = 0;  ///< Of the batch: its number among those of all replicas.
   float loss_scale = 1.0F;  ///< Gradients, not losses, are multiplied by it: see `LossScaler`.
 
@@ -87,12 +90,15 @@ struct Peers {
 
 /// Whom a stage works with; they outlive it.
 struct StagePeers {
-  Peers shards;   ///< The other shards of the stage; a member's rank is the index of the shard.
-  Peers holders;  ///< Those that hold the same parameters, in other replicas and copies.
+  Peers shards;  ///< The other shards of the stage; a member's rank is the index of the shard.
+  /// Those that hold the same parameters, in other replicas and copies; the last is their server,
+  /// where there are such.
+  Peers holders;
 };
 
-/// One virtual stage. Owns its parameters, its gradients, its optimizer state and its slots of
-/// saved activations; nothing is allocated after construction.
+/// One virtual stage; or the parameter server of one, which runs no passes. Owns its parameters,
+/// its gradients, its optimizer state and its slots of saved activations; nothing is allocated
+/// after construction.
 ///
 /// Thread safety: none; one actor drives one stage, and members that enqueue return at once. Work
 /// of one stage runs in the order it was enqueued.
@@ -106,8 +112,8 @@ public:
   /// first stage has neither activations in nor gradients out, the last neither of the others.
   [[nodiscard]] virtual StageBuffers& buffers() = 0;
 
-  /// Begins a step: resets losses; the first weight pass of a training step overwrites the
-  /// gradients.
+  /// Begins a step: resets losses; of a batch a server takes nothing. The first weight pass of a
+  /// training step overwrites the gradients.
   virtual void begin_step(const StepInfo& info) = 0;
 
   /// Enqueues `action`. Before: activation_in (F) or gradient_in (B, I) is held for the microbatch,
@@ -116,6 +122,11 @@ public:
   /// (B, W) come in microbatch order. The slot is taken by F and free for the next F to be enqueued
   /// once B or W, or the F of an evaluation, is enqueued.
   virtual void enqueue(const Action& action, DeviceDone done) = 0;
+
+  /// A stage that offloads begins to bring back what it keeps of the microbatch, beside the passes
+  /// that are enqueued: the stage's next pass is one of this microbatch, not its first. Without
+  /// the call that pass fetches for itself.
+  virtual void fetch(MicrobatchIndex microbatch) = 0;
 
   /// Must be called by the driver once `done` of `action` has been seen: frees the input buffers
   /// that the action was the last to use. B and W free activation_in and gradient_in, the F of an
@@ -128,7 +139,8 @@ public:
   [[nodiscard]] virtual std::uint32_t bucket_count() const = 0;
   /// Sums up a complete bucket over all that hold the same parameters; all of them sum the same
   /// buckets in the same order. `done` runs when this stage has the sums that it needs for its
-  /// optimizer. Only for a stage that has such peers.
+  /// optimizer; where a server has them alone, elsewhere when the bucket is given away. Only for a
+  /// stage that has such peers.
   virtual void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) = 0;
   /// Sets what is called, once per bucket and training step, when a bucket is complete.
   virtual void on_bucket_ready(BucketReady ready) = 0;
@@ -156,8 +168,12 @@ public:
   [[nodiscard]] virtual std::span<const double> gradient_squares() const = 0;
 
   /// Enqueues one optimizer step on every parameter, or on its share of each; what others update
-  /// arrives until it is used.
+  /// arrives until it is used. A server gives its clients what it has updated.
   virtual void optimize(const OptimizerStep& step, DeviceDone done) = 0;
+  /// Enqueues, on a client of a server, the taking of the weights that the current step makes,
+  /// which arrive until they are used; on a server, the giving of those it has. Clients take once
+  /// for each time that it gives.
+  virtual void exchange_weights(DeviceDone done) = 0;
 
   /// In the order of `parameters_of(model, stage)`. Its memory may be used only while the stream is
   /// empty.

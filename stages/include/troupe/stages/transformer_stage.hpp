@@ -6,6 +6,7 @@
 
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/model_layout.hpp"
+#include "troupe/stages/custom_kernel.hpp"
 #include "troupe/stages/device.hpp"
 #include "troupe/stages/stage.hpp"
 
@@ -20,6 +21,7 @@ struct StageProps {
   std::uint32_t microbatch_size = 1;
   TrainConfig train;  ///< Seed, optimizer and its constants.
   StagePeers peers{};
+  CustomKernels custom_kernels{};  ///< Of the operations that the model's layer defines.
 
   [[nodiscard]] Shard shard() const noexcept {
     if (peers.shards.group == nullptr) return {};
@@ -29,7 +31,9 @@ struct StageProps {
   }
   [[nodiscard]] Holder holder() const noexcept {
     if (peers.holders.group == nullptr) return {};
-    return {.index = peers.holders.group->rank(), .count = peers.holders.group->size()};
+    return {.index = peers.holders.group->rank(),
+            .count = peers.holders.group->size(),
+            .has_server = train.synchronization == Synchronization::parameter_server};
   }
   [[nodiscard]] StageShape shape() const {
     return {.model = model,
@@ -40,7 +44,8 @@ struct StageProps {
             .optimizer = train.optimizer,
             .sharding = train.optimizer_sharding,
             .shard = shard(),
-            .holder = holder()};
+            .holder = holder(),
+            .staleness = train.staleness};
   }
 };
 
@@ -61,7 +66,8 @@ public:
 /// `memory_of` announces. Blocks while initial weights are uploaded. Parameters start from (seed,
 /// name, element index) alone. Device, stream and kernels outlive the stage; the arena, which
 /// neighbours may come to hold buffers of, lives as long as the device. Peers outlive the stage.
-/// @returns `out_of_memory` if the device refuses.
+/// @returns `out_of_memory` if the device refuses, `invalid_config` if a kernel of the model's own
+///          layer is missing.
 [[nodiscard]] Expected<std::unique_ptr<TransformerStage>> make_transformer_stage(
     Device& device, Stream& stream, const StageProps& props);
 

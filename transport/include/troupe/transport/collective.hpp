@@ -73,6 +73,12 @@ public:
   /// same array then completes what `all_reduce` does at once, with the same bits.
   virtual void reduce_scatter(WorkQueue& queue, BufferView values, CollectiveDone done) = 0;
 
+  /// Replaces the `values`, 32-bit floats, of member `root`, which is the same number on every
+  /// member, by the element-wise sum of the others', of which there is at least one: its own are no
+  /// addend. Leaves those of the others, which may be done while the root still waits.
+  virtual void reduce(WorkQueue& queue, BufferView values, std::uint32_t root,
+                      CollectiveDone done) = 0;
+
   /// Replaces every part of `bytes` by what the part's owner has there; see `part_of`.
   virtual void all_gather(WorkQueue& queue, BufferView bytes, CollectiveDone done) = 0;
 
