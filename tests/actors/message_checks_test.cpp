@@ -158,7 +158,7 @@ TEST(FuzzCorpus, HasEveryMessageAsItIsWrittenToday) {
       StepReported{.rank = 1, .losses = {1.0, 0.5}, .squares = {{2.0, 0.25}}, .target_count = 4},
       finished,
       RankFailed{.rank = 1, .code = Errc::device_failure, .operation = "the pass 1F0"},
-      LoadFailed{"the tape broke"},
+      LoadFailed{1, "the tape broke"},
       JoinAsked{.facts = {.host = "vm", .process = 12, .core_count = 2, .fabric_address = "a:1"},
                 .node = {}},
       PeerGone{.node = 0, .peer = 1, .sentence = "gone"},
