@@ -21,6 +21,7 @@
 #include "classification_report.hpp"
 #include "commands.hpp"
 #include "corpus_batches.hpp"
+#include "counted.hpp"
 #include "model_weights.hpp"
 #include "performers.hpp"
 #include "progress.hpp"
@@ -170,23 +171,23 @@ private:
     light_flops_ = *measured;
     const auto core_count = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
     const auto& [data, tensor, pipeline] = plan_.config.parallel;
-    fmt::print(
-        "{} actors ({} replicas x {}{} pipeline ranks){}, {}, {} tokens per step; "
-        "light: {:.0f} GFLOP/s on {} core{}\n",
-        plan_.config.parallel.rank_count(), data,
-        tensor == 1 ? "" : fmt::format("{} shards x ", to_string(tensor)), pipeline,
-        plan_.has_servers() ? " and their parameter servers" : "", plan_.training.name,
-        plan_.tokens_per_step(), light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
+    fmt::print("{} ({} x {}{}){}, {}, {} per step; light: {:.0f} GFLOP/s on {}\n",
+               counted(plan_.config.parallel.rank_count(), "actor"), counted(data, "replica"),
+               tensor == 1 ? "" : fmt::format("{} shards x ", to_string(tensor)),
+               counted(pipeline, "pipeline rank"),
+               plan_.has_servers() ? " and their parameter servers" : "", plan_.training.name,
+               counted(plan_.tokens_per_step(), "token"), light_flops_ / 1e9,
+               counted(core_count, "core"));
     return Done{};
   }
 
   void print_texts(const LabelledBatches& batches) const {
     const auto& corpus = batches.corpus();
-    fmt::print("{} texts of {} classes to train on, {} held out", corpus.training().size(),
-               corpus.class_names().size(), corpus.validation().size());
+    fmt::print("{} of {} to train on, {} held out", counted(corpus.training().size(), "text"),
+               counted(corpus.class_names().size(), "class"), corpus.validation().size());
     if (const auto cut = batches.cut_count(); cut > 0) {
-      fmt::print("; {} are cut to the {} bytes that model.sequence has room for", cut,
-                 plan_.config.model.sequence - 1);
+      fmt::print("; {} {} cut to the {} that model.sequence has room for", cut,
+                 cut == 1 ? "is" : "are", counted(plan_.config.model.sequence - 1, "byte"));
     }
     fmt::print("\n");
   }
@@ -377,7 +378,7 @@ private:
   /// Lets the model that was written continue the first words of what was held out from it.
   [[nodiscard]] Expected<Done> write_sample(const std::string& weights) {
     // A token costs a forward pass over the context: a short one is enough to see what was learned.
-    constexpr std::uint32_t context_max = 128;
+    constexpr std::uint32_t context_max = 64;
     auto model = plan_.config.model;
     model.sequence = std::min(model.sequence, context_max);
     const auto device = stages::make_cpu_device();
@@ -389,7 +390,7 @@ private:
     if (!loaded) return loaded;
 
     constexpr std::uint32_t prompt_length = 32;
-    constexpr std::uint32_t sample_length = 320;
+    constexpr std::uint32_t sample_length = 240;
     const auto& corpus = batches_->text()->corpus();
     const auto text =
         corpus.validation().token_count() > prompt_length ? corpus.validation() : corpus.training();

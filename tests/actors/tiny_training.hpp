@@ -19,7 +19,7 @@
 
 namespace troupe::actors {
 
-inline constexpr std::uint32_t step_count = 20;
+inline constexpr std::uint32_t step_count = 8;
 inline constexpr std::uint32_t samples_per_step = 24;
 
 inline Config tiny_config(bool tied) {

@@ -44,7 +44,9 @@ const Outcome& serial(bool tied) {
 
 TEST(SameBits, TheSerialRunLearns) {
   for (const bool tied : {false, true}) {
-    const auto& losses = serial(tied).losses;
+    auto config = tiny_config(tied);
+    config.train.steps = 20;
+    const auto losses = train(config).losses;
     EXPECT_NEAR(losses.front(), std::log(256.0), 0.05) << "a uniform guess at first";
     EXPECT_LT(losses.back(), losses.front() - 0.1);
   }
@@ -220,9 +222,15 @@ INSTANTIATE_TEST_SUITE_P(Tasks, SameBitsOfBerts,
                            return std::string{task_names[static_cast<std::size_t>(test.param)]};
                          });
 
+TEST_P(SameBitsOfBerts, TheSerialRunLearns) {
+  auto config = config_of(GetParam());
+  config.train.steps = 20;
+  const auto losses = train(config).losses;
+  EXPECT_LT(losses.back(), losses.front());
+}
+
 TEST_P(SameBitsOfBerts, PipelinesAndRecomputationEqualTheSerialRun) {
   const auto serial_run = train(config_of(GetParam()));
-  EXPECT_LT(serial_run.losses.back(), serial_run.losses.front());
   for (const std::uint32_t ranks : {2U, 3U}) {
     for (const auto* schedule : {"1f1b", "interleaved-1f1b", "zb-h1"}) {
       for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {

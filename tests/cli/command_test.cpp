@@ -253,6 +253,18 @@ TEST_F(Command, PlanListsEveryHolderOfMemory) {
   }
 }
 
+TEST_F(Command, PlanSpeaksOfOneThingInTheSingular) {
+  const auto outcome = shell(
+      "troupe plan run.toml --set parallel.pipeline=1 --set schedule.microbatches=1 "
+      "--set schedule.microbatch_size=1");
+  EXPECT_EQ(outcome.exit_code, 0);
+  for (const auto* line :
+       {"1 replica x 1 shard x 1 pipeline rank = 1 actor\n",
+        ", 1 stage, 1 microbatch of 1 sequence; ", " for a layer, 1 actor at once"}) {
+    EXPECT_NE(outcome.output.find(line), std::string::npos) << line << outcome.output;
+  }
+}
+
 TEST_F(Command, ScheduleShowsItselfInFourForms) {
   EXPECT_NE(shell("troupe schedule 1f1b --stages 3 --microbatches 4").output.find("bubble 33.3%"),
             std::string::npos);
@@ -265,7 +277,7 @@ TEST_F(Command, ScheduleShowsItselfInFourForms) {
   const auto page = shell("troupe schedule 1f1b --stages 3 --microbatches 4 --format html").output;
   EXPECT_TRUE(page.starts_with("<!DOCTYPE html>")) << page;
   EXPECT_NE(page.find("bubble 33.3% of the time, 50.0% of the work"), std::string::npos) << page;
-  EXPECT_NE(page.find("rank 2: idle 6 units, holds at most 1 sets of activations"),
+  EXPECT_NE(page.find("rank 2: idle 6 units, holds at most 1 set of activations"),
             std::string::npos)
       << page;
 }

@@ -377,8 +377,8 @@ private:
 /// The schedules of the smallest extents, until one fails.
 template <class Body>
 void for_every_small_schedule(Body body) {
-  for (std::uint32_t p = 1; p <= 5; ++p) {
-    for (std::uint32_t m = 1; m <= 8; ++m) {
+  for (std::uint32_t p = 1; p <= scope(5U, 4U); ++p) {
+    for (std::uint32_t m = 1; m <= scope(8U, 5U); ++m) {
       for_every_schedule_of(
           p, m,
           [&](const Schedule& schedule) {
@@ -637,7 +637,7 @@ TEST(PipelineSimulation, VShapedPipelinesCompleteUnderEveryInterleaving) {
 }
 
 TEST(PipelineSimulation, AnyValidScheduleCompletesUnderAnyInterleaving) {
-  for (std::uint64_t seed = 0; seed < 600; ++seed) {
+  for (std::uint64_t seed = 0; seed < scope(600U, 100U); ++seed) {
     SCOPED_TRACE(testing::Message() << "seed=" << seed);
     const auto schedule = random_schedule(seed);
     ASSERT_TRUE(validate(schedule).has_value()) << validate(schedule).error().context;

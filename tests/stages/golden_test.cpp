@@ -44,8 +44,9 @@ struct NamedDevice {
 
 std::vector<NamedDevice> devices() {
   std::vector<NamedDevice> result;
-  for (const auto& device : device_cases) result.push_back({device.name, device.make});
+  for (const auto& device : device_cases()) result.push_back({device.name, device.make});
   for (const auto* const isa : available_isas()) {
+    if (isa == available_isas().back()) continue;  // The device takes it of itself.
     result.push_back({std::string{"cpu_"} + isa->name, [isa] { return make_cpu_device(*isa); }});
   }
   return result;

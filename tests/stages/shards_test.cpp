@@ -11,6 +11,7 @@
 #include "troupe/transport/in_process.hpp"
 
 #include "../engine/custom_layers.hpp"
+#include "../scope.hpp"
 #include "custom_kernels.hpp"
 #include "inline_device.hpp"
 #include "stage_chain.hpp"
@@ -18,7 +19,7 @@
 namespace troupe::stages {
 namespace {
 
-constexpr std::uint32_t step_count = 6;
+constexpr std::uint32_t step_count = scope(6U, 3U);
 
 struct Trained {
   std::vector<double> losses;
