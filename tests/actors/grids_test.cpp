@@ -122,7 +122,7 @@ TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
 
 TEST_P(Grids, WithParameterServersTrainToTheBitsOfThoseWithout) {
   auto config = grid_config(GetParam());
-  config.train.steps = 6;
+  config.train.steps = scope(6U, 3U);
   config.train.optimizer = OptimizerKind::adamw;
   std::uint32_t turn = 0;
   for (std::uint32_t data = 2; data <= 4; ++data) {
