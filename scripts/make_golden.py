@@ -8,7 +8,8 @@ Usage: scripts/make_golden.py [folder]     Debian's python3-torch is enough; abo
 Weights, data and the masks of dropout do not come from PyTorch's generator but from `initial_normal`
 (stages/transformer_stage.hpp), `make_batch` (tests/stages/stage_chain.hpp) and `Dropout` (stages/kernels.hpp),
 written again here, so that both programs begin with the same bits and drop the same elements. Model, loss and
-optimizer are PyTorch's own operations in 32 bits.
+optimizer are PyTorch's own operations in 32 bits; in fp16 and bf16 the operands of products with weights are rounded
+before (`RoundedProduct`), as docs/adr/0024-precision.md says.
 """
 
 import functools
@@ -44,9 +45,10 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 0.02, "min_learning_rate
              "weight_decay": 0.1}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "min_learning_rate": 0.0, "clip_norm": 0.5,
        "weight_decay": 0.01, "momentum": 0.9}
-# With a loss scale that no gradient here overflows or, but for a few, underflows. What is apart in the last
-# digit falls on other sides of ties: a few steps, before that grows.
+# What is apart in the last digit falls on other sides of ties: a few steps, before that grows. For fp16 with a
+# loss scale that no gradient here overflows or, but for a few, underflows.
 HALVES = {"precision": "fp16", "loss_scale": 4096.0, "steps": 5}
+BF16 = {"precision": "bf16", "steps": 5}
 CASES = {
     "tied_adamw": (GPT2, True, ADAMW),
     "untied_adamw": (GPT2, False, ADAMW),
@@ -62,7 +64,13 @@ CASES = {
     "llama_dropout_sgd": ({**LLAMA, **DROPOUT}, False, SGD),
     "parallel_block_adamw": (PARALLEL, False, ADAMW),
     "bert_classes_dropout_adamw": ({**CLASSIFIER, **DROPOUT}, False, BERT_ADAMW),
+    "tied_sgd_bf16": (GPT2, True, {**SGD, **BF16}),
+    "llama_sgd_bf16": (LLAMA, False, {**SGD, **BF16}),
+    "bert_sgd_bf16": (BERT, True, {**SGD, **BF16}),
+    "bert_classes_sgd_bf16": (CLASSIFIER, False, {**SGD, **BF16}),
 }
+# What operands of products are rounded to.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 # -- numbers that both programs make ---------------------------------------------------------------
@@ -315,20 +323,27 @@ def make_parameters(shapes):
     return parameters
 
 
-class ProductOfHalves(torch.autograd.Function):
-    """x [..., in] times w [in, out]: the operands of it and of its backward pass are rounded to half
-    precision; they add up in 32 bits, as tensor cores do."""
+class RoundedProduct(torch.autograd.Function):
+    """x [..., in] times w [in, out]: the operands of it and of its backward pass are rounded to `dtype`; they add
+    up in 32 bits, as tensor cores do."""
 
     @staticmethod
-    def forward(context, x, w):
+    def forward(context, x, w, dtype):
         context.save_for_backward(x, w)
-        return x.half().float() @ w.half().float()
+        context.dtype = dtype
+        return x.to(dtype).float() @ w.to(dtype).float()
 
     @staticmethod
     def backward(context, dy):
-        x, w = (saved.half().float() for saved in context.saved_tensors)
-        dy = dy.half().float()
-        return dy @ w.T, x.flatten(0, -2).T @ dy.flatten(0, -2)
+        x, w, dy = (operand.to(context.dtype).float() for operand in (*context.saved_tensors, dy))
+        return dy @ w.T, x.flatten(0, -2).T @ dy.flatten(0, -2), None
+
+
+def make_product(precision):
+    """x [..., in] times w [in, out], plus bias [out]."""
+    if precision == "fp32":
+        return lambda x, w, bias=None: F.linear(x, w.T, bias)
+    return lambda x, w, bias=0.0: RoundedProduct.apply(x, w, DTYPES[precision]) + bias
 
 
 def attend(q, k, v, drop, hidden_keys=None):
@@ -367,7 +382,7 @@ def rms_norm(x, gain):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * gain
 
 
-def gpt2_forward(p, dropout, tokens, product=torch.matmul):
+def gpt2_forward(p, dropout, product, tokens):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], 1e-5)
@@ -387,13 +402,13 @@ def gpt2_forward(p, dropout, tokens, product=torch.matmul):
     return product(norm(x, "ln_f"), p.get("lm_head.weight", p["wte.weight"]).T)
 
 
-def llama_forward(p, dropout, tokens):
+def llama_forward(p, dropout, product, tokens):
     """Logits [batch, sequence, vocabulary]."""
     def norm(x, name):
         return rms_norm(x, p[name + ".weight"])
 
     def linear(x, name):
-        return x @ p[name + ".weight"].T
+        return product(x, p[name + ".weight"].T)
 
     group = LLAMA["heads"] // LLAMA["kv_heads"]
     x = dropout.of_model(dropout.EMBEDDED, p["model.embed_tokens.weight"][tokens])
@@ -409,13 +424,13 @@ def llama_forward(p, dropout, tokens):
         wide = F.silu(linear(normal, layer + "mlp.gate_proj")) * linear(normal, layer + "mlp.up_proj")
         x = x + fed_forward(linear(wide, layer + "mlp.down_proj"))
     head = p.get("lm_head.weight", p["model.embed_tokens.weight"])
-    return norm(x, "model.norm") @ head.T
+    return product(norm(x, "model.norm"), head.T)
 
 
-def parallel_forward(p, dropout, tokens):
+def parallel_forward(p, dropout, product, tokens):
     """Logits [batch, sequence, vocabulary]."""
     def linear(x, name):
-        return x @ p[name + ".weight"].T
+        return product(x, p[name + ".weight"].T)
 
     x = dropout.of_model(dropout.EMBEDDED, p["wte.weight"][tokens])
     for i in range(PARALLEL["layers"]):
@@ -427,16 +442,16 @@ def parallel_forward(p, dropout, tokens):
         y = linear(attend(turn(q), turn(k), v, probabilities), layer + "attn.out")
         square = p[layer + "mlp.act.gain"] * linear(normal, layer + "mlp.up") ** 2 + p[layer + "mlp.act.bias"]
         x = x + attended(y) + fed_forward(linear(square, layer + "mlp.down"))
-    return rms_norm(x, p["ln_f.weight"]) @ p.get("lm_head.weight", p["wte.weight"]).T
+    return product(rms_norm(x, p["ln_f.weight"]), p.get("lm_head.weight", p["wte.weight"]).T)
 
 
-def bert_hidden(p, dropout, tokens, segments, lengths):
+def bert_hidden(p, dropout, product, tokens, segments, lengths):
     """What the last layer says, [batch, sequence, hidden]; and the two operations for heads."""
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], BERT["norm_epsilon"])
 
     def linear(x, name):
-        return F.linear(x, p[name + ".weight"], p[name + ".bias"])
+        return product(x, p[name + ".weight"].T, p[name + ".bias"])
 
     words, positions, kinds = (p[f"bert.embeddings.{name}_embeddings.weight"]
                                for name in ("word", "position", "token_type"))
@@ -455,18 +470,18 @@ def bert_hidden(p, dropout, tokens, segments, lengths):
     return x, norm, linear
 
 
-def bert_forward(p, dropout, tokens, segments, lengths):
+def bert_forward(p, dropout, product, tokens, segments, lengths):
     """Logits [batch, sequence, vocabulary]."""
-    x, norm, linear = bert_hidden(p, dropout, tokens, segments, lengths)
+    x, norm, linear = bert_hidden(p, dropout, product, tokens, segments, lengths)
     name = "cls.predictions."
     x = norm(F.gelu(linear(x, name + "transform.dense")), name + "transform.LayerNorm")
     decoder = p.get(name + "decoder.weight", p["bert.embeddings.word_embeddings.weight"])
-    return F.linear(x, decoder, p[name + "bias"])
+    return product(x, decoder.T, p[name + "bias"])
 
 
-def classifier_forward(p, dropout, tokens, segments, lengths):
+def classifier_forward(p, dropout, product, tokens, segments, lengths):
     """Logits [batch, classes]."""
-    x, _, linear = bert_hidden(p, dropout, tokens, segments, lengths)
+    x, _, linear = bert_hidden(p, dropout, product, tokens, segments, lengths)
     pooled = torch.tanh(linear(x[:, 0], "bert.pooler.dense"))
     return linear(dropout.of_model(dropout.POOLED, pooled), "classifier")
 
@@ -545,12 +560,12 @@ def run(model, tie, train):
         shapes_of, forward = classifier_shapes, classifier_forward
     parameters = make_parameters(shapes_of(tie))
     optimizer = make_optimizer(parameters, train)
-    products = {"product": ProductOfHalves.apply} if "precision" in train else {}
+    product = make_product(train.get("precision", "fp32"))
     scale = train.get("loss_scale", 1.0)
     losses, norms = [], []
     for step in range(1, train["steps"] + 1):
         seen, targets = make_batch(model, step - 1)
-        logits = forward(parameters, Dropout(model, step), **seen, **products)
+        logits = forward(parameters, Dropout(model, step), product, **seen)
         loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-1)
         optimizer.zero_grad()
         (scale * loss).backward()

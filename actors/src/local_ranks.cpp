@@ -74,6 +74,7 @@ Expected<std::unique_ptr<LocalRanks>> LocalRanks::make(std::shared_ptr<const Pla
                                                        std::vector<std::uint32_t> ranks,
                                                        RankParts parts) {
   std::unique_ptr<LocalRanks> made{new LocalRanks{plan, std::move(parts)}};
+  if (auto can = check_device(*plan, made->device_->memory_space()); !can) return can.error();
   const auto& extent = plan->config.parallel;
   made->ranks_.resize(ranks.size());
   for (std::size_t i = 0; i < ranks.size(); ++i) {

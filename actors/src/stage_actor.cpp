@@ -366,6 +366,10 @@ void StageActorState::carry_out(const RunPass& command) {
   if (leads()) tell_choice(command.action);
 }
 
+void StageActorState::carry_out(const FetchSlot& command) {
+  held(command.stage).stage->fetch(command.microbatch);
+}
+
 void StageActorState::tell_choice(const Action& choice) {
   for (auto& follower : local_->choices) {
     follower->send(step_, choices_told_, choice, [to = self_](Errc code) {

@@ -13,6 +13,7 @@
 
 #include "commands.hpp"
 #include "comparison_report.hpp"
+#include "counted.hpp"
 #include "recorded_steps.hpp"
 #include "step_comparison.hpp"
 #include "step_pictures.hpp"
@@ -51,7 +52,7 @@ Expected<ExitCode> compare(const CompareArguments& arguments) {
   const auto simulated = simulate(schedule, measured_costs(*recorded));
   const ComparisonSubject subject{
       arguments.run, *recorded,
-      fmt::format("each pass as long as its mean over {} steps", recorded->steps.size())};
+      "each pass as long as its mean over " + counted(recorded->steps.size(), "step")};
   const auto comparison = compare_step(schedule, step, simulated, arguments.pass_count);
   const auto report = to_report(subject, comparison);
   const auto pictures = pictures_of(schedule, step, simulated, subject.basis);

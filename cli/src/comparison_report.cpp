@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "counted.hpp"
 #include "step_pictures.hpp"
 
 namespace troupe::cli {
@@ -262,9 +263,9 @@ std::string verdict_of(const StepComparison& comparison) {
 std::string to_report(const ComparisonSubject& subject, const StepComparison& comparison) {
   const auto& schedule = subject.recorded.schedule;
   const ActorNames names{comparison};
-  auto text = fmt::format("{}: step {} of {}, {} stages, {} microbatches; simulated with {}\n\n",
-                          subject.run, comparison.step, schedule.name, schedule.stage_count(),
-                          schedule.microbatch_count, subject.basis);
+  auto text = fmt::format("{}: step {} of {}, {}, {}; simulated with {}\n\n", subject.run,
+                          comparison.step, schedule.name, counted(schedule.stage_count(), "stage"),
+                          counted(schedule.microbatch_count, "microbatch"), subject.basis);
   text += table_of_ranks(comparison, names);
   text += "\ntime by cause in ms, measured (simulated)\n";
   text += table_of_causes(comparison, names);

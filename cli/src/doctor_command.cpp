@@ -12,6 +12,7 @@
 
 #include "child_processes.hpp"
 #include "commands.hpp"
+#include "counted.hpp"
 #include "doctor_report.hpp"
 #include "launch.hpp"
 #include "link_test.hpp"
@@ -134,7 +135,7 @@ void examine_memory(DoctorReport& report, const Machine& machine) {
 
 void examine_devices(DoctorReport& report, const Machine& machine) {
   report.begin("devices");
-  report.add("cpu", fmt::format("{} cores", machine.usable_core_count), machine.usable_core_count);
+  report.add("cpu", counted(machine.usable_core_count, "core"), machine.usable_core_count);
   report.add("cuda", "built without", nullptr);
 }
 
@@ -212,12 +213,11 @@ void examine_limits(DoctorReport& report, const Circumstances& found) {
   const auto& shared = machine.shared_memory_bytes;
   const auto free_bytes = machine.free_shared_memory_bytes;
   const auto process_count = free_bytes / shared_memory_each;
-  report.add(
-      "/dev/shm",
-      shared ? fmt::format("{} free of {}, enough for about {} process{}", format_bytes(free_bytes),
-                           format_bytes(*shared), process_count, process_count == 1 ? "" : "es")
-             : "none",
-      Json{{"bytes", json_of(shared)}, {"free_bytes", free_bytes}});
+  report.add("/dev/shm",
+             shared ? fmt::format("{} free of {}, enough for about {}", format_bytes(free_bytes),
+                                  format_bytes(*shared), counted(process_count, "process"))
+                    : "none",
+             Json{{"bytes", json_of(shared)}, {"free_bytes", free_bytes}});
   const auto& files = machine.open_files;
   report.add("open files",
              fmt::format("{}, may be raised to {}", number(files.soft), number(files.hard)),

@@ -11,7 +11,10 @@ enum ExitCode : int {
   exit_failure = 1,    ///< The run failed: a device, a peer, or a loss that is no number.
   exit_bad_input = 2,  ///< The command line, a configuration or a file is not what it must be, does
                        ///< not fit into memory, or cannot be written.
-  exit_interrupted = 130  ///< Stopped by SIGINT; the step was finished and the weights are written.
+  // Stopped by a signal, and 128 plus its number; the step was finished and the weights are
+  // written.
+  exit_interrupted = 130,  ///< SIGINT.
+  exit_terminated = 143,   ///< SIGTERM.
 };
 
 /// Returns the exit code for an error of `code`.

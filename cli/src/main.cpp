@@ -20,8 +20,8 @@ constexpr const char* description =
 
 constexpr const char* footer =
     "Exit codes: 0 done; 1 the run failed; 2 the command line, a configuration or a file is\n"
-    "not what it must be, or cannot be written: no file is left half-written; 130 interrupted:\n"
-    "the step was finished and the weights are written.";
+    "not what it must be, or cannot be written: no file is left half-written; 130 interrupted,\n"
+    "143 terminated: the step was finished and the weights are written.";
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {
   command.add_option("CONFIG", arguments.config_path, "The configuration, a TOML file");

@@ -54,8 +54,11 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
   const auto network = network_interface_or(arguments.network_interface, director->host);
   if (!network) return network.error();
   raise_open_files_limit();
-  // Whoever started this process sends the director the same signal, and that one ends the run.
-  if (arguments.secret_path.empty()) std::signal(SIGINT, SIG_IGN);
+  // Whoever started this process sends the director the same signal, which then ends the run.
+  if (arguments.secret_path.empty()) {
+    std::signal(SIGINT, SIG_IGN);
+    std::signal(SIGTERM, SIG_IGN);
+  }
   const auto timeout =
       std::chrono::milliseconds{static_cast<std::int64_t>(arguments.heartbeat_seconds * 1e3)};
   std::atomic<bool> is_told = false;
@@ -76,6 +79,7 @@ Expected<ExitCode> node(const NodeArguments& arguments) {
        .on_ended =
            [&](const Expected<Done>& how) {
              is_told = true;
+             std::signal(SIGTERM, SIG_DFL);  // Whatever is left may be ended now.
              tell(how);
            }},
       open_source);

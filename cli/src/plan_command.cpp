@@ -7,6 +7,7 @@
 #include "troupe/engine/memory_need.hpp"
 
 #include "commands.hpp"
+#include "counted.hpp"
 #include "profile_file.hpp"
 #include "profile_measurement.hpp"
 #include "run_inputs.hpp"
@@ -45,19 +46,20 @@ void print_grid(const Plan& plan) {
   for (const auto& parameter : parameters_of(config.model)) {
     parameter_count += parameter.element_count();
   }
-  fmt::print(
-      "model     {}, {} layers, {} heads, {} wide, {} tokens, vocabulary {}: {} parameters\n",
-      name_of(config.model.family), config.model.layers, config.model.heads, config.model.hidden,
-      config.model.sequence, config.model.vocabulary, parameter_count);
+  fmt::print("model     {}, {}, {}, {} wide, {}, vocabulary {}: {} parameters\n",
+             name_of(config.model.family), counted(config.model.layers, "layer"),
+             counted(config.model.heads, "head"), config.model.hidden,
+             counted(config.model.sequence, "token"), config.model.vocabulary, parameter_count);
   const auto server_count = plan.rank_count() - grid.rank_count();
-  fmt::print("grid      {} replicas x {} shards x {} pipeline ranks = {} actors{}\n", grid.data,
-             to_string(grid.tensor), grid.pipeline, grid.rank_count(),
-             server_count == 0 ? ""
-                               : fmt::format(", and {} parameter server{}", server_count,
-                                             server_count == 1 ? "" : "s"));
-  fmt::print("schedule  {}, {} stages, {} microbatches of {} sequences; {} tokens per step\n\n",
-             plan.training.name, plan.training.stage_count(), plan.training.microbatch_count,
-             config.schedule.microbatch_size, plan.tokens_per_step());
+  fmt::print("grid      {} x {} shard{} x {} = {}{}\n", counted(grid.data, "replica"),
+             to_string(grid.tensor), grid.tensor == 1 ? "" : "s",
+             counted(grid.pipeline, "pipeline rank"), counted(grid.rank_count(), "actor"),
+             server_count == 0 ? "" : ", and " + counted(server_count, "parameter server"));
+  fmt::print("schedule  {}, {}, {} of {}; {} per step\n\n", plan.training.name,
+             counted(plan.training.stage_count(), "stage"),
+             counted(plan.training.microbatch_count, "microbatch"),
+             counted(config.schedule.microbatch_size, "sequence"),
+             counted(plan.tokens_per_step(), "token"));
 }
 
 template <class Names, class Enum>
@@ -106,6 +108,12 @@ void print_memory(const Plan& plan) {
     const auto shards = plan.config.parallel.tensor.of(rank);
     fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(rank)),
                shards == 1 ? "" : fmt::format("of {} shards of each ", shards));
+    if (const auto copied = plan.offloaded_bytes_of(rank); copied > 0) {
+      fmt::print(
+          "  {} of it in page-locked host memory; a training step copies at most {} there and as "
+          "much back, in a time that no prediction counts\n",
+          format_bytes(plan.host_bytes_of(rank)), format_bytes(copied));
+    }
     print_stages(plan, rank, &StagePlan::memory);
     if (!plan.has_servers()) continue;
     fmt::print("parameter server of {}rank {}, with replica 0: {}\n",
@@ -132,11 +140,11 @@ void print_prediction(const Plan& plan, const Profile& profile, const std::strin
   const auto timeline = predict(plan, profile);
   const auto seconds = static_cast<double>(timeline.makespan_ns) / 1e9;
   for (const auto& parts : profile.parts) {
-    fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer{}, {} actors at once\n",
-               source, static_cast<double>(parts.layer.forward_ns) / 1e6,
+    fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer{}, {} at once\n", source,
+               static_cast<double>(parts.layer.forward_ns) / 1e6,
                static_cast<double>(parts.layer.backward_ns) / 1e6,
                parts.shard_count == 1 ? "" : fmt::format(" of {} shards", parts.shard_count),
-               profile.stream_count);
+               counted(profile.stream_count, "actor"));
   }
   fmt::print("predicted step: {:.1f} ms, {:.0f} tokens/s\n", seconds * 1e3,
              plan.tokens_per_step() / seconds);
@@ -155,6 +163,7 @@ Expected<ExitCode> plan(const PlanArguments& arguments) {
   print_grid(*loaded);
   print_numbers(*loaded);
   print_memory(*loaded);
+  if (auto can = check_device(*loaded); !can) return can.error();
   if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
   if (*named) {
     print_prediction(*loaded, **named, arguments.profile_path);

@@ -3,6 +3,7 @@
 #include "troupe/storage/text_file.hpp"
 
 #include "commands.hpp"
+#include "counted.hpp"
 #include "profile_file.hpp"
 #include "profile_measurement.hpp"
 #include "run_inputs.hpp"
@@ -31,8 +32,9 @@ Expected<ExitCode> profile(const ProfileArguments& arguments) {
   if (auto written = storage::write_text(arguments.out_path, to_json(*measured)); !written) {
     return written.error();
   }
-  fmt::print("milliseconds for a microbatch of {} sequences, {} ranks computing at once\n\n",
-             measured->microbatch_size, measured->stream_count);
+  fmt::print("milliseconds for a microbatch of {}, {} computing at once\n\n",
+             counted(measured->microbatch_size, "sequence"),
+             counted(measured->stream_count, "rank"));
   for (const auto& parts : measured->parts) {
     const auto shards = parts.shard_count == 1 ? "" : fmt::format("{} shards", parts.shard_count);
     fmt::print("{:<10} {:>10} {:>10} {:>10} {:>10}\n", shards, "F", "B", "I", "W");

@@ -56,6 +56,7 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.choice("precision", profile.precision, precision_names);
   visitor.count("streams", profile.stream_count);
   visitor.choice("recompute", profile.recompute, recompute_names);
+  visitor.flag("sequence_parallel", profile.sequence_parallel);
   visitor.parts("parts", profile.parts);
   visitor.real("optimizer_ns_per_element", profile.optimizer_ns_per_element);
   visitor.real("measuring_ns_per_element", profile.measuring_ns_per_element);
@@ -83,6 +84,7 @@ public:
   void choice(const char* name, Enum value, std::span<const std::string_view> names) {
     json_[name] = names[static_cast<std::size_t>(value)];
   }
+  void flag(const char* name, bool value) { json_[name] = value; }
   void real(const char* name, double value) { json_[name] = value; }
   void duration(const char* name, std::int64_t value) { json_[name] = value; }
   void passes(const char* name, const PassCosts& costs) {
@@ -123,6 +125,13 @@ public:
           std::ranges::find(names, found.is_string() ? found.get<std::string>() : "");
       if (place == names.end()) return false;
       value = static_cast<Enum>(place - names.begin());
+      return true;
+    });
+  }
+  void flag(const char* name, bool& value) {
+    read(*json_, name, "true or false", [&](const Json& found) {
+      if (!found.is_boolean()) return false;
+      value = found.get<bool>();
       return true;
     });
   }

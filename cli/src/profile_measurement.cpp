@@ -321,7 +321,8 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds,
                   .threads_per_stage = plan.config.run.threads_per_stage,
                   .precision = plan.config.train.precision,
                   .stream_count = concurrent_streams(plan),
-                  .recompute = plan.config.train.recompute};
+                  .recompute = plan.config.train.recompute,
+                  .sequence_parallel = plan.config.train.sequence_parallel};
   for (const auto& of_count : probes_of_counts) profile.parts.push_back(fit_passes(of_count));
   profile.optimizer_ns_per_element = per_element_ns(probes, &Probe::optimizer);
   profile.measuring_ns_per_element = per_element_ns(probes, &Probe::measuring);

@@ -31,6 +31,10 @@ Expected<Plan> load_plan(const RunArguments& arguments) {
   return make_plan(*config, std::move(*schedule));
 }
 
+Expected<Done> check_device(const Plan& plan) {
+  return check_device(plan, MemorySpace::host);  // "cpu", the only name.
+}
+
 Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count) {
   const auto machine = look_at_machine();
   const std::vector<NodeMemory> nodes(process_count, {machine.host, machine.usable_memory_bytes()});

@@ -14,6 +14,10 @@ namespace troupe::cli {
 /// @returns one error naming file, line or key and what to do.
 [[nodiscard]] Expected<Plan> load_plan(const RunArguments& arguments);
 
+/// Whether the device of this machine that the configuration names can do what the plan wants.
+/// @returns `invalid_config` with what to change.
+[[nodiscard]] Expected<Done> check_device(const Plan& plan);
+
 /// Checks what so many processes of this machine need together against what is available to them.
 /// @returns `out_of_memory` with both numbers and what to make smaller.
 [[nodiscard]] Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count);

@@ -12,6 +12,7 @@
 #include "troupe/engine/simulate.hpp"
 
 #include "commands.hpp"
+#include "counted.hpp"
 #include "schedule_source.hpp"
 
 namespace troupe::cli {
@@ -53,17 +54,20 @@ Expected<Schedule> load(const ScheduleArguments& arguments) {
 
 /// Length, bubble, and what each rank waits and holds, a line each.
 std::string figures_of(const Schedule& schedule, const Timeline& timeline, const TimeUnit& unit) {
-  auto text = fmt::format(
-      "makespan {} units (F = I = W = 1), bubble {:.1f}% of the time, {:.1f}% of the work\n",
-      timeline.makespan_ns / unit.size_ns, 100.0 * timeline.bubble_of_total(),
-      100.0 * timeline.bubble_of_ideal());
+  const auto units = [&unit](std::int64_t ns) {
+    return counted(static_cast<std::uint64_t>(ns / unit.size_ns), "unit");
+  };
+  auto text =
+      fmt::format("makespan {} (F = I = W = 1), bubble {:.1f}% of the time, {:.1f}% of the work\n",
+                  units(timeline.makespan_ns), 100.0 * timeline.bubble_of_total(),
+                  100.0 * timeline.bubble_of_ideal());
   for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
     std::uint32_t in_flight = 0;
     for (const auto stage : schedule.stages_of(RankIndex{r})) {
       in_flight += timeline.in_flight_max[stage.value()];
     }
-    text += fmt::format("rank {}: idle {} units, holds at most {} sets of activations\n", r,
-                        timeline.idle_ns(RankIndex{r}) / unit.size_ns, in_flight);
+    text += fmt::format("rank {}: idle {}, holds at most {} of activations\n", r,
+                        units(timeline.idle_ns(RankIndex{r})), counted(in_flight, "set"));
   }
   return text;
 }
@@ -95,9 +99,9 @@ Expected<ExitCode> schedule(const ScheduleArguments& arguments) {
     fmt::print("{}", draw_svg(std::array{picture}, unit));
     return exit_success;
   }
-  const auto head =
-      fmt::format("{}: {} ranks, {} stages, {} microbatches\n\n", loaded->name,
-                  loaded->rank_count(), loaded->stage_count(), loaded->microbatch_count);
+  const auto head = fmt::format(
+      "{}: {}, {}, {}\n\n", loaded->name, counted(loaded->rank_count(), "rank"),
+      counted(loaded->stage_count(), "stage"), counted(loaded->microbatch_count, "microbatch"));
   const auto figures = figures_of(*loaded, timeline, unit);
   if (arguments.format == "html") {
     fmt::print("{}", draw_html(loaded->name, head + figures, std::array{picture}, unit));

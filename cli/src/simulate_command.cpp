@@ -16,6 +16,7 @@
 #include "troupe/storage/text_file.hpp"
 
 #include "commands.hpp"
+#include "counted.hpp"
 #include "profile_file.hpp"
 #include "run_inputs.hpp"
 #include "schedule_source.hpp"
@@ -218,8 +219,9 @@ Json to_json(const Run& run, bool with_memory) {
 
 void print_one(const Run& run) {
   const auto& [schedule, link, timeline] = run;
-  fmt::print("{}: {} ranks, {} stages, {} microbatches, link {}\n", schedule.name,
-             schedule.rank_count(), schedule.stage_count(), schedule.microbatch_count, link);
+  fmt::print("{}: {}, {}, {}, link {}\n", schedule.name, counted(schedule.rank_count(), "rank"),
+             counted(schedule.stage_count(), "stage"),
+             counted(schedule.microbatch_count, "microbatch"), link);
   fmt::print("makespan {}, bubble {:.2f}% of the time, {:.2f}% of the work\n",
              to_units(timeline.makespan_ns), 100.0 * timeline.bubble_of_total(),
              100.0 * timeline.bubble_of_ideal());
@@ -267,6 +269,7 @@ void print_table(const std::vector<Run>& runs, bool as_csv) {
 Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& arguments) {
   const auto plan = load_plan(arguments.run);
   if (!plan) return plan.error();
+  if (auto can = check_device(*plan); !can) return can.error();
   const auto profile = read_profile(arguments.profile_path);
   if (!profile) return profile.error();
   const auto left_out = left_out_of_prediction(*plan);

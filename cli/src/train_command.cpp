@@ -21,6 +21,7 @@
 #include "classification_report.hpp"
 #include "commands.hpp"
 #include "corpus_batches.hpp"
+#include "counted.hpp"
 #include "model_weights.hpp"
 #include "performers.hpp"
 #include "progress.hpp"
@@ -47,15 +48,20 @@ constexpr std::string_view classes_name = "classes.json";
 constexpr std::array result_names{config_name,         metrics_name, weights_name, trace_name,
                                   recorded_steps_name, picture_name, classes_name};
 
-std::atomic<bool> interrupted = false;
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler writes it");
+/// The signal that asked the run to stop, or 0.
+std::atomic<int> stop_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler writes it");
 
-/// The first SIGINT asks the run to stop after the step; a second one ends the process as usual.
-void listen_for_interrupts() {
-  std::signal(SIGINT, [](int) {
-    interrupted = true;
+/// The first of SIGINT and SIGTERM asks the run to stop after the step; the second ends the process
+/// as usual.
+void listen_for_signals() {
+  const auto stop = [](int signal) {
+    stop_signal = signal;
     std::signal(SIGINT, SIG_DFL);
-  });
+    std::signal(SIGTERM, SIG_DFL);
+  };
+  std::signal(SIGINT, stop);
+  std::signal(SIGTERM, stop);
 }
 
 double seconds_of(const StepReport& report) {
@@ -107,20 +113,21 @@ public:
   [[nodiscard]] Expected<ExitCode> run() {
     if (auto measured = measure_light(); !measured) return measured.error();
     if (batches_->labelled() != nullptr) print_texts(*batches_->labelled());
-    listen_for_interrupts();
+    listen_for_signals();
     const auto step_count = plan_.config.train.steps;
     {
       ProgressLine progress;
-      for (std::uint32_t step = 1; step <= step_count && !interrupted; ++step) {
+      for (std::uint32_t step = 1; step <= step_count && stop_signal == 0; ++step) {
         if (auto done = train_step(progress); !done) return give_up(done.error());
       }
-      if (interrupted) {
+      if (stop_signal != 0) {
         progress.print(fmt::format("interrupted: step {} is finished, writing what there is",
                                    recorded_.steps.empty() ? 0 : recorded_.steps.back().step));
       }
     }
     if (auto written = write_results(); !written) return written.error();
-    return interrupted ? exit_interrupted : exit_success;
+    if (stop_signal == 0) return exit_success;
+    return stop_signal == SIGTERM ? exit_terminated : exit_interrupted;
   }
 
 private:
@@ -164,23 +171,23 @@ private:
     light_flops_ = *measured;
     const auto core_count = concurrent_streams(plan_) * plan_.config.run.threads_per_stage;
     const auto& [data, tensor, pipeline] = plan_.config.parallel;
-    fmt::print(
-        "{} actors ({} replicas x {}{} pipeline ranks){}, {}, {} tokens per step; "
-        "light: {:.0f} GFLOP/s on {} core{}\n",
-        plan_.config.parallel.rank_count(), data,
-        tensor == 1 ? "" : fmt::format("{} shards x ", to_string(tensor)), pipeline,
-        plan_.has_servers() ? " and their parameter servers" : "", plan_.training.name,
-        plan_.tokens_per_step(), light_flops_ / 1e9, core_count, core_count == 1 ? "" : "s");
+    fmt::print("{} ({} x {}{}){}, {}, {} per step; light: {:.0f} GFLOP/s on {}\n",
+               counted(plan_.config.parallel.rank_count(), "actor"), counted(data, "replica"),
+               tensor == 1 ? "" : fmt::format("{} shards x ", to_string(tensor)),
+               counted(pipeline, "pipeline rank"),
+               plan_.has_servers() ? " and their parameter servers" : "", plan_.training.name,
+               counted(plan_.tokens_per_step(), "token"), light_flops_ / 1e9,
+               counted(core_count, "core"));
     return Done{};
   }
 
   void print_texts(const LabelledBatches& batches) const {
     const auto& corpus = batches.corpus();
-    fmt::print("{} texts of {} classes to train on, {} held out", corpus.training().size(),
-               corpus.class_names().size(), corpus.validation().size());
+    fmt::print("{} of {} to train on, {} held out", counted(corpus.training().size(), "text"),
+               counted(corpus.class_names().size(), "class"), corpus.validation().size());
     if (const auto cut = batches.cut_count(); cut > 0) {
-      fmt::print("; {} are cut to the {} bytes that model.sequence has room for", cut,
-                 plan_.config.model.sequence - 1);
+      fmt::print("; {} {} cut to the {} that model.sequence has room for", cut,
+                 cut == 1 ? "is" : "are", counted(plan_.config.model.sequence - 1, "byte"));
     }
     fmt::print("\n");
   }
@@ -191,7 +198,7 @@ private:
     observe(*report);
     std::optional<Validation> validation;
     const auto& train = plan_.config.train;
-    const bool is_last = report->step == train.steps || interrupted;
+    const bool is_last = report->step == train.steps || stop_signal != 0;
     if (batches_->validates() && (is_last || report->step % train.validation_interval == 0)) {
       auto found = validate_model(is_last);
       if (!found) return found.error();
@@ -371,7 +378,7 @@ private:
   /// Lets the model that was written continue the first words of what was held out from it.
   [[nodiscard]] Expected<Done> write_sample(const std::string& weights) {
     // A token costs a forward pass over the context: a short one is enough to see what was learned.
-    constexpr std::uint32_t context_max = 128;
+    constexpr std::uint32_t context_max = 64;
     auto model = plan_.config.model;
     model.sequence = std::min(model.sequence, context_max);
     const auto device = stages::make_cpu_device();
@@ -383,7 +390,7 @@ private:
     if (!loaded) return loaded;
 
     constexpr std::uint32_t prompt_length = 32;
-    constexpr std::uint32_t sample_length = 320;
+    constexpr std::uint32_t sample_length = 240;
     const auto& corpus = batches_->text()->corpus();
     const auto text =
         corpus.validation().token_count() > prompt_length ? corpus.validation() : corpus.training();
@@ -443,6 +450,7 @@ Expected<ExitCode> join_task_0(const PerformerArguments& performers, const Plan&
 Expected<ExitCode> train(const RunArguments& arguments) {
   auto plan = load_plan(arguments);
   if (!plan) return plan.error();
+  if (auto can = check_device(*plan); !can) return can.error();
   auto performers = arguments.performers;
   auto launch = launch_of(performers);
   if (!launch) return launch.error();

@@ -21,6 +21,8 @@ constexpr std::array<std::string_view, 4> optimizer_names{"adamw", "sgd", "adam"
 constexpr std::array<std::string_view, 4> learning_rate_schedule_names{"cosine", "linear",
                                                                        "constant", "inverse_sqrt"};
 
+constexpr std::array<std::string_view, 2> offload_names{"none", "activations"};
+
 // TOML has no integer above this one.
 constexpr std::uint64_t toml_integer_max = std::numeric_limits<std::int64_t>::max();
 
@@ -168,6 +170,7 @@ std::vector<Key> keys_of(Config& config) {
       {"train", "gradient_wire", Choice<WireFormat>{&train.gradient_wire, wire_format_names}},
       {"train", "recompute", Choice<Recompute>{&train.recompute, recompute_names}},
       {"train", "recompute_stages", Counts{&train.recompute_stages, 0, 1'048'575, 1024}},
+      {"train", "offload", Choice<Offload>{&train.offload, offload_names}},
       {"train", "sequence_parallel", Switch{&train.sequence_parallel}},
       {"train", "optimizer_sharding",
        Choice<OptimizerSharding>{&train.optimizer_sharding, optimizer_sharding_names}},

@@ -54,7 +54,7 @@ using Value =
     std::variant<Switch, Whole<std::uint32_t>, Whole<std::uint64_t>, Real, Text, Counts,
                  Choice<Family>, Choice<Task>, Choice<OptimizerKind>, Choice<LearningRateSchedule>,
                  Choice<Recompute>, Choice<Policy>, Choice<OptimizerSharding>,
-                 Choice<Synchronization>, Choice<Precision>, Choice<WireFormat>>;
+                 Choice<Synchronization>, Choice<Precision>, Choice<WireFormat>, Choice<Offload>>;
 
 struct Key {
   std::string_view table;

@@ -225,6 +225,7 @@ std::optional<std::string> LayerBuilder::complaint(ValueIndex returned) {
         + "; the next layer takes whole rows, model.hidden = " + number(model().hidden) + " wide");
     return complaint_;
   }
+  if (parameters_.empty()) complain("it has no parameters to train");
   unread_.erase(returned);
   if (!unread_.empty()) {
     complain(quoted(*unread_.begin()) + " is made, but nothing reads it; leave it out");

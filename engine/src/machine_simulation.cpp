@@ -138,6 +138,8 @@ private:
   void carry_out(std::size_t row, const ReportStep& command);
   void carry_out(std::size_t row, const RunOptimizer& command);
   void carry_out(std::size_t row, const FinishStep& command);
+  /// The copies between device and host memory take no time here.
+  void carry_out(std::size_t, const FetchSlot&) {}
   // One shard of each stage is simulated, which follows nobody. Tied gradients are not simulated:
   // no stage says that it exchanges any.
   void carry_out(std::size_t, const ExpectChoice&) { TROUPE_ASSERT(false); }

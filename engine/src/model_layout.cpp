@@ -41,7 +41,10 @@ public:
       append_pass_workspace();
     }
     if (shape_.updates()) append_update_workspace();
-    if (shape_.runs_passes()) append_tokens();
+    if (shape_.runs_passes()) {
+      append_tokens();
+      append_offloaded();
+    }
     append_results();
     return std::move(list_);
   }
@@ -119,8 +122,16 @@ private:
 
   void append_slots() {
     if (graph_.slot_bytes == 0) return;
-    for (std::uint32_t slot = 0; slot < bounds_.slots; ++slot) {
+    const auto count = bounds_.offloads ? resident_slots : bounds_.slots;
+    for (std::uint32_t slot = 0; slot < count; ++slot) {
       list_.push_back({"slots", std::to_string(slot), graph_.slot_bytes});
+    }
+  }
+
+  void append_offloaded() {
+    if (!bounds_.offloads || graph_.slot_bytes == 0) return;
+    for (std::uint32_t slot = 0; slot < bounds_.slots; ++slot) {
+      list_.push_back({"offloaded slots", std::to_string(slot), graph_.slot_bytes, true});
     }
   }
 
@@ -248,7 +259,9 @@ std::vector<MemoryItem> memory_of(const StageShape& shape) {
   std::vector<MemoryItem> items;
   for (const auto& tensor : tensors_of(graph_of(shape), shape)) {
     if (tensor.size_bytes == 0) continue;
-    if (items.empty() || items.back().name != tensor.use) items.push_back({tensor.use, 0});
+    if (items.empty() || items.back().name != tensor.use) {
+      items.push_back({tensor.use, 0, tensor.for_host});
+    }
     items.back().bytes += padded(tensor.size_bytes);
   }
   return items;

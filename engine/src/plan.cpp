@@ -173,6 +173,29 @@ std::uint64_t Plan::server_bytes_of(RankIndex rank) const noexcept {
   return troupe::bytes_of(*this, rank, &StagePlan::server_memory);
 }
 
+std::uint64_t Plan::host_bytes_of(RankIndex rank) const noexcept {
+  std::uint64_t sum = 0;
+  for (const auto& stage : stages) {
+    if (stage.rank != rank) continue;
+    for (const auto& item : stage.memory) sum += item.for_host ? item.bytes : 0;
+  }
+  return sum;
+}
+
+/// A slot is copied after each pass that leaves something in it for another, F and I, but for
+/// another that is the stage's next.
+std::uint64_t Plan::offloaded_bytes_of(RankIndex rank) const {
+  std::uint64_t sum = 0;
+  for (const auto& action : training.ranks[rank.value()]) {
+    const auto& stage = stages[action.stage.value()];
+    if (!stage.bounds.offloads || accumulates_weights(action.pass)) continue;
+    for (const auto& item : stage.memory) {
+      if (item.name == "offloaded slots") sum += item.bytes / stage.bounds.slots;
+    }
+  }
+  return sum;
+}
+
 std::uint64_t Plan::gradient_bytes_of(RankIndex rank) const {
   std::uint64_t count = 0;
   for (const auto& stage : stages) {
@@ -182,6 +205,16 @@ std::uint64_t Plan::gradient_bytes_of(RankIndex rank) const {
     }
   }
   return count * bytes_per_number(config.train.gradient_wire);
+}
+
+Expected<Done> check_device(const Plan& plan, MemorySpace space) {
+  if (plan.config.train.offload == Offload::none || space == MemorySpace::device) return Done{};
+  return Error{Errc::invalid_config,
+               "train.offload: \"activations\" moves them from the device to host memory, but "
+               "run.device = \""
+                   + plan.config.run.device
+                   + "\" computes in host memory; set \"none\", and where memory is short, "
+                     "train.recompute"};
 }
 
 StageBounds bounds_of(const Schedule& training, const Schedule& evaluation, StageIndex stage) {
@@ -240,6 +273,7 @@ Expected<Plan> make_plan(const Config& config, Schedule training) {
     const auto shard = plan.shard(stage, 0);
     auto bounds = bounds_of(plan.training, plan.evaluation, stage);
     bounds.recompute = recompute_of(config.train, v);
+    bounds.offloads = config.train.offload == Offload::activations && bounds.slots > resident_slots;
     const auto& spec = (*partition)[v % plan.training.stages_per_copy()];
     StageShape shape{.model = config.model,
                      .spec = spec,

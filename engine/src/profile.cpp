@@ -52,10 +52,16 @@ PassCosts costs_of(const StagePlan& stage, const PartTimes& parts) {
   return costs;
 }
 
-/// Whether the stages of every rank have a number of shards that was measured.
+/// Whether the stages of every rank have a number of shards that was measured, and divide rows as
+/// was measured.
 Expected<Done> check_shards(const Profile& profile, const Plan& plan) {
+  const auto divides_rows = plan.config.train.sequence_parallel;
   for (const auto& stage : plan.stages) {
     const auto wanted = plan.shard_count(stage.stage);
+    if (wanted > 1 && profile.sequence_parallel != divides_rows) {
+      const auto name = [](bool is_on) { return is_on ? "true" : "false"; };
+      return misfit("train.sequence_parallel", name(profile.sequence_parallel), name(divides_rows));
+    }
     if (parts_of(profile, wanted) != nullptr) continue;
     std::string measured;
     for (const auto& part : profile.parts) {

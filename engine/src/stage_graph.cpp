@@ -133,6 +133,7 @@ public:
 private:
   void put_on_edge(ValueIndex value, ValuePlace place) {
     if (value == no_value) return;
+    TROUPE_ASSERT(graph_.values[value].place == ValuePlace::workspace);
     graph_.values[value].place = place;
   }
 
@@ -171,6 +172,7 @@ private:
         differentiate_for_weight(i);
       });
     }
+    // What has parameters makes a value of its own for the gradient of what comes in.
     if (pass_.input != no_value) put_on_edge(gradients_[pass_.input], ValuePlace::gradient_out);
   }
 
@@ -246,8 +248,8 @@ private:
   }
 
   ValueIndex gradient_of_input(const Operation& of, ValueIndex dy) {
-    const bool may_replace_dy = differentiates_in_place(of.kind) && of.x != pass_.input
-                                && std::ranges::count(gradients_, dy) == 1;
+    const bool may_replace_dy =
+        differentiates_in_place(of.kind) && std::ranges::count(gradients_, dy) == 1;
     return may_replace_dy ? dy : like(of.x);
   }
 

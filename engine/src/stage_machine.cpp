@@ -121,6 +121,7 @@ void StageMachine::handle(const Started&, Commands& out) {
   phase_ = Phase::passes;
   next_ = 0;
   finished_count_ = 0;
+  fetched_count_ = 0;
   buckets_issued_ = 0;
   round_ = (round_ + 1) % static_cast<std::uint32_t>(buckets_pending_.size());
   choices_expected_ = 0;
@@ -208,11 +209,23 @@ void StageMachine::expect_activations(StageState& stage, Commands& out) const {
 
 void StageMachine::enqueue_ready_passes(Commands& out) {
   if (phase_ != Phase::passes) return;
-  while (next_ < program_.size() && next_ - finished_count_ < enqueued_max_) {
+  while (next_ < program_.size()) {
+    fetch_ahead(out);
+    if (next_ - finished_count_ == enqueued_max_) return;
     const auto action = next_action();
     if (!action || obstacle(*action) != WaitCause::none) return;
     enqueue(*action, out);
   }
+}
+
+/// The slot of the next pass can come while passes before it run, and while its gradient is on its
+/// way. A policy prefers no pass before it can run: the stage fetches when it enqueues.
+void StageMachine::fetch_ahead(Commands& out) {
+  if (policy_ != Policy::in_order || fetched_count_ > next_) return;
+  fetched_count_ = next_ + 1;
+  const auto& action = program_[next_];
+  if (action.pass == Pass::forward || !state_of(action.stage).props.bounds.offloads) return;
+  out.emplace_back(FetchSlot{action.stage, action.microbatch});
 }
 
 void StageMachine::enqueue(const Action& action, Commands& out) {

@@ -129,6 +129,8 @@ public:
     });
   }
 
+  void fetch(MicrobatchIndex /*microbatch*/) override {}
+
   void finish(const Action& action) override {
     const bool is_last_use = info_.kind == StepKind::evaluation || accumulates_weights(action.pass);
     for (const auto edge : {Edge::activation_in, Edge::gradient_in}) {

@@ -64,14 +64,22 @@ StageMemory::StageMemory(const StageProps& props, const StageGraph& graph, Arena
   }
   const bool predicts = props.spec.has_head && props.model.classifies();
   if (shape.runs_passes()) {
-    for (std::uint32_t i = 0; i < props.bounds.slots; ++i) {
-      slots.push_back(
-          {.memory = cutter.at("slots") ? cutter.buffer(std::to_string(i)) : BufferView{}});
+    slots.resize(props.bounds.slots);
+    for (std::uint32_t i = 0; cutter.at("slots"); ++i) {
+      const auto memory = cutter.buffer(std::to_string(i));
+      if (props.bounds.offloads) {
+        places.push_back(memory);
+      } else {
+        slots[i].memory = memory;
+      }
     }
     cut_edges(cutter, props.bounds, buffers);
     if (cutter.at("constants")) turns = cutter.floats("turns");
     if (graph.workspace_bytes > 0) workspace = cutter.buffer("values");
     if (predicts) predictions = cutter.integers("predictions");
+    for (std::uint32_t i = 0; host_cutter.at("offloaded slots"); ++i) {
+      host.slots.push_back(host_cutter.buffer(std::to_string(i)));
+    }
   }
   if (shape.updates()) gradient_squares = cutter.doubles("gradient squares");
   if (cutter.at("workspace")) optimizer_sums = cutter.floats("optimizer sums");

@@ -40,7 +40,7 @@ private:
 
 /// The memory of one microbatch in flight.
 struct Slot {
-  BufferView memory;
+  BufferView memory;  ///< On the device; where slots are offloaded, in the pass being enqueued.
   /// The edge buffers of the microbatch, once they are known.
   float* activation_in = nullptr;
   float* activation_out = nullptr;
@@ -74,6 +74,7 @@ struct StageMemory {
   std::vector<bool> is_kept_in_parts;  ///< By parameter: whether its gradients are.
   std::span<float> head_half;  ///< The head's half of the tied gradient, when both are here.
   std::vector<Slot> slots;
+  std::vector<BufferView> places;  ///< On the device, for slots that are offloaded; else none.
   BufferView workspace;
   std::span<float> turns;               ///< [sequence, head_size], where positions are rotary.
   std::span<std::int32_t> predictions;  ///< [sequences] of a microbatch, where classes are told.
@@ -85,8 +86,9 @@ struct StageMemory {
   std::span<std::int32_t> lengths;
   std::span<std::int32_t> targets;
 
-  /// What the host reads of the results.
+  /// In host memory: slots, and what the host reads of the results.
   struct {
+    std::vector<BufferView> slots;        ///< Where they are offloaded.
     std::span<double> losses;             ///< [microbatches], where the head is.
     std::span<std::int32_t> predictions;  ///< [microbatches, sequences], where classes are told.
     std::span<double> gradient_squares;   ///< [parameters]

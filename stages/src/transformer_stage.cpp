@@ -13,6 +13,7 @@
 
 #include "initial_normal.hpp"
 #include "kernel_calls.hpp"
+#include "offloaded_slots.hpp"
 #include "stage_memory.hpp"
 #include "stream_group.hpp"
 
@@ -31,6 +32,7 @@ public:
   [[nodiscard]] StageBuffers& buffers() override { return buffers_; }
   void begin_step(const StepInfo& info) override;
   void enqueue(const Action& action, DeviceDone done) override;
+  void fetch(MicrobatchIndex microbatch) override;
   void finish(const Action& action) override;
 
   [[nodiscard]] std::uint32_t bucket_count() const override {
@@ -85,7 +87,9 @@ private:
   void upload(const std::vector<std::int32_t>& integers, std::span<std::int32_t> to);
 
   Slot& take_slot(MicrobatchIndex microbatch);
-  Slot& slot_of(MicrobatchIndex microbatch);
+  [[nodiscard]] std::uint32_t slot_of(MicrobatchIndex microbatch) const;
+  Slot& resume_slot(MicrobatchIndex microbatch);
+  void leave_slot(MicrobatchIndex microbatch);
   void free_slot(MicrobatchIndex microbatch);
   float* take_buffer(Edge edge, MicrobatchIndex microbatch);
   void give_buffer(Edge edge, MicrobatchIndex microbatch);
@@ -127,6 +131,7 @@ private:
   /// At its places: `scattering_`, then by copy the values of each bucket.
   StreamGroup holders_;
   KernelCalls calls_;
+  std::optional<OffloadedSlots> offloaded_;
   std::size_t tied_weight_ = 0;
   std::size_t owned_count_ = 0;
   BucketReady bucket_ready_;
@@ -195,6 +200,9 @@ ArenaStage::ArenaStage(Device& device, Stream& stream, const StageProps& props, 
   }
   owned_count_ = static_cast<std::size_t>(
       std::ranges::count_if(graph_.parameters, [](const auto& spec) { return spec.owned; }));
+  if (!memory_.places.empty()) {
+    offloaded_.emplace(device, stream, memory_.places, memory_.host.slots);
+  }
   free_slots_.resize(props_.bounds.slots);
   std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U);
   initialise();
@@ -288,21 +296,39 @@ Slot& ArenaStage::take_slot(MicrobatchIndex microbatch) {
   TROUPE_ASSERT(!index && !free_slots_.empty());
   index = free_slots_.back();
   free_slots_.pop_back();
-  return memory_.slots[*index];
+  auto& slot = memory_.slots[*index];
+  if (offloaded_) slot.memory = offloaded_->begin(*index);
+  return slot;
 }
 
-Slot& ArenaStage::slot_of(MicrobatchIndex microbatch) {
+std::uint32_t ArenaStage::slot_of(MicrobatchIndex microbatch) const {
   const auto& index = slot_of_microbatch_.at(microbatch.value());
   TROUPE_ASSERT(index.has_value());
-  return memory_.slots[*index];
+  return *index;
+}
+
+void ArenaStage::fetch(MicrobatchIndex microbatch) {
+  if (offloaded_) offloaded_->fetch(slot_of(microbatch));
+}
+
+Slot& ArenaStage::resume_slot(MicrobatchIndex microbatch) {
+  const auto index = slot_of(microbatch);
+  auto& slot = memory_.slots[index];
+  if (offloaded_) slot.memory = offloaded_->resume(index);
+  return slot;
+}
+
+/// A later pass of the microbatch comes back to the slot.
+void ArenaStage::leave_slot(MicrobatchIndex microbatch) {
+  if (offloaded_) offloaded_->store(slot_of(microbatch));
 }
 
 /// Work that a later pass enqueues on the slot comes after: the stream keeps order.
 void ArenaStage::free_slot(MicrobatchIndex microbatch) {
-  auto& index = slot_of_microbatch_.at(microbatch.value());
-  TROUPE_ASSERT(index.has_value());
-  free_slots_.push_back(*index);
-  index.reset();
+  const auto index = slot_of(microbatch);
+  if (offloaded_) offloaded_->drop(index);
+  free_slots_.push_back(index);
+  slot_of_microbatch_[microbatch.value()].reset();
 }
 
 float* ArenaStage::take_buffer(Edge edge, MicrobatchIndex microbatch) {
@@ -445,6 +471,8 @@ void ArenaStage::forward(MicrobatchIndex microbatch) {
     last_logits_ = calls_.at(graph_.forward.back().x, frame);
     if (!memory_.predictions.empty()) predict(microbatch);
     free_slot(microbatch);
+  } else {
+    leave_slot(microbatch);
   }
 }
 
@@ -463,14 +491,18 @@ void ArenaStage::predict(MicrobatchIndex microbatch) {
 /// On a stage that splits its backward passes a whole one is both halves.
 void ArenaStage::backward(MicrobatchIndex microbatch, bool for_input, bool for_weight) {
   TROUPE_ASSERT(step_.kind == StepKind::training);
-  auto& slot = slot_of(microbatch);
+  auto& slot = resume_slot(microbatch);
   if (for_input) hold_gradients(slot, microbatch);
   if (for_weight) begin_weights(microbatch);
   const auto frame = frame_of(slot, microbatch);
   if (for_input && for_weight) enqueue_calls(graph_.backward, frame);
   if (for_input) enqueue_calls(graph_.backward_input, frame);
   if (for_weight) enqueue_calls(graph_.backward_weight, frame);
-  if (for_weight) end_weights(microbatch);
+  if (for_weight) {
+    end_weights(microbatch);
+  } else {
+    leave_slot(microbatch);
+  }
 }
 
 void ArenaStage::hold_gradients(Slot& slot, MicrobatchIndex microbatch) {

@@ -231,9 +231,24 @@ std::string name_of(const testing::TestParamInfo<SameBitsOfProcesses::ParamType>
          + (shared_memory ? "_shared_memory" : "_tcp");
 }
 
-INSTANTIATE_TEST_SUITE_P(Runs, SameBitsOfProcesses,
-                         testing::Combine(testing::Values(1U, 2U, 4U), testing::Bool(),
-                                          testing::ValuesIn(cases)),
+/// The first case meets every number of processes over either transport, each other one two numbers
+/// and both transports: in turns, so that numbers and transports meet all kinds of grids.
+std::vector<SameBitsOfProcesses::ParamType> runs_of_processes() {
+  std::vector<SameBitsOfProcesses::ParamType> runs;
+  for (const std::uint32_t node_count : {1U, 2U, 4U}) {
+    for (const bool shared_memory : {true, false}) {
+      runs.emplace_back(node_count, shared_memory, cases[0]);
+    }
+  }
+  for (std::size_t i = 1; i < std::size(cases); ++i) {
+    const bool is_odd = i % 2 == 1;
+    runs.emplace_back(2, is_odd, cases[i]);
+    runs.emplace_back(4, !is_odd, cases[i]);
+  }
+  return runs;
+}
+
+INSTANTIATE_TEST_SUITE_P(Runs, SameBitsOfProcesses, testing::ValuesIn(runs_of_processes()),
                          name_of);
 
 TEST(Cluster, ReportsEachPassOfEachRankByTheDirectorsClock) {

@@ -60,7 +60,9 @@ INSTANTIATE_TEST_SUITE_P(
                                      "llama_adamw", "tied_llama_sgd", "untied_adam",
                                      "llama_adafactor", "bert_adamw", "bert_classes_adamw",
                                      "dropout_adamw", "llama_dropout_sgd",
-                                     "bert_classes_dropout_adamw", "parallel_block_adamw"),
+                                     "bert_classes_dropout_adamw", "parallel_block_adamw",
+                                     "tied_sgd_bf16", "llama_sgd_bf16", "bert_sgd_bf16",
+                                     "bert_classes_sgd_bf16"),
                      testing::Values(1U, 2U)),
     [](const auto& test) {
       return std::string{std::get<0>(test.param)} + "_ranks_"

@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../scope.hpp"
 #include "tiny_training.hpp"
 
 namespace troupe::actors {
@@ -39,7 +40,7 @@ Config grid_config(const Kind& kind) {
                   .custom_layer = custom_layer};
   config.schedule.microbatches = 12;
   config.schedule.microbatch_size = 3;
-  config.train.steps = 20;
+  config.train.steps = scope(20U, 4U);
   // AdamW makes steps of words that are hardly ever seen, and so of mere rounding.
   config.train.optimizer = OptimizerKind::sgd;
   config.train.learning_rate = 0.05;
@@ -121,7 +122,7 @@ TEST_P(Grids, OfUpToEightRanksTrainAsOneDoes) {
 
 TEST_P(Grids, WithParameterServersTrainToTheBitsOfThoseWithout) {
   auto config = grid_config(GetParam());
-  config.train.steps = 6;
+  config.train.steps = scope(6U, 3U);
   config.train.optimizer = OptimizerKind::adamw;
   std::uint32_t turn = 0;
   for (std::uint32_t data = 2; data <= 4; ++data) {
@@ -170,7 +171,7 @@ TEST_P(Grids, OfUnequalShardsTrainAsOneDoes) {
       {{4, 1}, 1, "interleaved-1f1b", 2, Policy::backward_first},
   };
   auto config = grid_config(GetParam());
-  config.train.steps = 8;
+  config.train.steps = scope(8U, 3U);
   std::uint32_t turn = 0;
   for (const bool tied : {true, false}) {
     if (tied && config.model.classifies()) continue;
@@ -242,6 +243,7 @@ BatchSource shown_classes(const Config& config) {
 /// By a model that has learned to see it.
 TEST(Predictions, AreTheClassOfEachSequenceInItsPlaceOnEveryGrid) {
   auto config = grid_config({Family::bert, Task::classification});
+  config.train.steps = 20;
   config.train.optimizer = OptimizerKind::adamw;
   config.train.learning_rate = 3e-3;
   std::optional<double> expected_loss;

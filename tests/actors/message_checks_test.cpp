@@ -1,8 +1,14 @@
 #include "message_checks.hpp"
 
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <string>
+#include <tuple>
 #include <vector>
 
+#include <caf/actor_system.hpp>
+#include <caf/actor_system_config.hpp>
 #include <caf/binary_deserializer.hpp>
 #include <caf/binary_serializer.hpp>
 #include <gtest/gtest.h>
@@ -10,6 +16,7 @@
 #include "troupe/engine/schedule_text.hpp"
 
 #include "../engine/custom_layers.hpp"
+#include "../fuzz/messages.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -133,6 +140,52 @@ TEST(StepReported, HasAClassForEachSequenceOfAnEvaluationThatClassifies) {
   EXPECT_EQ(misfit(StepKind::training, 1, {0, 1, 2, 0}), "4 predictions from a rank that has 0");
   EXPECT_EQ(misfit(evaluation, 1, {0, 1, 3, 0}), "class 3 of 3");
   EXPECT_EQ(misfit(evaluation, 1, {0, -1, 2, 0}), "class -1 of 3");
+}
+
+/// Inputs of another form than today's end the fuzzer's reading at once: it would go no further.
+TEST(FuzzCorpus, HasEveryMessageAsItIsWrittenToday) {
+  caf::actor_system_config settings;
+  caf::actor_system system{settings};
+  std::vector<char> bytes;
+  caf::binary_serializer sink{system, bytes};
+  const RankFinished finished{
+      .rank = 1,
+      .account = {.ns = {1, 2, 3}, .begin_ns = 4, .end_ns = 10},
+      .trace = {{.action = {StageIndex{1}, Pass::forward, MicrobatchIndex{0}},
+                 .begin_ns = 5,
+                 .end_ns = 6}}};
+  FuzzedMessages messages{
+      StepReported{.rank = 1, .losses = {1.0, 0.5}, .squares = {{2.0, 0.25}}, .target_count = 4},
+      finished,
+      RankFailed{.rank = 1, .code = Errc::device_failure, .operation = "the pass 1F0"},
+      LoadFailed{1, "the tape broke"},
+      JoinAsked{.facts = {.host = "vm", .process = 12, .core_count = 2, .fabric_address = "a:1"},
+                .node = {}},
+      PeerGone{.node = 0, .peer = 1, .sentence = "gone"},
+      good_gift(),
+      RanksReady{Errc::none, {}, std::vector<StageHandle>(2)},
+      StepWanted{.step = 1},
+      ClockAsked{1},
+      ClockTold{5},
+      PeakAsked{2},
+      PeakTold{1e9},
+      RunEnded{.code = Errc::peer_unreachable, .sentence = "node 0 is lost"},
+      JoinAnswered{{}, 1},
+      ParameterAsked{.index = 1, .number = 2},
+      UpdateStarted{.update = 1, .learning_rate = 0.1F},
+      UpdateSkipped{}};
+  std::uint8_t place = 0;
+  const auto write = [&](auto& message) { EXPECT_FALSE(sink(place++, message)); };
+  std::apply([&](auto&... message) { (write(message), ...); }, messages);
+
+  std::ifstream file{TROUPE_FUZZ_CORPUS "/read_message/every_message", std::ios::binary};
+  const std::vector<char> kept{std::istreambuf_iterator<char>{file}, {}};
+  if (kept == bytes) return;
+  const auto path = testing::TempDir() + "every_message";
+  std::ofstream{path, std::ios::binary}.write(bytes.data(),
+                                              static_cast<std::streamsize>(bytes.size()));
+  FAIL() << "tests/fuzz/corpus/read_message/every_message is of another form; take " << path
+         << ", and see which of its neighbours have changed as well";
 }
 
 /// One pipeline rank with two replicas, of ranks 0 and 1, and their server.

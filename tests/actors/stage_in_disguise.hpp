@@ -19,6 +19,7 @@ public:
   void enqueue(const Action& action, stages::DeviceDone done) override {
     stage_->enqueue(action, std::move(done));
   }
+  void fetch(MicrobatchIndex microbatch) override { stage_->fetch(microbatch); }
   void finish(const Action& action) override { stage_->finish(action); }
   std::uint32_t bucket_count() const override { return stage_->bucket_count(); }
   void reduce_bucket(std::uint32_t index, transport::CollectiveDone done) override {

@@ -26,6 +26,7 @@ namespace {
 
 Config stale_config(std::uint32_t staleness, const GridExtent& parallel, bool tied) {
   auto config = tiny_config(tied);
+  config.train.steps = 20;
   config.parallel = parallel;
   config.schedule.microbatches /= parallel.data;
   config.train.synchronization = Synchronization::parameter_server;

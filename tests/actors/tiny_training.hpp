@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -18,7 +19,7 @@
 
 namespace troupe::actors {
 
-inline constexpr std::uint32_t step_count = 20;
+inline constexpr std::uint32_t step_count = 8;
 inline constexpr std::uint32_t samples_per_step = 24;
 
 inline Config tiny_config(bool tied) {
@@ -37,6 +38,15 @@ inline Config tiny_config(bool tied) {
   config.train.weight_decay = 0.01;
   config.train.seed = 7;
   return config;
+}
+
+/// The schedule called `name`, with as many chunks as it needs.
+inline Expected<Plan> plan_of(Config config, std::string_view name, std::uint32_t ranks) {
+  const bool is_looped = name == "interleaved-1f1b" || name == "looped-bfs";
+  config.parallel.pipeline = ranks;
+  config.schedule.name = name;
+  config.schedule.chunks = is_looped ? 2 : 1;
+  return make_plan(config);
 }
 
 /// What a BERT has of a sequence besides the tokens: the first two it is to tell, the first of them

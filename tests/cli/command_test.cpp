@@ -145,7 +145,31 @@ TEST_F(Command, AScheduleFileWithSendsAndReceivesTrainsLikeOneWithout) {
             0);
 }
 
-TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
+TEST_F(Command, WhatAProcessorCannotOffloadIsPlannedAndRefused) {
+  const std::string sentence =
+      "train.offload: \"activations\" moves them from the device to host memory, but run.device = "
+      "\"cpu\" computes in host memory; set \"none\"";
+  const std::string set =
+      " run.toml --set train.offload=activations schedule.name=gpipe schedule.microbatches=4";
+  expect_refused("troupe train" + set, sentence);
+  expect_refused("troupe train" + set + " --processes 2", sentence);
+  const auto planned = shell("troupe plan" + set);
+  EXPECT_EQ(planned.exit_code, 2);
+  for (const auto& part :
+       {std::string{"offloaded slots"},
+        std::string{"of it in page-locked host memory; a training step copies at most"},
+        sentence}) {
+    EXPECT_NE(planned.output.find(part), std::string::npos) << planned.output;
+  }
+  EXPECT_EQ(planned.output.find("predicted"), std::string::npos) << planned.output;
+}
+
+class CommandStoppedBy : public Command, public testing::WithParamInterface<int> {};
+
+INSTANTIATE_TEST_SUITE_P(Signals, CommandStoppedBy, testing::Values(SIGINT, SIGTERM),
+                         [](const auto& test) { return test.param == SIGINT ? "int" : "term"; });
+
+TEST_P(CommandStoppedBy, FinishesTheStepAndWritesTheWeights) {
   std::array<int, 2> ends{};
   ASSERT_EQ(pipe(ends.data()), 0);
   const auto child = fork();
@@ -165,14 +189,14 @@ TEST_F(Command, InterruptFinishesTheStepAndWritesTheWeights) {
     output.append(buffer.data(), static_cast<std::size_t>(count));
     if (!was_interrupted && output.find("\nstep ") != std::string::npos) {
       was_interrupted = true;
-      kill(child, SIGINT);
+      kill(child, GetParam());
     }
   }
   close(ends[0]);
   int status = 0;
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFEXITED(status)) << output;
-  EXPECT_EQ(WEXITSTATUS(status), 130) << output;
+  EXPECT_EQ(WEXITSTATUS(status), 128 + GetParam()) << output;
   EXPECT_NE(output.find("interrupted: step "), std::string::npos) << output;
   EXPECT_TRUE(exists("out/weights.safetensors"));
   EXPECT_TRUE(exists("out/timeline.svg"));
@@ -229,6 +253,18 @@ TEST_F(Command, PlanListsEveryHolderOfMemory) {
   }
 }
 
+TEST_F(Command, PlanSpeaksOfOneThingInTheSingular) {
+  const auto outcome = shell(
+      "troupe plan run.toml --set parallel.pipeline=1 --set schedule.microbatches=1 "
+      "--set schedule.microbatch_size=1");
+  EXPECT_EQ(outcome.exit_code, 0);
+  for (const auto* line :
+       {"1 replica x 1 shard x 1 pipeline rank = 1 actor\n",
+        ", 1 stage, 1 microbatch of 1 sequence; ", " for a layer, 1 actor at once"}) {
+    EXPECT_NE(outcome.output.find(line), std::string::npos) << line << outcome.output;
+  }
+}
+
 TEST_F(Command, ScheduleShowsItselfInFourForms) {
   EXPECT_NE(shell("troupe schedule 1f1b --stages 3 --microbatches 4").output.find("bubble 33.3%"),
             std::string::npos);
@@ -241,7 +277,7 @@ TEST_F(Command, ScheduleShowsItselfInFourForms) {
   const auto page = shell("troupe schedule 1f1b --stages 3 --microbatches 4 --format html").output;
   EXPECT_TRUE(page.starts_with("<!DOCTYPE html>")) << page;
   EXPECT_NE(page.find("bubble 33.3% of the time, 50.0% of the work"), std::string::npos) << page;
-  EXPECT_NE(page.find("rank 2: idle 6 units, holds at most 1 sets of activations"),
+  EXPECT_NE(page.find("rank 2: idle 6 units, holds at most 1 set of activations"),
             std::string::npos)
       << page;
 }

@@ -78,6 +78,19 @@ TEST_F(Processes, InterruptEndsThemAllInOrder) {
   EXPECT_TRUE(exists("out/weights.safetensors"));
 }
 
+/// As Slurm does it: every process of the job gets the signal.
+TEST_F(Processes, TerminationOfAllAtOnceFinishesTheStep) {
+  const auto outcome = shell(
+      "\"$TROUPE\" train run.toml --set train.steps=100000 --processes 2 > said 2>&1 & P=$!; "
+      "until [ $(wc -l < out/metrics.jsonl 2>/dev/null || echo 0) -gt 3 ]; do kill -0 $P || break; "
+      "sleep 0.05; done; "
+      "kill -TERM $(pgrep -P $P) $P; wait $P; echo code $?; cat said");
+  EXPECT_NE(outcome.output.find("code 143\n"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("interrupted: step "), std::string::npos) << outcome.output;
+  EXPECT_EQ(outcome.output.find("troupe: "), std::string::npos) << outcome.output;
+  EXPECT_TRUE(exists("out/weights.safetensors"));
+}
+
 /// Also after the run: of a process, of a segment of shared memory, of a socket there is no trace.
 TEST_F(Processes, OneThatIsKilledEndsTheRunByName) {
   const auto outcome = shell(
@@ -137,6 +150,24 @@ TEST_F(Launched, ByVariables) {
                  "--processes: a launcher has started 4 tasks");
   expect_refused(port + "RANK=1 troupe train run.toml",
                  "the launcher's tasks, 4: the grid has 2 ranks");
+}
+
+/// As Slurm and Kubernetes do it: every task gets the signal, and the director's own node.
+TEST_F(Launched, ATerminationOfAllTasksFinishesTheStep) {
+  const auto outcome = shell(
+      "export WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=$(python3 -c 'import socket; "
+      "s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])'); "
+      "for RANK in 0 1 2 3; do export RANK; "
+      + std::string{task}
+      + " train.steps=100000 >> said 2>&1 & P+=\" $!\"; done; "
+        "until [ $(wc -l < several/metrics.jsonl 2>/dev/null || echo 0) -gt 3 ]; do "
+        "kill -0 $P || break; sleep 0.05; done; "
+        "kill -TERM $(for i in $P; do pgrep -P $i; done) $P; "
+        "for i in $P; do wait $i; echo code $?; done; cat said");
+  EXPECT_NE(outcome.output.find("code 143\ncode 0\ncode 0\ncode 0\n"), std::string::npos)
+      << outcome.output;
+  EXPECT_NE(outcome.output.find("interrupted: step "), std::string::npos) << outcome.output;
+  EXPECT_TRUE(exists("several/weights.safetensors"));
 }
 
 TEST_F(Processes, BadArgumentsAreRefused) {

@@ -183,11 +183,14 @@ TEST_F(Command, StagesOfUnequalShardsAreProfiledPlannedAndSimulated) {
   EXPECT_EQ(parts.at(1).at("shards"), 2);
   const auto planned = shell("troupe plan run.toml " + uneven + "--profile p.json");
   ASSERT_EQ(planned.exit_code, 0) << planned.output;
-  for (const auto* line : {"1 replicas x [2, 1] shards x 2 pipeline ranks = 3 actors\n",
+  for (const auto* line : {"1 replica x [2, 1] shards x 2 pipeline ranks = 3 actors\n",
                            " in each of 2 shards of each ", " for a layer, ",
                            " for a layer of 2 shards, ", "predicted step: "}) {
     EXPECT_NE(planned.output.find(line), std::string::npos) << line << planned.output;
   }
+  expect_refused(
+      "troupe plan run.toml " + uneven + "--set train.sequence_parallel=true --profile p.json",
+      "measured with train.sequence_parallel = false, the configuration has true");
   const auto simulated = shell("troupe simulate run.toml " + uneven + "--profile p.json");
   EXPECT_EQ(simulated.exit_code, 0) << simulated.output;
   expect_refused("troupe simulate run.toml " + uneven + "--stages 3 --profile p.json",
@@ -208,6 +211,7 @@ Profile any_profile() {
           .threads_per_stage = 2,
           .stream_count = 4,
           .recompute = Recompute::selective,
+          .sequence_parallel = true,
           .parts = {{.shard_count = 3,
                      .embedding = {1, 2, 3, 4},
                      .layer = {5, 6, 7, 8},
@@ -228,6 +232,7 @@ TEST(ProfileFile, ComesBackAsItWasWritten) {
   ASSERT_TRUE(read.has_value()) << read.error().context;
   EXPECT_EQ(to_json(*read), text);
   EXPECT_EQ(read->parts, any_profile().parts);
+  EXPECT_TRUE(read->sequence_parallel);
   EXPECT_EQ(read->start_ns, 16);
 }
 
@@ -245,6 +250,9 @@ TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
             "one with `troupe profile`");
   EXPECT_EQ(complaint("\"W\": 8", "\"W\": -8"),
             "p.json: W: found -8, expected whole nanoseconds from 0 to a day; write a new one with "
+            "`troupe profile`");
+  EXPECT_EQ(complaint("\"sequence_parallel\": true", "\"sequence_parallel\": 1"),
+            "p.json: sequence_parallel: found 1, expected true or false; write a new one with "
             "`troupe profile`");
   EXPECT_EQ(complaint("\"head\": {", "\"hat\": {"),
             "p.json: head: found nothing, expected an object with F, B, I and W; write a new one "

@@ -2,9 +2,14 @@
 // operations of their own; tests/stages/custom_kernels.hpp has their kernels.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "troupe/engine/layer_builder.hpp"
+#include "troupe/engine/random.hpp"
 
 namespace troupe {
 
@@ -73,6 +78,93 @@ inline ValueIndex append_tangle(LayerBuilder& layer, ValueIndex x) {
 
 inline std::shared_ptr<const CustomLayer> tangle() {
   return std::make_shared<CustomLayer>(CustomLayer{.name = "tangle", .build = append_tangle});
+}
+
+/// Appends operations drawn by the seed to values drawn by it, and adds up what nothing reads.
+class RandomLayer {
+public:
+  RandomLayer(LayerBuilder& layer, std::uint64_t seed) : layer_{layer}, random_{seed} {}
+
+  ValueIndex append(ValueIndex x) {
+    whole_.push_back(x);
+    divided_.push_back(layer_.column_product(name(), x, wide()));
+    for (int i = 0; i < 12; ++i) append_one();
+    while (!unread(divided_).empty()) {
+      whole_.push_back(layer_.row_product(name(), read(unread(divided_).front())));
+    }
+    auto sum = layer_.layer_norm(name(), x);
+    for (const auto value : unread(whole_)) {
+      if (value != x) sum = layer_.add(name(), sum, value);
+    }
+    return sum;
+  }
+
+private:
+  void append_one() {
+    const auto one = [this](const auto& from) { return read(from[random_.below(from.size())]); };
+    const auto& model = layer_.model();
+    switch (random_.below(11)) {
+      case 0:
+        return whole_.push_back(layer_.layer_norm(name(), one(whole_)));
+      case 1:
+        return whole_.push_back(layer_.whole_product(name(), one(whole_), model.hidden));
+      case 2:
+        return divided_.push_back(layer_.column_product(name(), one(whole_), wide()));
+      case 3: {
+        const auto gates = layer_.column_product(name(), one(whole_), wide(), {}, 2);
+        return divided_.push_back(random_.below(2) == 0
+                                      ? layer_.swiglu(name(), gates)
+                                      : layer_.custom(name(), gates, gate_operation));
+      }
+      case 4: {
+        auto qkv = layer_.column_product(name(), one(whole_), model.hidden, {}, 3);
+        if (random_.below(2) == 0) qkv = layer_.rotate(qkv);
+        return whole_.push_back(
+            layer_.row_product(name(), layer_.attention(name(), qkv), one(whole_)));
+      }
+      case 5:
+        return whole_.push_back(layer_.row_product(name(), one(divided_), one(whole_)));
+      case 6:
+        return whole_.push_back(layer_.gelu(name(), one(whole_)));
+      case 7:
+        return divided_.push_back(layer_.tanh(name(), one(divided_)));
+      case 8:
+        return whole_.push_back(layer_.add(name(), one(whole_), one(whole_)));
+      case 9:
+        return divided_.push_back(layer_.add(name(), one(divided_), one(divided_)));
+      default:
+        return whole_.push_back(layer_.custom(name(), one(whole_), centre_operation));
+    }
+  }
+
+  std::string name() { return "n" + std::to_string(next_++); }
+  [[nodiscard]] std::uint32_t wide() const { return layer_.model().feed_forward_width(); }
+
+  ValueIndex read(ValueIndex value) {
+    read_.insert(value);
+    return value;
+  }
+  [[nodiscard]] std::vector<ValueIndex> unread(const std::vector<ValueIndex>& of) const {
+    std::vector<ValueIndex> values;
+    for (const auto value : of) {
+      if (!read_.contains(value)) values.push_back(value);
+    }
+    return values;
+  }
+
+  LayerBuilder& layer_;
+  Random random_;
+  int next_ = 0;
+  std::vector<ValueIndex> whole_;  ///< All as wide as the layer.
+  std::vector<ValueIndex> divided_;
+  std::set<ValueIndex> read_;
+};
+
+inline std::shared_ptr<const CustomLayer> random_layer(std::uint64_t seed) {
+  return std::make_shared<CustomLayer>(CustomLayer{
+      .name = "random " + std::to_string(seed), .build = [seed](LayerBuilder& layer, ValueIndex x) {
+        return RandomLayer{layer, seed}.append(x);
+      }});
 }
 
 }  // namespace troupe

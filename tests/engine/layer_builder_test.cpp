@@ -125,6 +125,8 @@ TEST(LayerBuilder, FollowsEveryValue) {
               return layer.layer_norm("ln", x);
             }),
             "\"lost\" is made, but nothing reads it; leave it out");
+  EXPECT_EQ(refusal_of([](Builder layer, In x) { return layer.gelu("act", x); }),
+            "it has no parameters to train");
   EXPECT_EQ(refusal_of([](Builder layer, In) { return layer.gelu("act", 17); }),
             "\"act\" reads a value that this layer has not made");
   EXPECT_EQ(refusal_of([](Builder layer, In x) {

@@ -1,5 +1,6 @@
 #include "troupe/engine/model_layout.hpp"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -232,7 +233,22 @@ TEST(Memory, OfATinyStageIsWhatCountingByHandGives) {
                                      {"edge buffers", 4 * 128},
                                      {"workspace", workspace},
                                      {"tokens", 128},
-                                     {"results", 64 + 128}}));
+                                     {"results", 64 + 128, true}}));
+}
+
+TEST(Memory, OfAStageThatOffloadsHasAllSlotsInHostMemoryAndTwoOnTheDevice) {
+  StageShape shape{.model = tiny(true), .spec = last, .bounds = {.slots = 5}, .microbatch_size = 2};
+  const auto plain = memory_of(shape);
+  shape.bounds.offloads = true;
+  const auto offloading = memory_of(shape);
+  const auto slot_bytes = graph_of(shape).slot_bytes;
+  auto expected = plain;
+  const auto slots = std::ranges::find(expected, "slots", &MemoryItem::name);
+  EXPECT_EQ(slots->bytes, 5 * slot_bytes);
+  slots->bytes = 2 * slot_bytes;
+  const MemoryItem offloaded{"offloaded slots", 5 * slot_bytes, true};
+  expected.insert(std::ranges::find(expected, "results", &MemoryItem::name), offloaded);
+  EXPECT_EQ(offloading, expected);
 }
 
 TEST(Memory, OfAnEvaluatingStageHasOneSetOfActivationsForAllLayers) {

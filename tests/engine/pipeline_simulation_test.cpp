@@ -33,6 +33,7 @@ struct World {
   SumRole role = SumRole::alone;
   std::uint32_t enqueued_max = 2;
   Policy policy = Policy::in_order;
+  bool offloads = false;
   /// By rank: what the leader of the shards has chosen, for a pipeline of those who follow.
   std::vector<std::vector<Action>> choices{};
 };
@@ -47,6 +48,7 @@ public:
     const auto evaluation = make_forward_only(training);
     schedule_ = world.kind == StepKind::training ? training : evaluation;
     done_.resize(schedule_.rank_count());
+    fetches_.resize(schedule_.rank_count());
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       std::vector<MachineStage> stages;
       for (const auto stage : schedule_.stages_of(RankIndex{r})) {
@@ -55,6 +57,7 @@ public:
         const bool is_server = role_ == SumRole::server;
         bounds_[stage] =
             is_server ? StageBounds{.slots = 0} : bounds_of(training, evaluation, stage);
+        bounds_[stage].offloads = world.offloads;
         bucket_counts_[stage] = plain_bucket_count + (is_tied ? 1 : 0);
         stages.push_back({bounds_[stage], bucket_counts_[stage], is_tied && !is_server});
       }
@@ -67,6 +70,7 @@ public:
   void run_step() {
     for (std::uint32_t r = 0; r < schedule_.rank_count(); ++r) {
       done_[r].clear();
+      fetches_[r].clear();
       in_transit_.push_back({r, Started{}});
     }
     reported_count_ = finished_count_ = updated_count_ = exchanged_count_ = 0;
@@ -108,6 +112,9 @@ public:
 
   /// By rank: the passes of the last step, in the order in which they ran.
   const std::vector<std::vector<Action>>& done() const { return done_; }
+
+  /// By rank: the passes of the program, by their places, whose slots were asked for.
+  const std::vector<std::vector<std::size_t>>& fetches() const { return fetches_; }
 
   /// By stage: its buckets, in the order in which they were to be summed up.
   const std::map<StageIndex, std::vector<std::uint32_t>>& reductions() const { return reductions_; }
@@ -240,6 +247,14 @@ private:
     return StageIndex{is_first(stage) ? stage.value() + distance : stage.value() - distance};
   }
 
+  /// Asked for when all passes before it are enqueued.
+  void carry_out(std::uint32_t r, const FetchSlot& c) {
+    const auto next = done_[r].size() + enqueued_[r].size();
+    ASSERT_LT(next, schedule_.ranks[r].size());
+    EXPECT_EQ(schedule_.ranks[r][next].stage, c.stage);
+    EXPECT_EQ(schedule_.ranks[r][next].microbatch, c.microbatch);
+    fetches_[r].push_back(next);
+  }
   void carry_out(std::uint32_t r, const ExpectChoice& c) {
     in_transit_.push_back({r, PassChosen{c.index, choices_[r][c.index]}});
   }
@@ -350,6 +365,7 @@ private:
   std::map<StageIndex, std::array<int, 5>> in_use_;
   std::map<StageIndex, std::uint32_t> weight_passes_;
   std::vector<std::vector<Action>> done_;
+  std::vector<std::vector<std::size_t>> fetches_;
   std::map<StageIndex, std::vector<std::uint32_t>> reductions_;
   std::uint32_t reported_count_ = 0;
   std::uint32_t updated_count_ = 0;    ///< Stages.
@@ -361,8 +377,8 @@ private:
 /// The schedules of the smallest extents, until one fails.
 template <class Body>
 void for_every_small_schedule(Body body) {
-  for (std::uint32_t p = 1; p <= 5; ++p) {
-    for (std::uint32_t m = 1; m <= 8; ++m) {
+  for (std::uint32_t p = 1; p <= scope(5U, 4U); ++p) {
+    for (std::uint32_t m = 1; m <= scope(8U, 5U); ++m) {
       for_every_schedule_of(
           p, m,
           [&](const Schedule& schedule) {
@@ -393,6 +409,37 @@ TEST(PipelineSimulation, EveryInterleavingCompletesTheProgram) {
   });
 }
 
+TEST(PipelineSimulation, SlotsAreFetchedOnceBeforeEachPassOfTheProgramThatReadsThem) {
+  for_every_small_schedule([](const Schedule& schedule) {
+    for (const bool has_policy : {false, true}) {
+      for (const bool offloads : {false, true}) {
+        constexpr std::uint64_t seed = 1;
+        SCOPED_TRACE(testing::Message()
+                     << schedule.name << " ranks=" << schedule.rank_count() << " stages="
+                     << schedule.stage_count() << " microbatches=" << schedule.microbatch_count
+                     << " policy=" << has_policy << " offloads=" << offloads << " seed=" << seed);
+        SimulatedPipeline pipeline{
+            {.training = schedule,
+             .policy = has_policy ? Policy::backward_first : Policy::in_order,
+             .offloads = offloads},
+            seed};
+        for (int step = 0; step < 2; ++step) {
+          pipeline.run_step();
+          pipeline.expect_complete();
+          for (std::uint32_t r = 0; r < schedule.rank_count(); ++r) {
+            std::vector<std::size_t> expected;
+            for (std::size_t i = 0; offloads && !has_policy && i < schedule.ranks[r].size(); ++i) {
+              if (schedule.ranks[r][i].pass != Pass::forward) expected.push_back(i);
+            }
+            EXPECT_EQ(pipeline.fetches()[r], expected);
+          }
+          if (testing::Test::HasFailure()) return;
+        }
+      }
+    }
+  });
+}
+
 TEST(PipelineSimulation, ClientsAndServersCompleteTheirStepsUnderEveryInterleaving) {
   for_every_small_schedule([](const Schedule& schedule) {
     if (schedule.copy_count > 1) return;
@@ -415,6 +462,24 @@ TEST(PipelineSimulation, ClientsAndServersCompleteTheirStepsUnderEveryInterleavi
       }
     }
   });
+}
+
+TEST(StageMachine, FetchesASlotWhileItsGradientIsOnItsWay) {
+  const auto schedule = make_1f1b(2, 3);
+  MachineStage stage{bounds_of(schedule, make_forward_only(schedule), StageIndex{0}), 1, false};
+  stage.bounds.offloads = true;
+  StageMachine machine{schedule, RankIndex{0}, std::vector{stage}, SumRole::alone, 2};
+  StageMachine::Commands commands;
+  const auto fetches = [&commands] {
+    return std::ranges::count_if(
+        commands, [](const auto& command) { return std::holds_alternative<FetchSlot>(command); });
+  };
+  machine.on(Started{}, commands);  // Enqueues 0F0 and 0F1; 0B0 is next.
+  EXPECT_EQ(fetches(), 1);
+  machine.on(PassFinished{parse_action("0F0").value()}, commands);
+  machine.on(PassFinished{parse_action("0F1").value()}, commands);
+  EXPECT_EQ(fetches(), 1);
+  EXPECT_EQ(machine.waits_for(), WaitCause::gradient);
 }
 
 TEST(PipelineSimulation, EvaluationCompletesUnderEveryInterleaving) {
@@ -572,7 +637,7 @@ TEST(PipelineSimulation, VShapedPipelinesCompleteUnderEveryInterleaving) {
 }
 
 TEST(PipelineSimulation, AnyValidScheduleCompletesUnderAnyInterleaving) {
-  for (std::uint64_t seed = 0; seed < 600; ++seed) {
+  for (std::uint64_t seed = 0; seed < scope(600U, 100U); ++seed) {
     SCOPED_TRACE(testing::Message() << "seed=" << seed);
     const auto schedule = random_schedule(seed);
     ASSERT_TRUE(validate(schedule).has_value()) << validate(schedule).error().context;

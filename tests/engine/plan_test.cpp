@@ -88,6 +88,59 @@ TEST(Plan, BoundsFollowTheSchedule) {
   }
 }
 
+TEST(Plan, OffloadsTheSlotsOfStagesThatHaveMoreThanStayOnTheDevice) {
+  auto config = small_config();
+  config.parallel.pipeline = 4;
+  const auto plain = make_plan(config).value();
+  config.train.offload = Offload::activations;
+  const auto plan = make_plan(config).value();
+  for (std::uint32_t r = 0; r < 4; ++r) {
+    const RankIndex rank{r};
+    const auto slot_bytes =
+        graph_of(config.model, plan.stages[r].spec, {.microbatch_size = 2}).slot_bytes;
+    // 1F1B has 4 - r in flight.
+    const bool offloads = r < 2;
+    EXPECT_EQ(plan.stages[r].bounds.slots, 4 - r);
+    EXPECT_EQ(plan.stages[r].bounds.offloads, offloads);
+    const auto device_bytes = [&](const Plan& of) {
+      return of.bytes_of(rank) - of.host_bytes_of(rank);
+    };
+    EXPECT_EQ(device_bytes(plain) - device_bytes(plan), offloads ? (2 - r) * slot_bytes : 0);
+    EXPECT_EQ(plan.host_bytes_of(rank) - plain.host_bytes_of(rank),
+              offloads ? (4 - r) * slot_bytes : 0);
+    EXPECT_EQ(plan.offloaded_bytes_of(rank), offloads ? 4 * slot_bytes : 0) << "each forward pass";
+    EXPECT_EQ(plain.offloaded_bytes_of(rank), 0U);
+  }
+}
+
+TEST(Plan, CountsWhatTheHalvesOfABackwardPassOffload) {
+  auto config = small_config();
+  config.schedule.name = "gpipe";
+  config.schedule.split_backward = true;
+  config.train.offload = Offload::activations;
+  const auto plan = make_plan(config).value();
+  const auto slot_bytes =
+      graph_of(config.model, plan.stages[0].spec, {.microbatch_size = 2, .splits_backward = true})
+          .slot_bytes;
+  EXPECT_EQ(plan.offloaded_bytes_of(RankIndex{0}), 8 * slot_bytes);
+}
+
+TEST(Plan, OffloadsOnlyFromDevicesWithMemoryOfTheirOwn) {
+  auto config = small_config();
+  EXPECT_TRUE(check_device(make_plan(config).value(), MemorySpace::host));
+  config.train.offload = Offload::activations;
+  const auto plan = make_plan(config).value();
+  EXPECT_TRUE(check_device(plan, MemorySpace::device));
+  const auto refused = check_device(plan, MemorySpace::host);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::invalid_config);
+  EXPECT_EQ(
+      refused.error().context,
+      "train.offload: \"activations\" moves them from the device to host memory, but "
+      "run.device = \"cpu\" computes in host memory; set \"none\", and where memory is short, "
+      "train.recompute");
+}
+
 TEST(Plan, SaysWhereTheScheduleAndTheConfigurationDisagree) {
   const auto config = small_config();
   auto ranks = make_plan(config, make_1f1b(3, 4));
@@ -173,9 +226,9 @@ TEST(Plan, StaleReplicasKeepWeightsAndGradientsOfAsManyStepsMore) {
   for (std::size_t v = 0; v < served.stages.size(); ++v) {
     EXPECT_EQ(stale.stages[v].server_memory, served.stages[v].server_memory);
     for (std::size_t i = 0; i < served.stages[v].memory.size(); ++i) {
-      const auto& [name, bytes] = served.stages[v].memory[i];
+      const auto& [name, bytes, for_host] = served.stages[v].memory[i];
       const bool is_kept = name == "parameters" || name == "gradients";
-      EXPECT_EQ(stale.stages[v].memory[i], (MemoryItem{name, (is_kept ? 4 : 1) * bytes}));
+      EXPECT_EQ(stale.stages[v].memory[i], (MemoryItem{name, (is_kept ? 4 : 1) * bytes, for_host}));
     }
   }
 }

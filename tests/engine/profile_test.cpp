@@ -131,6 +131,25 @@ TEST(Profile, KnowsWhatStagesTakeByTheirNumberOfShards) {
   EXPECT_EQ(costs.slowdown, std::vector{1.5}) << "three actors on two cores";
 }
 
+TEST(Profile, IsOfShardsThatDivideRowsOrOfShardsThatDoNot) {
+  auto config = config_of(1);
+  config.model.heads = config.model.feed_forward = 2;
+  config.parallel.tensor = {2, 1};
+  auto profile = profile_of(make_plan(config).value());
+  profile.parts.push_back({.shard_count = 2});
+  config.train.sequence_parallel = true;
+  const auto plan = make_plan(config).value();
+  EXPECT_EQ(check_fits(profile, plan).error().context,
+            "the profile was measured with train.sequence_parallel = false, the configuration has "
+            "true; measure one for it with `troupe profile`");
+  profile.sequence_parallel = true;
+  EXPECT_TRUE(check_fits(profile, plan).has_value());
+  // A stage that is no shard has nobody to divide rows with.
+  config.parallel.tensor = 1;
+  config.train.sequence_parallel = false;
+  EXPECT_TRUE(check_fits(profile, make_plan(config).value()).has_value());
+}
+
 TEST(Profile, IsOfAModelThatDropsOrOneThatDoesNot) {
   auto config = config_of(1);
   const auto plain = profile_of(make_plan(config).value());

@@ -13,10 +13,12 @@
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 
+#include "../scope.hpp"
+
 namespace troupe {
 
-inline constexpr std::uint32_t rank_count_max = 9;
-inline constexpr std::uint32_t microbatch_count_max = 17;
+inline constexpr std::uint32_t rank_count_max = scope(9U, 5U);
+inline constexpr std::uint32_t microbatch_count_max = scope(17U, 9U);
 
 /// Calls `body(rank_count, microbatch_count)` for every pair.
 template <class Body>

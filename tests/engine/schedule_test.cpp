@@ -99,9 +99,11 @@ TEST(Schedule, EveryGeneratedScheduleIsValid) {
     ++count;
     ASSERT_EQ(verdict_on(schedule), "valid");
   });
-  // 153 extents: three names with one stage per rank and two with two or three, whole and split;
-  // five that are split by themselves; dualpipev, and in 4 x 8 extents dualpipe, in part and split.
-  EXPECT_EQ(count, 153U * ((3 + 2 * 2) * 2 + 5 + 2) + 4 * 8 * 2);
+  // In each extent three names with one stage per rank and two with two or three, whole and split;
+  // five that are split by themselves; dualpipev, and in even extents dualpipe, in part and split.
+  constexpr auto extents = rank_count_max * microbatch_count_max;
+  constexpr auto even_extents = (rank_count_max / 2) * (microbatch_count_max / 2);
+  EXPECT_EQ(count, extents * ((3 + 2 * 2) * 2 + 5 + 2) + even_extents * 2);
 }
 
 TEST(Schedule, ForwardOnlyIsValidOnEveryStageMap) {

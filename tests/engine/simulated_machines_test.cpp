@@ -155,7 +155,7 @@ void expect_same_whatever_things_cost(const Schedule& training, std::uint64_t se
 }
 
 TEST(SimulatedMachines, AgreeWithTheWalkForAnySchedule) {
-  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+  for (std::uint64_t seed = 0; seed < scope(1000U, 200U); ++seed) {
     expect_same_whatever_things_cost(random_schedule(seed), seed);
     if (HasFailure()) return;
   }
@@ -178,7 +178,7 @@ TEST(SimulatedMachines, AgreeWithTheWalkForNamedSchedules) {
 TEST(SimulatedMachines, AgreeWithTheWalkWhereReceiversHoldUpTheirSenders) {
   // 1F1B goes on with as many input buffers as a stage has microbatches in flight, and its sends
   // then wait for their receiver.
-  for (std::uint64_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
+  for (std::uint64_t seed = 0; seed < scope(300U, 60U) && !HasFailure(); ++seed) {
     Random random{seed};
     const auto schedule = make_1f1b(2 + static_cast<std::uint32_t>(random.below(4)),
                                     1 + static_cast<std::uint32_t>(random.below(12)));

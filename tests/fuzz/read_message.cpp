@@ -6,6 +6,8 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include <caf/all.hpp>
@@ -13,11 +15,11 @@
 #include <caf/scheduler/test_coordinator.hpp>
 
 #include "troupe/actors/director.hpp"
-#include "troupe/actors/node_messages.hpp"
 
 #include "door.hpp"
 #include "fuzz_target.hpp"
 #include "message_checks.hpp"
+#include "messages.hpp"
 
 namespace {
 
@@ -157,12 +159,11 @@ bool read(Source& source, Receivers& receivers) {
   return true;
 }
 
-constexpr std::array readers{&read<StepReported>,   &read<RankFinished>,  &read<RankFailed>,
-                             &read<LoadFailed>,     &read<JoinAsked>,     &read<PeerGone>,
-                             &read<RanksGiven>,     &read<RanksReady>,    &read<StepWanted>,
-                             &read<ClockAsked>,     &read<ClockTold>,     &read<PeakAsked>,
-                             &read<PeakTold>,       &read<RunEnded>,      &read<JoinAnswered>,
-                             &read<ParameterAsked>, &read<UpdateStarted>, &read<UpdateSkipped>};
+template <class... Messages>
+constexpr auto readers_of(std::type_identity<std::tuple<Messages...>> /*list*/) {
+  return std::array{&read<Messages>...};
+}
+constexpr auto readers = readers_of(std::type_identity<FuzzedMessages>{});
 
 }  // namespace
 

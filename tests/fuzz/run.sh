@@ -15,7 +15,7 @@ PATH=$PATH:/usr/lib/llvm-14/bin # llvm-symbolizer, which names the functions in 
 targets="parse_config from_csv communication_from_csv parse_safetensors read_hello read_header read_message
   parse_recorded_steps parse_profile"
 
-flags="-std=c++20 -O1 -g -fno-sanitize-recover=all -Iengine/include -Istages/include -Istorage/include
+flags="-std=c++20 -O1 -gline-tables-only -fno-sanitize-recover=all -Iengine/include -Istages/include -Istorage/include
   -Itransport/include -Itransport/src -Iactors/include -Iactors/src
   -Icli/src"
 

@@ -12,6 +12,7 @@
 
 #include "device_conformance.hpp"
 #include "inline_device.hpp"
+#include "seeded_device.hpp"
 
 namespace troupe::stages {
 namespace {
@@ -25,11 +26,15 @@ struct InlineBackend {
 struct SeparateBackend {
   static std::unique_ptr<Device> make() { return make_separate_device(); }
 };
+struct SeededBackend {
+  static std::unique_ptr<Device> make() { return std::make_unique<SeededDevice>(1); }
+};
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Cpu, DeviceConformance, CpuBackend);
 INSTANTIATE_TYPED_TEST_SUITE_P(Cpu, ThreadedDeviceConformance, CpuBackend);
 INSTANTIATE_TYPED_TEST_SUITE_P(Inline, DeviceConformance, InlineBackend);
 INSTANTIATE_TYPED_TEST_SUITE_P(Separate, DeviceConformance, SeparateBackend);
+INSTANTIATE_TYPED_TEST_SUITE_P(Seeded, DeviceConformance, SeededBackend);
 
 // What follows is more than every device can promise.
 

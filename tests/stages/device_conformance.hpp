@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <numeric>
@@ -126,6 +127,45 @@ TYPED_TEST_P(DeviceConformance, WhatIsUploadedAndCopiedComesBackInTheDownload) {
   EXPECT_TRUE(had_arrived);
 }
 
+TYPED_TEST_P(DeviceConformance, CopiesOnStreamsOfTheirOwnKeepTheOrderThatEventsGive) {
+  constexpr std::size_t count = 10'007;
+  constexpr std::size_t round_count = 20;
+  const auto floats = [this](MemorySpace space) {
+    const auto memory = this->device_->allocate(count * sizeof(float), space);
+    return std::span{reinterpret_cast<float*>(memory.value().data), count};
+  };
+  const auto work = this->device_->make_stream("work", 1);
+  const auto out = this->device_->make_stream("out", 1);
+  const auto in = this->device_->make_stream("in", 1);
+  const auto worked = this->device_->make_event();
+  const auto stored = this->device_->make_event();
+  const auto fetched = this->device_->make_event();
+  auto& kernels = this->device_->kernels();
+  const auto ones = floats(MemorySpace::host_pinned);
+  std::ranges::fill(ones, 1.0F);
+  const auto one = floats(this->device_->memory_space());
+  kernels.upload(*work, ones.data(), one.data(), one.size_bytes());
+  // A sum that is counted up in one place of the device, kept in host memory, and brought back to
+  // the other.
+  const auto kept = floats(MemorySpace::host_pinned);
+  const std::array sums{floats(this->device_->memory_space()),
+                        floats(this->device_->memory_space())};
+  for (std::size_t round = 0; round < round_count; ++round) {
+    const auto sum = sums[round % 2];
+    work->wait(*fetched);
+    kernels.add(*work, sum.data(), one.data(), sum.data(), count);
+    work->record(*worked);
+    out->wait(*worked);
+    kernels.download(*out, sum.data(), kept.data(), kept.size_bytes());
+    out->record(*stored);
+    in->wait(*stored);
+    kernels.upload(*in, kept.data(), sums[(round + 1) % 2].data(), kept.size_bytes());
+    in->record(*fetched);
+  }
+  in->synchronize();
+  EXPECT_EQ(std::ranges::count(kept, static_cast<float>(round_count)), count);
+}
+
 TYPED_TEST_P(DeviceConformance, ThePeakIsAPositiveNumber) {
   EXPECT_GT(this->device_->measure_peak_flops(2, 1, Precision::fp32), 0.0);
 }
@@ -136,6 +176,7 @@ REGISTER_TYPED_TEST_SUITE_P(DeviceConformance, AStreamRunsWorkInTheOrderOfEnqueu
                             AnEventThatWasNeverRecordedHoldsNothingBack, NoWorkIsLeakedAtShutdown,
                             MemoryIsZeroedAlignedAndWritable,
                             WhatIsUploadedAndCopiedComesBackInTheDownload,
+                            CopiesOnStreamsOfTheirOwnKeepTheOrderThatEventsGive,
                             ThePeakIsAPositiveNumber);
 
 /// For devices whose streams are shared between threads.

@@ -11,6 +11,7 @@
 #include "troupe/transport/in_process.hpp"
 
 #include "../engine/custom_layers.hpp"
+#include "../scope.hpp"
 #include "custom_kernels.hpp"
 #include "inline_device.hpp"
 #include "stage_chain.hpp"
@@ -18,7 +19,7 @@
 namespace troupe::stages {
 namespace {
 
-constexpr std::uint32_t step_count = 6;
+constexpr std::uint32_t step_count = scope(6U, 3U);
 
 struct Trained {
   std::vector<double> losses;
@@ -256,6 +257,34 @@ TEST(Shards, TrainALayerOfOnesOwnAsOneDoes) {
         }
       }
     }
+  }
+}
+
+/// Whatever the validator takes. Small steps, since a layer may be as steep as it happens to be.
+TEST(Shards, TrainAnyLayerAsOneDoes) {
+  constexpr std::uint64_t layer_count = 40;
+  for (std::uint64_t seed = 1; seed <= layer_count; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    auto props = props_of(Family::custom, seed % 2 == 0, {1, 2});
+    props.model.custom_layer = random_layer(seed);
+    props.model.sequence = 6;
+    props.model.dropout = seed % 5 == 0 ? 0.1 : 0.0;
+    props.train.learning_rate = 1e-3;
+    props.custom_kernels = custom_kernels();
+    Config config;
+    config.model = props.model;
+    config.model.vocabulary = 256;
+    config.parallel.tensor = 3;
+    const auto valid = validate(config);
+    ASSERT_TRUE(valid) << valid.error().context;
+    const auto expected = train(props, 1);
+    props.recompute = static_cast<Recompute>(seed % 3);
+    props.order = static_cast<BackwardOrder>(seed / 3 % 3);
+    const auto serial = train(props, 1);
+    EXPECT_EQ(serial.losses, expected.losses);
+    EXPECT_TRUE(serial.weights == expected.weights);
+    props.train.sequence_parallel = seed % 4 < 2;
+    expect_near(train(props, 3), expected, props.model);
   }
 }
 

@@ -114,18 +114,24 @@ std::uint64_t bytes_of(const StageProps& props) {
 
 class TransformerStageOn : public testing::TestWithParam<DeviceCase> {
 protected:
+  /// What a chain leaves after so many steps, on a device of its own: what a kernel takes on the
+  /// separate one grows with the memory of all who are there.
+  static Trace trained(const ChainProps& props, std::uint32_t step_count) {
+    const auto device = GetParam().make();
+    StageChain chain{*device, props};
+    return trace_of(*device, chain, props, step_count);
+  }
+
   std::unique_ptr<Device> device_ = GetParam().make();
 };
 
-INSTANTIATE_TEST_SUITE_P(Devices, TransformerStageOn, testing::ValuesIn(device_cases),
+INSTANTIATE_TEST_SUITE_P(Devices, TransformerStageOn, testing::ValuesIn(device_cases()),
                          [](const auto& test) { return std::string{test.param.name}; });
 
 TEST_P(TransformerStageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackwardPassOrdered) {
   for (const auto family : families) {
     for (const bool tie : {true, false}) {
-      const auto serial_props = props_of(tie, {6}, BackwardOrder::whole, family);
-      StageChain serial{*device_, serial_props};
-      const auto expected = trace_of(*device_, serial, serial_props, 4);
+      const auto expected = trained(props_of(tie, {6}, BackwardOrder::whole, family), 4);
       // A BERT has few targets: it learns more slowly.
       if (family != Family::bert) {
         EXPECT_LT(expected.outcomes[3].loss, expected.outcomes[0].loss);
@@ -134,9 +140,7 @@ TEST_P(TransformerStageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackward
            std::vector<std::vector<std::uint32_t>>{{6}, {1, 5}, {2, 2, 2}, {1, 1, 1, 1, 1, 1}}) {
         for (const auto order :
              {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
-          const auto props = props_of(tie, cut, order, family);
-          StageChain chain{*device_, props};
-          EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
+          EXPECT_TRUE(trained(props_of(tie, cut, order, family), 4) == expected)
               << "family " << static_cast<int>(family) << (tie ? ", tied, " : ", untied, ")
               << cut.size() << " stages, order " << static_cast<int>(order);
         }
@@ -147,17 +151,14 @@ TEST_P(TransformerStageOn, TrainsToTheSameBitsHoweverTheModelIsCutAndTheBackward
 
 TEST_P(TransformerStageOn, TrainsToTheSameBitsWhateverItRecomputes) {
   for (const auto family : families) {
-    const auto serial_props = props_of(true, {6}, BackwardOrder::whole, family);
-    StageChain serial{*device_, serial_props};
-    const auto expected = trace_of(*device_, serial, serial_props, 4);
+    const auto expected = trained(props_of(true, {6}, BackwardOrder::whole, family), 4);
     for (const auto recompute : {Recompute::selective, Recompute::full}) {
       for (const auto& cut : std::vector<std::vector<std::uint32_t>>{{6}, {2, 3, 1}}) {
         for (const auto order :
              {BackwardOrder::whole, BackwardOrder::split, BackwardOrder::weights_last}) {
           auto props = props_of(true, cut, order, family);
           props.recompute = recompute;
-          StageChain chain{*device_, props};
-          EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
+          EXPECT_TRUE(trained(props, 4) == expected)
               << "family " << static_cast<int>(family) << ", recompute "
               << static_cast<int>(recompute) << ", " << cut.size() << " stages, order "
               << static_cast<int>(order);
@@ -173,8 +174,7 @@ TEST_P(TransformerStageOn, DropsTheSameElementsHoweverTheModelIsCutOrderedAndRec
     StageChain without{*device_, serial_props};
     const auto loss_without = without.train(batch_of(serial_props, 0)).loss;
     serial_props.model = dropping(serial_props.model);
-    StageChain serial{*device_, serial_props};
-    const auto expected = trace_of(*device_, serial, serial_props, 4);
+    const auto expected = trained(serial_props, 4);
     EXPECT_NE(expected.outcomes[0].loss, loss_without);
     for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
       for (const auto order :
@@ -182,8 +182,7 @@ TEST_P(TransformerStageOn, DropsTheSameElementsHoweverTheModelIsCutOrderedAndRec
         auto props = props_of(true, {2, 3, 1}, order, family);
         props.model = dropping(props.model);
         props.recompute = recompute;
-        StageChain chain{*device_, props};
-        EXPECT_TRUE(trace_of(*device_, chain, props, 4) == expected)
+        EXPECT_TRUE(trained(props, 4) == expected)
             << "family " << static_cast<int>(family) << ", recompute "
             << static_cast<int>(recompute) << ", order " << static_cast<int>(order);
       }

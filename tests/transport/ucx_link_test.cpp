@@ -10,6 +10,7 @@
 
 #include "troupe/engine/random.hpp"
 
+#include "../scope.hpp"
 #include "ucx/ucx_address.hpp"
 #include "ucx/ucx_endpoint.hpp"
 #include "ucx/ucx_meeting.hpp"
@@ -621,7 +622,7 @@ TEST_F(UcxFabricsThatRead, CloseWhateverIsUnderWayOnEitherEnd) {
   constexpr std::uint64_t seed = 4;
   SCOPED_TRACE("seed " + std::to_string(seed));
   Random random{seed};
-  for (int round = 0; round < 50; ++round) {
+  for (int round = 0; round < scope(50, 20); ++round) {
     auto [left, right] = world_.make_link();
     std::vector<std::optional<Delivery>> outcomes(8);
     for (std::size_t i = 0; i < outcomes.size(); i += 2) {

@@ -93,7 +93,8 @@ using StepBatches = std::vector<stages::Batch>;
 class LocalRanks {
 public:
   /// Allocates everything the plan announced for `ranks`, in ascending order, and wires it.
-  /// @returns `out_of_memory` if the device refuses, or what a part of `parts` returned.
+  /// @returns `out_of_memory` if the device refuses, `invalid_config` if it cannot do what the plan
+  ///          wants, or what a part of `parts` returned.
   [[nodiscard]] static Expected<std::unique_ptr<LocalRanks>> make(std::shared_ptr<const Plan> plan,
                                                                   std::vector<std::uint32_t> ranks,
                                                                   RankParts parts = {});

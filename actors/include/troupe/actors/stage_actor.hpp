@@ -77,6 +77,7 @@ private:
   void carry_out(const ExpectActivation& command);
   void carry_out(const ExpectGradient& command);
   void carry_out(const RunPass& command);
+  void carry_out(const FetchSlot& command);
   void tell_choice(const Action& choice);
   void carry_out(const ExpectChoice& command);
   void carry_out(const SendActivation& command);

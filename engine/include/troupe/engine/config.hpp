@@ -44,6 +44,12 @@ enum class OptimizerKind : std::uint8_t {
   adafactor,  ///< Keeps sums over rows and columns alone; scales its steps to the weights.
 };
 
+/// What ranks keep in host memory while their device does not work on it.
+enum class Offload : std::uint8_t {
+  none,
+  activations,  ///< What a microbatch leaves between its passes.
+};
+
 /// What the learning rate does after its warm-up, see `learning_rate_at`.
 enum class LearningRateSchedule : std::uint8_t { cosine, linear, constant, inverse_sqrt };
 
@@ -71,6 +77,7 @@ struct TrainConfig {
   WireFormat gradient_wire = WireFormat::fp32;
   Recompute recompute = Recompute::none;          ///< What backward passes compute anew.
   std::vector<std::uint32_t> recompute_stages{};  ///< Virtual stages that do; empty: all.
+  Offload offload = Offload::none;                ///< Only for devices with memory of their own.
   bool sequence_parallel = false;  ///< Shards divide the rows of what lies between products.
   /// Who keeps the optimizer's state of what.
   OptimizerSharding optimizer_sharding = OptimizerSharding::none;

@@ -23,6 +23,10 @@ namespace troupe {
 /// The parameters of the whole model in model order, each once.
 [[nodiscard]] std::vector<ParameterSpec> parameters_of(const ModelSpec& model);
 
+/// The slots in the device's memory of a stage that offloads: one for the pass that runs, one for a
+/// copy beside it.
+inline constexpr std::uint32_t resident_slots = 2;
+
 /// How many of each buffer a stage needs, and what they must hold; derived from its schedule.
 struct StageBounds {
   std::uint32_t slots = 1;  ///< Sets of saved activations, held from F to the end of B or W.
@@ -34,6 +38,7 @@ struct StageBounds {
   bool splits_backward = false;     ///< Slots keep output gradients for a later weight pass.
   bool trains = true;               ///< False: evaluation only; no gradients, no optimizer.
   Recompute recompute = Recompute::none;  ///< What slots do not keep.
+  bool offloads = false;  ///< Slots are in host memory, `resident_slots` of them on the device too.
 
   friend bool operator==(const StageBounds&, const StageBounds&) = default;
 };
@@ -95,6 +100,7 @@ struct TensorSpec {
 struct MemoryItem {
   std::string name;
   std::uint64_t bytes = 0;
+  bool for_host = false;  ///< In page-locked host memory.
 
   friend bool operator==(const MemoryItem&, const MemoryItem&) = default;
 };

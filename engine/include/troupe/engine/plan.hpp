@@ -7,6 +7,7 @@
 
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/expected.hpp"
+#include "troupe/engine/memory.hpp"
 #include "troupe/engine/model_layout.hpp"
 #include "troupe/engine/partition.hpp"
 #include "troupe/engine/schedule.hpp"
@@ -72,6 +73,11 @@ struct Plan {
   }
   /// Bytes that the stages of `rank` (of one shard of one replica) allocate.
   [[nodiscard]] std::uint64_t bytes_of(RankIndex rank) const noexcept;
+  /// Of these, those in page-locked host memory.
+  [[nodiscard]] std::uint64_t host_bytes_of(RankIndex rank) const noexcept;
+  /// Bytes that `rank` (its first shard) copies to host memory in a training step at most, and back
+  /// at most.
+  [[nodiscard]] std::uint64_t offloaded_bytes_of(RankIndex rank) const;
   /// Bytes that a server of `rank` (of one shard) allocates.
   [[nodiscard]] std::uint64_t server_bytes_of(RankIndex rank) const noexcept;
   /// Bytes of the gradients of `rank` (of its first shard) on their way between holders.
@@ -86,6 +92,10 @@ struct Plan {
 /// `schedule.chunks` must agree if it is not 1. `schedule.split_backward` splits what is whole.
 /// Weight passes out of microbatch order are brought into order first.
 [[nodiscard]] Expected<Plan> make_plan(const Config& config, Schedule training);
+
+/// Whether ranks whose device computes in `space` can do what the plan wants.
+/// @returns `invalid_config` with a sentence that says what to change.
+[[nodiscard]] Expected<Done> check_device(const Plan& plan, MemorySpace space);
 
 /// The buffers and slots of `stage` such that every pass of both schedules finds its buffers and no
 /// send ever waits for its receiver's memory:

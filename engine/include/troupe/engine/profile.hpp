@@ -33,6 +33,7 @@ struct Profile {
   Precision precision = Precision::fp32;
   std::uint32_t stream_count = 1;
   Recompute recompute = Recompute::none;
+  bool sequence_parallel = false;  ///< Of stages of several shards.
 
   std::vector<PartTimes> parts{};  ///< One for each number of shards that was measured.
 

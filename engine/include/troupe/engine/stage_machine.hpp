@@ -123,6 +123,12 @@ struct ExpectGradient {
 struct RunPass {
   Action action;
 };
+/// Bring back what the stage has offloaded of the microbatch: the pass that the program has next
+/// needs it, and all passes before it are enqueued.
+struct FetchSlot {
+  StageIndex stage;
+  MicrobatchIndex microbatch;
+};
 /// Post the receive of the leader's choice number `index` of the step.
 struct ExpectChoice {
   std::uint32_t index = 0;
@@ -174,7 +180,7 @@ struct ExchangeWeights {
 struct FinishStep {};
 
 using StageCommand =
-    std::variant<ExpectActivation, ExpectGradient, RunPass, ExpectChoice, SendActivation,
+    std::variant<ExpectActivation, ExpectGradient, RunPass, FetchSlot, ExpectChoice, SendActivation,
                  SendGradient, ReduceBucket, ExpectTied, SendTied, AddTied, MeasureGradients,
                  ReportStep, RunOptimizer, ExchangeWeights, FinishStep>;
 
@@ -305,6 +311,7 @@ private:
   void add_tied_when_ready(const StageState& stage, Commands& out) const;
   void reduce(StageIndex stage, std::uint32_t bucket, Commands& out);
   void enqueue_ready_passes(Commands& out);
+  void fetch_ahead(Commands& out);
   void advance_phase(Commands& out);
   template <class Command>
   void begin_optimizing(Commands& out);
@@ -324,6 +331,7 @@ private:
   Phase phase_ = Phase::finished;
   std::size_t next_ = 0;            ///< The next action to enqueue.
   std::size_t finished_count_ = 0;  ///< Actions finished.
+  std::size_t fetched_count_ = 0;   ///< Actions whose slots need no more `FetchSlot`.
   std::uint32_t choices_expected_ = 0;
   std::vector<bool> choice_here_;  ///< By index.
   std::uint32_t buckets_issued_ = 0;

@@ -123,6 +123,11 @@ public:
   /// once B or W, or the F of an evaluation, is enqueued.
   virtual void enqueue(const Action& action, DeviceDone done) = 0;
 
+  /// A stage that offloads begins to bring back what it keeps of the microbatch, beside the passes
+  /// that are enqueued: the stage's next pass is one of this microbatch, not its first. Without
+  /// the call that pass fetches for itself.
+  virtual void fetch(MicrobatchIndex microbatch) = 0;
+
   /// Must be called by the driver once `done` of `action` has been seen: frees the input buffers
   /// that the action was the last to use. B and W free activation_in and gradient_in, the F of an
   /// evaluation frees activation_in.
