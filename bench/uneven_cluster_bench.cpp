@@ -19,7 +19,7 @@ namespace {
 
 using namespace troupe;
 
-constexpr std::chrono::milliseconds pass_time{2};
+constexpr std::chrono::milliseconds pass_time{5};
 constexpr std::uint32_t microbatch_count = 8;
 
 [[noreturn]] void stop(const Error& error) {
