@@ -1,7 +1,8 @@
 // How long steps take and how long the simulator says they take, on a machine whose speed drifts:
 // variants of a configuration are trained in turns, step by step, and after each such step comes
 // one of the probes of `troupe profile`. Prints a JSON array with the mean milliseconds of each
-// variant, measured, and simulated by the profile that came out. Usage: prediction_bench CONFIG
+// variant: measured, simulated by the profile that came out, and simulated as if its passes were
+// even. Usage: prediction_bench CONFIG
 // SECONDS [KEY=VALUE ...] [-- KEY=VALUE ...]...
 
 #include <cstdlib>
@@ -53,6 +54,10 @@ public:
 
   [[nodiscard]] double measured_ms() const { return sum_ms_ / count_; }
   [[nodiscard]] double simulated_ms(const Profile& profile) const {
+    return simulate_uneven(plan_.training, costs_of(plan_, profile), profile.unevenness).mean_ns
+           * 1e-6;
+  }
+  [[nodiscard]] double even_ms(const Profile& profile) const {
     return static_cast<double>(predict(plan_, profile).makespan_ns) * 1e-6;
   }
 
@@ -87,8 +92,8 @@ int main(int argc, char** argv) {
       value_or_stop(cli::measure_profile(variants.front().plan(), std::atof(argv[2]), run_next));
   std::string separator = "[";
   for (auto& variant : variants) {
-    fmt::print("{}{{\"measured\": {:.3f}, \"simulated\": {:.3f}}}", separator,
-               variant.measured_ms(), variant.simulated_ms(profile));
+    fmt::print("{}{{\"measured\": {:.3f}, \"simulated\": {:.3f}, \"even\": {:.3f}}}", separator,
+               variant.measured_ms(), variant.simulated_ms(profile), variant.even_ms(profile));
     separator = ", ";
   }
   fmt::print("]\n");

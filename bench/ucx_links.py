@@ -9,6 +9,7 @@ Usage: bench/ucx_links.py [--rounds N]     needs build/release (cmake --preset r
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import time
@@ -77,6 +78,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--program", default="build/release/bench/link_bench")
     args = parser.parse_args()
+    if shutil.which("ucx_perftest") is None:
+        raise SystemExit("ucx_perftest comes with a Debian package: apt-get install ucx-utils")
     print("| transport | what | size | links | best | ucx_perftest | best | ratio of medians | bar |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for transport, (name, tls) in TRANSPORTS.items():

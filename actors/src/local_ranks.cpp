@@ -19,16 +19,8 @@ Expected<std::unique_ptr<stages::Stage>> make_model_stage(const Plan& plan, cons
                                                           stages::Stream& stream,
                                                           const stages::StagePeers& peers,
                                                           const stages::CustomKernels& kernels) {
-  auto made =
-      stages::make_transformer_stage(device, stream,
-                                     {.model = plan.config.model,
-                                      .spec = stage.spec,
-                                      .bounds = stage.bounds,
-                                      .microbatch_count = plan.config.schedule.microbatches,
-                                      .microbatch_size = plan.config.schedule.microbatch_size,
-                                      .train = plan.config.train,
-                                      .peers = peers,
-                                      .custom_kernels = kernels});
+  auto made = stages::make_transformer_stage(device, stream,
+                                             stages::StageProps::of(plan, stage, peers, kernels));
   if (!made) return made.error();
   return std::unique_ptr<stages::Stage>{std::move(*made)};
 }

@@ -137,8 +137,7 @@ Expected<std::optional<Profile>> named_profile(const Plan& plan, const std::stri
 }
 
 void print_prediction(const Plan& plan, const Profile& profile, const std::string& source) {
-  const auto timeline = predict(plan, profile);
-  const auto seconds = static_cast<double>(timeline.makespan_ns) / 1e9;
+  const auto steps = simulate_uneven(plan.training, costs_of(plan, profile), profile.unevenness);
   for (const auto& parts : profile.parts) {
     fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer{}, {} at once\n", source,
                static_cast<double>(parts.layer.forward_ns) / 1e6,
@@ -146,9 +145,12 @@ void print_prediction(const Plan& plan, const Profile& profile, const std::strin
                parts.shard_count == 1 ? "" : fmt::format(" of {} shards", parts.shard_count),
                counted(profile.stream_count, "actor"));
   }
-  fmt::print("predicted step: {:.1f} ms, {:.0f} tokens/s\n", seconds * 1e3,
-             plan.tokens_per_step() / seconds);
-  fmt::print("predicted bubble: {:.1f}% of the time\n", 100.0 * timeline.bubble_of_total());
+  fmt::print("predicted step: {:.1f} ms (eight in ten: {:.1f} to {:.1f}), {:.0f} tokens/s\n",
+             steps.mean_ns / 1e6, static_cast<double>(steps.tenth_ns) / 1e6,
+             static_cast<double>(steps.ninetieth_ns) / 1e6,
+             plan.tokens_per_step() / (steps.mean_ns / 1e9));
+  fmt::print("predicted bubble: {:.1f}% of the time, with even passes\n",
+             100.0 * predict(plan, profile).bubble_of_total());
   const auto left_out = left_out_of_prediction(plan);
   if (!left_out.empty()) fmt::print("{}\n", left_out);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -64,6 +65,7 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.duration("dispatch_ns", profile.dispatch_ns);
   visitor.duration("director_ns", profile.director_ns);
   visitor.duration("start_ns", profile.start_ns);
+  visitor.unevenness("unevenness", profile.unevenness);
 }
 
 struct PassMember {
@@ -74,6 +76,9 @@ constexpr std::array pass_members{PassMember{"F", &PassCosts::forward_ns},
                                   PassMember{"B", &PassCosts::backward_ns},
                                   PassMember{"I", &PassCosts::backward_input_ns},
                                   PassMember{"W", &PassCosts::backward_weight_ns}};
+
+constexpr auto pass_spread_name = "pass_spread";
+constexpr auto slowdowns_name = "slowdowns";
 
 class Writer {
 public:
@@ -95,6 +100,15 @@ public:
       Writer writer{Json::object()};
       visit_parts(writer, parts);
       json_[name].push_back(std::move(writer.json_));
+    }
+  }
+  void unevenness(const char* name, const Unevenness& unevenness) {
+    json_[name] = {{pass_spread_name, unevenness.pass_spread}, {slowdowns_name, Json::array()}};
+    for (const auto& of_step : unevenness.slowdowns) {
+      // Four digits are more than such a factor has.
+      auto row = Json::array();
+      for (const auto slowdown : of_step) row.push_back(std::round(1e4 * slowdown) / 1e4);
+      json_[name][slowdowns_name].push_back(std::move(row));
     }
   }
   [[nodiscard]] std::string text() const { return json_.dump(2) + "\n"; }
@@ -136,11 +150,8 @@ public:
     });
   }
   void real(const char* name, double& value) {
-    read(*json_, name, "a number from 0 to 1e9", [&](const Json& found) {
-      if (!found.is_number() || found < 0.0 || found > 1e9) return false;
-      value = found.get<double>();
-      return true;
-    });
+    read(*json_, name, "a number from 0 to 1e9",
+         [&value](const Json& found) { return take_real(found, 1e9, value); });
   }
   void duration(const char* name, std::int64_t& value) { duration_in(*json_, name, value); }
   void passes(const char* name, PassCosts& costs) {
@@ -162,9 +173,39 @@ public:
       return true;
     });
   }
+  void unevenness(const char* name, Unevenness& unevenness) {
+    read(*json_, name, "an object with pass_spread and slowdowns", [&](const Json& found) {
+      if (!found.is_object()) return false;
+      const auto spread_text = fmt::format("a number from 0 to {}", Unevenness::pass_spread_max);
+      read(found, pass_spread_name, spread_text.c_str(), [&](const Json& spread) {
+        return take_real(spread, Unevenness::pass_spread_max, unevenness.pass_spread);
+      });
+      const auto rows_text =
+          fmt::format("a list of lists of numbers from 0 to {}", Unevenness::slowdown_max);
+      read(found, slowdowns_name, rows_text.c_str(),
+           [&](const Json& rows) { return take_slowdowns(rows, unevenness.slowdowns); });
+      return true;
+    });
+  }
   [[nodiscard]] const std::string& complaint() const noexcept { return complaint_; }
 
 private:
+  static bool take_real(const Json& found, double max, double& value) {
+    if (!found.is_number() || found < 0.0 || found > max) return false;
+    value = found.get<double>();
+    return true;
+  }
+  static bool take_slowdowns(const Json& rows, std::vector<std::vector<double>>& slowdowns) {
+    if (!rows.is_array()) return false;
+    for (const auto& row : rows) {
+      if (!row.is_array() || row.empty()) return false;
+      auto& of_step = slowdowns.emplace_back();
+      for (const auto& number : row) {
+        if (!take_real(number, Unevenness::slowdown_max, of_step.emplace_back())) return false;
+      }
+    }
+    return true;
+  }
   void duration_in(const Json& object, const char* name, std::int64_t& value) {
     read(object, name, "whole nanoseconds from 0 to a day", [&](const Json& found) {
       if (!found.is_number_integer() || found < 0 || found > duration_max_ns) return false;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -26,21 +27,22 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint32_t warmup_steps = 2;  // In which matrix products are compiled.
 constexpr std::uint32_t steps_min = 3;
 
-/// Durations of one thing. What counts is their mean: that of a step is the sum of those of its
-/// passes, however uneven the machine makes them, as no other middle is.
-class Durations {
+/// What durations are taken by: that of a step is the sum of those of its passes, however uneven
+/// the machine makes them, as no other middle is.
+class Mean {
 public:
-  void add(std::int64_t ns) {
-    sum_ns_ += static_cast<double>(ns);
-    ++count_;
+  void add(double value, double weight = 1.0) {
+    sum_ += weight * value;
+    weight_ += weight;
   }
 
   /// 0 if there are none.
-  [[nodiscard]] double mean_ns() const { return count_ == 0 ? 0.0 : sum_ns_ / count_; }
+  [[nodiscard]] double value() const { return weight_ > 0.0 ? sum_ / weight_ : 0.0; }
+  [[nodiscard]] double weight() const { return weight_; }
 
 private:
-  double sum_ns_ = 0.0;
-  std::uint32_t count_ = 0;
+  double sum_ = 0.0;
+  double weight_ = 0.0;
 };
 
 /// Tokens at random. What they are changes nothing about how long they take.
@@ -97,9 +99,15 @@ public:
   [[nodiscard]] const Plan& plan() const noexcept { return trainer_->plan(); }
   [[nodiscard]] double pass_ns(StageIndex stage, Pass pass) const {
     const auto found = passes_.find({stage, pass});
-    return found == passes_.end() ? 0.0 : found->second.mean_ns();
+    return found == passes_.end() ? 0.0 : found->second.value();
   }
-  Durations optimizer, measuring, hop, director, start;
+
+  /// By step, by actor: its passes.
+  [[nodiscard]] const std::vector<std::vector<std::vector<TraceEntry>>>& steps() const noexcept {
+    return steps_;
+  }
+
+  Mean optimizer_ns, measuring_ns, hop_ns, director_ns, start_ns;
 
 private:
   static constexpr std::uint32_t microbatches = 4;
@@ -108,23 +116,26 @@ private:
       : layers_{layers}, trainer_{std::move(trainer)} {}
 
   void observe(const StepReport& report) {
-    auto director_ns = report.end_ns - report.begin_ns;
+    auto waited_ns = report.end_ns - report.begin_ns;
+    auto& step = steps_.emplace_back();
     for (const auto& rank : report.ranks) {
-      director_ns = std::min(director_ns, rank.account[TimeCause::director]);
-      measuring.add(rank.account[TimeCause::measuring]);
+      auto& actor = step.emplace_back();
+      waited_ns = std::min(waited_ns, rank.account[TimeCause::director]);
+      measuring_ns.add(static_cast<double>(rank.account[TimeCause::measuring]));
       for (const auto& entry : rank.trace) {
-        const auto ns = entry.end_ns - entry.begin_ns;
+        const auto ns = static_cast<double>(entry.end_ns - entry.begin_ns);
         if (entry.kind == TraceEntry::Kind::pass) {
           passes_[{entry.action.stage, entry.action.pass}].add(ns);
+          actor.push_back(entry);
         }
-        if (entry.kind == TraceEntry::Kind::optimize) optimizer.add(ns);
+        if (entry.kind == TraceEntry::Kind::optimize) optimizer_ns.add(ns);
       }
       if (rank.coordinate.pipeline == RankIndex{0}) {
-        start.add(rank.trace.front().begin_ns - report.begin_ns);
+        start_ns.add(static_cast<double>(rank.trace.front().begin_ns - report.begin_ns));
         observe_hop(report, rank);
       }
     }
-    director.add(director_ns);
+    director_ns.add(static_cast<double>(waited_ns));
   }
 
   /// The last stage has nothing to do until the first microbatch comes.
@@ -134,13 +145,14 @@ private:
           || rank.coordinate.replica != first.coordinate.replica
           || rank.coordinate.shard != first.coordinate.shard)
         continue;
-      hop.add(rank.trace.front().begin_ns - first.trace.front().end_ns);
+      hop_ns.add(static_cast<double>(rank.trace.front().begin_ns - first.trace.front().end_ns));
     }
   }
 
   std::uint32_t layers_;
   std::unique_ptr<actors::Trainer> trainer_;
-  std::map<std::pair<StageIndex, Pass>, Durations> passes_;
+  std::map<std::pair<StageIndex, Pass>, Mean> passes_;
+  std::vector<std::vector<std::vector<TraceEntry>>> steps_;
 };
 
 /// What a pass takes on a stage of either size.
@@ -277,21 +289,112 @@ PartTimes fit_passes(const Probes& probes) {
 }
 
 /// Mean over the probes of what each rank's elements take.
-double per_element_ns(const std::vector<Probe*>& probes, Durations Probe::*durations) {
+double per_element_ns(const std::vector<Probe*>& probes, Mean Probe::*duration_ns) {
   double sum = 0.0;
   for (auto* probe : probes) {
     const auto& plan = probe->plan();
     double elements = 0.0;
     for (const auto& stage : plan.stages) elements += elements_of(plan, stage);
-    sum += (probe->*durations).mean_ns() / (elements / plan.training.rank_count());
+    sum += (probe->*duration_ns).value() / (elements / plan.training.rank_count());
   }
   return sum / static_cast<double>(probes.size());
 }
 
-double mean_of(const std::vector<Probe*>& probes, Durations Probe::*durations) {
+double mean_of(const std::vector<Probe*>& probes, Mean Probe::*duration_ns) {
   double sum = 0.0;
-  for (auto* probe : probes) sum += (probe->*durations).mean_ns();
+  for (auto* probe : probes) sum += (probe->*duration_ns).value();
   return sum / static_cast<double>(probes.size());
+}
+
+/// As many rows as a profile keeps, from all over the time, whose columns again have the mean 1.
+std::vector<std::vector<double>> thinned(std::vector<std::vector<double>> rows) {
+  constexpr std::size_t rows_max = 256;
+  const auto stride = (rows.size() + rows_max - 1) / rows_max;
+  std::vector<std::vector<double>> kept;
+  std::vector<Mean> columns;
+  for (std::size_t i = 0; i < rows.size(); i += stride) {
+    columns.resize(std::max(columns.size(), rows[i].size()));
+    for (std::size_t column = 0; column < rows[i].size(); ++column) {
+      columns[column].add(rows[i][column]);
+    }
+    kept.push_back(std::move(rows[i]));
+  }
+  for (auto& row : kept) {
+    for (std::size_t column = 0; column < row.size(); ++column) {
+      row[column] = std::min(row[column] / columns[column].value(), Unevenness::slowdown_max);
+    }
+  }
+  return kept;
+}
+
+/// A pass, and what it took over what it usually takes.
+struct UnevenPass {
+  std::int64_t begin_ns;
+  std::int64_t end_ns;
+  double usual_ns;
+  double factor;
+};
+
+std::vector<UnevenPass> uneven_passes(const Probe& probe, const std::vector<TraceEntry>& trace) {
+  std::vector<UnevenPass> passes;
+  for (const auto& entry : trace) {
+    const auto usual_ns = probe.pass_ns(entry.action.stage, entry.action.pass);
+    const auto ns = static_cast<double>(entry.end_ns - entry.begin_ns);
+    passes.push_back({entry.begin_ns, entry.end_ns, usual_ns, ns / usual_ns});
+  }
+  return passes;
+}
+
+/// What `others` show while `pass` runs, or nothing if they stand still for much of that time.
+std::optional<double> factor_beside(const UnevenPass& pass, const std::vector<UnevenPass>& others) {
+  constexpr double most = 0.9;
+  Mean factor;
+  for (const auto& other : others) {
+    const auto both_ns =
+        std::min(pass.end_ns, other.end_ns) - std::max(pass.begin_ns, other.begin_ns);
+    if (both_ns > 0) factor.add(other.factor, static_cast<double>(both_ns));
+  }
+  if (factor.weight() < most * static_cast<double>(pass.end_ns - pass.begin_ns)) return {};
+  return factor.value();
+}
+
+/// Adds the squares of what the factors of `passes` have for themselves: what hits the whole
+/// machine makes no rank wait. Two values that share nothing differ by twice the variance of each.
+void add_unshared(const std::vector<UnevenPass>& passes, const std::vector<UnevenPass>& others,
+                  Mean& squares) {
+  for (const auto& pass : passes) {
+    const auto beside = factor_beside(pass, others);
+    if (!beside) continue;
+    const auto difference = pass.factor - *beside;
+    squares.add(difference * difference / 2.0, pass.usual_ns);
+  }
+}
+
+/// How uneven the steps of all probes were.
+Unevenness unevenness_of(const std::vector<Probe*>& probes) {
+  Unevenness found;
+  Mean squares;
+  for (const auto* probe : probes) {
+    for (const auto& step : probe->steps()) {
+      auto& slowdowns = found.slowdowns.emplace_back();
+      std::vector<std::vector<UnevenPass>> actors;
+      for (const auto& trace : step) {
+        auto& passes = actors.emplace_back(uneven_passes(*probe, trace));
+        Mean slowdown;
+        for (const auto& pass : passes) slowdown.add(pass.factor, pass.usual_ns);
+        for (auto& pass : passes) pass.factor /= slowdown.value();
+        slowdowns.push_back(slowdown.value());
+      }
+      for (const auto& passes : actors) {
+        for (const auto& others : actors) {
+          if (&passes != &others) add_unshared(passes, others, squares);
+        }
+      }
+    }
+  }
+  found.pass_spread = std::min(std::sqrt(squares.value()), Unevenness::pass_spread_max);
+  found.slowdowns = thinned(std::move(found.slowdowns));
+  return found;
 }
 
 }  // namespace
@@ -324,11 +427,12 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds,
                   .recompute = plan.config.train.recompute,
                   .sequence_parallel = plan.config.train.sequence_parallel};
   for (const auto& of_count : probes_of_counts) profile.parts.push_back(fit_passes(of_count));
-  profile.optimizer_ns_per_element = per_element_ns(probes, &Probe::optimizer);
-  profile.measuring_ns_per_element = per_element_ns(probes, &Probe::measuring);
-  profile.dispatch_ns = rounded(mean_of(probes, &Probe::hop) / 2.0);
-  profile.director_ns = rounded(mean_of(probes, &Probe::director));
-  profile.start_ns = rounded(mean_of(probes, &Probe::start));
+  profile.optimizer_ns_per_element = per_element_ns(probes, &Probe::optimizer_ns);
+  profile.measuring_ns_per_element = per_element_ns(probes, &Probe::measuring_ns);
+  profile.dispatch_ns = rounded(mean_of(probes, &Probe::hop_ns) / 2.0);
+  profile.director_ns = rounded(mean_of(probes, &Probe::director_ns));
+  profile.start_ns = rounded(mean_of(probes, &Probe::start_ns));
+  profile.unevenness = unevenness_of(probes);
   return profile;
 }
 

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -44,6 +45,7 @@ struct Run {
   Schedule schedule;
   double link = 0.0;
   Timeline timeline;
+  std::optional<UnevenSteps> uneven{};  ///< With a profile.
 
   /// Virtual stages per rank and copy of the model.
   [[nodiscard]] double chunks() const {
@@ -146,7 +148,8 @@ Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& 
   if (auto fits = check_fits(profile, *plan); !fits) return fits.error();
   auto costs = costs_of(*plan, profile);
   if (auto added = add_machine(arguments, plan->training, costs); !added) return added.error();
-  return Run{plan->training, 0.0, simulate(plan->training, costs)};
+  return Run{plan->training, 0.0, simulate(plan->training, costs),
+             simulate_uneven(plan->training, costs, profile.unevenness)};
 }
 
 Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string& name,
@@ -181,11 +184,11 @@ Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string
             units_max)};
   }
   auto timeline = simulate(*schedule, costs);
-  return Run{std::move(*schedule), link, std::move(timeline)};
+  return Run{std::move(*schedule), link, std::move(timeline), {}};
 }
 
 Json to_json(const Run& run, bool with_memory) {
-  const auto& [schedule, link, timeline] = run;
+  const auto& [schedule, link, timeline, uneven] = run;
   Json object{{"schedule", schedule.name},
               {"stages", schedule.rank_count()},
               {"virtual_stages", schedule.stage_count()},
@@ -208,6 +211,11 @@ Json to_json(const Run& run, bool with_memory) {
     object["peak_activations"].push_back(peak);
     object["peak_microbatches"].push_back(static_cast<double>(peak) / run.chunks());
   }
+  if (uneven) {
+    object["uneven_steps"] = {{"mean", uneven->mean_ns / static_cast<double>(unit.size_ns)},
+                              {"tenth", to_units(uneven->tenth_ns)},
+                              {"ninetieth", to_units(uneven->ninetieth_ns)}};
+  }
   if (!with_memory) return object;
   for (const auto& levels : run.activations()) {
     auto steps = Json::array();
@@ -218,13 +226,20 @@ Json to_json(const Run& run, bool with_memory) {
 }
 
 void print_one(const Run& run) {
-  const auto& [schedule, link, timeline] = run;
+  const auto& [schedule, link, timeline, uneven] = run;
   fmt::print("{}: {}, {}, {}, link {}\n", schedule.name, counted(schedule.rank_count(), "rank"),
              counted(schedule.stage_count(), "stage"),
              counted(schedule.microbatch_count, "microbatch"), link);
   fmt::print("makespan {}, bubble {:.2f}% of the time, {:.2f}% of the work\n",
              to_units(timeline.makespan_ns), 100.0 * timeline.bubble_of_total(),
              100.0 * timeline.bubble_of_ideal());
+  if (uneven) {
+    fmt::print(
+        "with passes as uneven as when they were profiled {:.1f} in the mean, eight steps in "
+        "ten {:.1f} to {:.1f}\n",
+        uneven->mean_ns / static_cast<double>(unit.size_ns), to_units(uneven->tenth_ns),
+        to_units(uneven->ninetieth_ns));
+  }
   fmt::print("idle by cause:");
   const auto causes = timeline.idle_by_cause();
   for (std::size_t cause = 0; cause < idle_cause_count; ++cause) {
@@ -251,7 +266,7 @@ void print_table(const std::vector<Run>& runs, bool as_csv) {
                "microbatches", "link", "makespan", "of total", "of ideal", "peak");
   }
   for (const auto& run : runs) {
-    const auto& [schedule, link, timeline] = run;
+    const auto& [schedule, link, timeline, uneven] = run;
     const auto makespan = to_units(timeline.makespan_ns);
     const auto peak = std::ranges::max(run.peaks());
     if (as_csv) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -88,6 +89,16 @@ double share_of(const Plan& plan, const Profile& profile) {
   return std::max(1.0, ranks / profile.stream_count);
 }
 
+/// More than any pass of an uneven machine takes longer than in the mean.
+double slowest_of(const Unevenness& unevenness) {
+  constexpr double jitter_factor_max = 300.0;  // With the largest spread.
+  double slowest = 1.0;
+  for (const auto& of_step : unevenness.slowdowns) {
+    for (const auto slowdown : of_step) slowest = std::max(slowest, slowdown);
+  }
+  return slowest * (unevenness.pass_spread > 0.0 ? jitter_factor_max : 1.0);
+}
+
 /// More than the step takes, one thing after the other.
 double longest_ns(const Plan& plan, const Profile& profile) {
   double sum = 0.0;
@@ -103,8 +114,8 @@ double longest_ns(const Plan& plan, const Profile& profile) {
     sum += elements_of(plan, stage)
            * (profile.optimizer_ns_per_element + profile.measuring_ns_per_element);
   }
-  return sum * share_of(plan, profile) + static_cast<double>(profile.director_ns)
-         + static_cast<double>(profile.start_ns);
+  return sum * share_of(plan, profile) * slowest_of(profile.unevenness)
+         + static_cast<double>(profile.director_ns) + static_cast<double>(profile.start_ns);
 }
 
 }  // namespace
@@ -247,6 +258,27 @@ Expected<Plan> make_plan(const Config& config, const Profile& profile) {
 
 Timeline predict(const Plan& plan, const Profile& profile) {
   return simulate(plan.training, costs_of(plan, profile));
+}
+
+UnevenSteps simulate_uneven(const Schedule& schedule, CostModel costs,
+                            const Unevenness& unevenness) {
+  const std::vector<std::vector<double>> even{{1.0}};
+  const auto usual = costs.slowdown;
+  costs.slowdown.resize(std::size_t{schedule.rank_count()} * costs.replicas.count);
+  costs.jitter.pass_spread = std::hypot(costs.jitter.pass_spread, unevenness.pass_spread);
+  std::vector<std::int64_t> makespans;
+  for (const auto& of_step : unevenness.slowdowns.empty() ? even : unevenness.slowdowns) {
+    for (std::size_t row = 0; row < costs.slowdown.size(); ++row) {
+      costs.slowdown[row] = usual[row % usual.size()] * of_step[row % of_step.size()];
+    }
+    ++costs.jitter.seed;
+    makespans.push_back(simulate(schedule, costs, Recording::totals).makespan_ns);
+  }
+  std::ranges::sort(makespans);
+  const auto sum = std::accumulate(makespans.begin(), makespans.end(), 0.0);
+  const auto count = makespans.size();
+  return {sum / static_cast<double>(count), makespans[count / 10],
+          makespans[count - 1 - count / 10]};
 }
 
 }  // namespace troupe

@@ -324,14 +324,7 @@ Outcome run(Race& race) {
               stages::Stream& stream,
               const stages::StagePeers& peers) -> Expected<std::unique_ptr<stages::Stage>> {
     auto made =
-        stages::make_transformer_stage(device, stream,
-                                       {.model = plan.config.model,
-                                        .spec = stage.spec,
-                                        .bounds = stage.bounds,
-                                        .microbatch_count = plan.config.schedule.microbatches,
-                                        .microbatch_size = plan.config.schedule.microbatch_size,
-                                        .train = plan.config.train,
-                                        .peers = peers});
+        stages::make_transformer_stage(device, stream, stages::StageProps::of(plan, stage, peers));
     if (!made) return made.error();
     std::unique_ptr<stages::Stage> model = std::move(*made);
     const auto holder = peers.holders.group->rank();

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -154,6 +155,14 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
     }
     EXPECT_GT(sum_ns, 0) << pass;
   }
+  std::vector<double> sums;
+  const auto steps = profile.at("unevenness").at("slowdowns");
+  for (const auto& of_step : steps) {
+    sums.resize(of_step.size());
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += of_step.at(i).get<double>();
+  }
+  EXPECT_FALSE(sums.empty());
+  for (const auto sum : sums) EXPECT_NEAR(sum / static_cast<double>(steps.size()), 1.0, 1e-3);
   const auto simulated =
       shell("troupe simulate run.toml --profile p.json --schedule gpipe,1f1b --json");
   ASSERT_EQ(simulated.exit_code, 0) << simulated.output;
@@ -166,7 +175,7 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
   const auto at = planned.output.find(words);
   ASSERT_NE(at, std::string::npos) << planned.output;
   EXPECT_NEAR(std::stod(planned.output.substr(at + words.size())),
-              objects[0].at("makespan").get<double>(), 0.051);
+              objects[0].at("uneven_steps").at("mean").get<double>(), 0.051);
   expect_refused("troupe plan run.toml --set schedule.microbatch_size=7 --profile p.json",
                  "the configuration has 7; measure one for it with `troupe profile`");
   expect_refused("troupe simulate run.toml --set schedule.microbatch_size=7 --profile p.json",
@@ -223,7 +232,8 @@ Profile any_profile() {
           .link = {.latency_ns = 13},
           .dispatch_ns = 14,
           .director_ns = 15,
-          .start_ns = 16};
+          .start_ns = 16,
+          .unevenness = {.slowdowns = {{1.25, 0.75}, {0.75, 1.25}}, .pass_spread = 0.5}};
 }
 
 TEST(ProfileFile, ComesBackAsItWasWritten) {
@@ -234,6 +244,7 @@ TEST(ProfileFile, ComesBackAsItWasWritten) {
   EXPECT_EQ(read->parts, any_profile().parts);
   EXPECT_TRUE(read->sequence_parallel);
   EXPECT_EQ(read->start_ns, 16);
+  EXPECT_EQ(read->unevenness, any_profile().unevenness);
 }
 
 TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
@@ -261,6 +272,15 @@ TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
       complaint("\"parts\": [", "\"parts\": [1, "),
       "p.json: parts: found [1,{\"shards\":3,\"embedding\":{\"F\":1,\"B\":2,, expected a list "
       "of objects, one for each number of shards; write a new one with `troupe profile`");
+  EXPECT_EQ(complaint("\"pass_spread\": 0.5", "\"pass_spread\": 4"),
+            "p.json: pass_spread: found 4, expected a number from 0 to 3; write a new one with "
+            "`troupe profile`");
+  for (const auto* number : {"-1", "1001", "[]", "{}"}) {
+    EXPECT_NE(complaint("1.25", number).find("expected a list of lists of numbers from 0 to 1000"),
+              std::string::npos);
+  }
+  EXPECT_NE(complaint("\"slowdowns\": [", "\"slowdowns\": [[], ").find("list of lists"),
+            std::string::npos);
   EXPECT_EQ(complaint("0.25", "1e400"), complaint("\"troupe_profile\": 1", "\"other\": 1"));
 }
 

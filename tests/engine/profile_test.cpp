@@ -73,6 +73,63 @@ TEST(Profile, MakesASearchedScheduleForItsCosts) {
             predict(*make_plan(config, uneven), uneven).makespan_ns);
 }
 
+TEST(Profile, StepsOfAnEvenMachineAreAsPredicted) {
+  const auto plan = make_plan(config_of(2)).value();
+  const auto profile = profile_of(plan);
+  const auto makespan_ns = predict(plan, profile).makespan_ns;
+  const auto steps = simulate_uneven(plan.training, costs_of(plan, profile), {});
+  EXPECT_EQ(steps.mean_ns, static_cast<double>(makespan_ns));
+  EXPECT_EQ(steps.tenth_ns, makespan_ns);
+  EXPECT_EQ(steps.ninetieth_ns, makespan_ns);
+}
+
+TEST(Profile, EachMeasuredStepSlowsEachRankAsItDid) {
+  auto config = config_of(1);
+  config.schedule.microbatches = 1;
+  const auto plan = make_plan(config).value();
+  auto profile = profile_of(plan);
+  profile.optimizer_ns_per_element = 0.0;
+  constexpr std::int64_t first_ns = 10 + 20 + 4 * 300;
+  constexpr std::int64_t last_ns = 50 + 100 + 2 * 300;
+  const auto steps_of = [&](std::vector<std::vector<double>> slowdowns) {
+    return simulate_uneven(plan.training, costs_of(plan, profile), {std::move(slowdowns), 0.0});
+  };
+  const auto two = steps_of({{2.0, 1.0}, {0.5, 3.0}});
+  EXPECT_EQ(two.mean_ns, 7 + (2.5 * first_ns + 4.0 * last_ns) / 2.0);
+  EXPECT_EQ(two.tenth_ns, 7 + first_ns / 2 + 3 * last_ns);
+  EXPECT_EQ(two.ninetieth_ns, 7 + 2 * first_ns + last_ns);
+  // A core that computed alone is that of every rank.
+  EXPECT_EQ(steps_of({{3.0}}).mean_ns, 7 + 3 * (first_ns + last_ns));
+  std::vector<std::vector<double>> many;
+  for (int i = 1; i <= 20; ++i) many.push_back({static_cast<double>(i)});
+  EXPECT_EQ(steps_of(many).tenth_ns, 7 + 3 * (first_ns + last_ns));
+  EXPECT_EQ(steps_of(many).ninetieth_ns, 7 + 18 * (first_ns + last_ns));
+}
+
+TEST(Profile, RanksWaitForUnevenPasses) {
+  auto config = config_of(1);
+  config.model.layers = 8;
+  config.schedule.layers_per_stage = {4, 4};
+  config.schedule.microbatches = 64;
+  const auto plan = make_plan(config).value();
+  const auto profile = profile_of(plan);
+  const std::vector<std::vector<double>> even(20, {1.0});
+  const auto mean_ns = [&](double spread) {
+    return simulate_uneven(plan.training, costs_of(plan, profile), {even, spread}).mean_ns;
+  };
+  EXPECT_GT(mean_ns(0.2), 1.03 * mean_ns(0.0));
+  EXPECT_GT(mean_ns(0.4), 1.03 * mean_ns(0.2));
+}
+
+TEST(Profile, EveryReplicaIsAsUnevenAsTheActorsThatWereMeasured) {
+  const auto plan = make_plan(config_of(1)).value();
+  auto costs = costs_of(plan, profile_of(plan));
+  const Unevenness unevenness{{{1.0, 1.0, 1.0, 5.0}}, 0.0};
+  const auto one = simulate_uneven(plan.training, costs, unevenness);
+  costs.replicas.count = 2;
+  EXPECT_GT(simulate_uneven(plan.training, costs, unevenness).mean_ns, one.mean_ns);
+}
+
 TEST(Profile, LeavesEveryOtherScheduleItsOwnStages) {
   auto config = config_of(1);
   const auto profile = profile_of(make_plan(config).value());
@@ -87,6 +144,12 @@ TEST(Profile, SaysWhenAStepWouldTakeYears) {
   profile.parts[0].layer.forward_ns = std::int64_t{1} << 60U;
   EXPECT_EQ(check_fits(profile, plan).error().context,
             "by the profile a step may take years; measure one with `troupe profile`");
+  profile.parts[0].layer.forward_ns = std::int64_t{1} << 50U;
+  EXPECT_TRUE(check_fits(profile, plan).has_value());
+  profile.unevenness.slowdowns = {{1.0}, {1.0, 100.0}};
+  EXPECT_FALSE(check_fits(profile, plan).has_value());
+  profile.unevenness = {{{1.0}}, 0.1};
+  EXPECT_FALSE(check_fits(profile, plan).has_value());
 }
 
 TEST(Profile, RefusesAPlanOfOtherParts) {

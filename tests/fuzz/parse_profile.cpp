@@ -26,6 +26,9 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
   profile->microbatch_size = config.schedule.microbatch_size;
   profile->threads_per_stage = config.run.threads_per_stage;
   const auto plan = make_plan(config).value();
-  if (check_fits(*profile, plan)) TROUPE_ASSERT(predict(plan, *profile).makespan_ns >= 0);
+  if (!check_fits(*profile, plan)) return 0;
+  TROUPE_ASSERT(predict(plan, *profile).makespan_ns >= 0);
+  const auto steps = simulate_uneven(plan.training, costs_of(plan, *profile), profile->unevenness);
+  TROUPE_ASSERT(0 <= steps.tenth_ns && steps.tenth_ns <= steps.ninetieth_ns);
   return 0;
 }

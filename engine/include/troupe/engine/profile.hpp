@@ -24,6 +24,23 @@ struct PartTimes {
   friend bool operator==(const PartTimes&, const PartTimes&) = default;
 };
 
+/// How unevenly a machine computed. What else runs on it slows one core for seconds and not the
+/// other, and one pass and not the next; ranks wait for each other, so a step takes longer than its
+/// passes do in the mean.
+struct Unevenness {
+  static constexpr double slowdown_max = 1000.0;
+  static constexpr double pass_spread_max = 3.0;
+
+  /// By step that was measured, by actor that computed at once with the others: what its passes
+  /// took in that step over what they take in the mean. None: the machine is even.
+  std::vector<std::vector<double>> slowdowns{};
+  /// Standard deviation over mean of such a pass within its step, without what slows all actors at
+  /// a time: nobody waits for that.
+  double pass_spread = 0.0;
+
+  friend bool operator==(const Unevenness&, const Unevenness&) = default;
+};
+
 /// Measured with `stream_count` ranks computing at once: what they share, caches, memory and the
 /// speed of the cores, is part of the times.
 struct Profile {
@@ -45,6 +62,8 @@ struct Profile {
   std::int64_t director_ns = 0;  ///< As in `Runtime`.
   std::int64_t start_ns = 0;     ///< From the wish for a step to the first pass.
 
+  Unevenness unevenness{};
+
   friend bool operator==(const Profile&, const Profile&) = default;
 };
 
@@ -64,7 +83,20 @@ struct Profile {
 /// @returns `invalid_config` or `invalid_schedule` with a sentence that says what to change.
 [[nodiscard]] Expected<Plan> make_plan(const Config& config, const Profile& profile);
 
-/// Simulates the training step of `plan` by `profile`.
+/// Simulates the training step of `plan` by `profile`, with every pass as long as in the mean.
 [[nodiscard]] Timeline predict(const Plan& plan, const Profile& profile);
+
+/// What steps take on an uneven machine.
+struct UnevenSteps {
+  double mean_ns = 0.0;
+  std::int64_t tenth_ns = 0;      ///< A tenth of them takes less.
+  std::int64_t ninetieth_ns = 0;  ///< A tenth of them takes more.
+};
+
+/// Simulates a step for each one that was measured, with its slowdowns on top of those of `costs`
+/// and with jitter of passes. The ranks, replica by replica, are the actors that were measured,
+/// from the first again behind the last. On an even machine all steps are alike.
+[[nodiscard]] UnevenSteps simulate_uneven(const Schedule& schedule, CostModel costs,
+                                          const Unevenness& unevenness);
 
 }  // namespace troupe

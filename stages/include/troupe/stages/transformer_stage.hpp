@@ -3,9 +3,11 @@
 
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/model_layout.hpp"
+#include "troupe/engine/plan.hpp"
 #include "troupe/stages/custom_kernel.hpp"
 #include "troupe/stages/device.hpp"
 #include "troupe/stages/stage.hpp"
@@ -22,6 +24,19 @@ struct StageProps {
   TrainConfig train;  ///< Seed, optimizer and its constants.
   StagePeers peers{};
   CustomKernels custom_kernels{};  ///< Of the operations that the model's layer defines.
+
+  /// Those of a stage of a planned run.
+  [[nodiscard]] static StageProps of(const Plan& plan, const StagePlan& stage,
+                                     const StagePeers& peers, CustomKernels kernels = {}) {
+    return {.model = plan.config.model,
+            .spec = stage.spec,
+            .bounds = stage.bounds,
+            .microbatch_count = plan.config.schedule.microbatches,
+            .microbatch_size = plan.config.schedule.microbatch_size,
+            .train = plan.config.train,
+            .peers = peers,
+            .custom_kernels = std::move(kernels)};
+  }
 
   [[nodiscard]] Shard shard() const noexcept {
     if (peers.shards.group == nullptr) return {};
