@@ -6,7 +6,6 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -14,7 +13,9 @@
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/random.hpp"
 
+#include "mean.hpp"
 #include "run_inputs.hpp"
+#include "unevenness.hpp"
 
 namespace troupe::cli {
 
@@ -26,24 +27,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint32_t warmup_steps = 2;  // In which matrix products are compiled.
 constexpr std::uint32_t steps_min = 3;
-
-/// What durations are taken by: that of a step is the sum of those of its passes, however uneven
-/// the machine makes them, as no other middle is.
-class Mean {
-public:
-  void add(double value, double weight = 1.0) {
-    sum_ += weight * value;
-    weight_ += weight;
-  }
-
-  /// 0 if there are none.
-  [[nodiscard]] double value() const { return weight_ > 0.0 ? sum_ / weight_ : 0.0; }
-  [[nodiscard]] double weight() const { return weight_; }
-
-private:
-  double sum_ = 0.0;
-  double weight_ = 0.0;
-};
 
 /// Tokens at random. What they are changes nothing about how long they take.
 void fill_at_random(const ModelSpec& model, std::uint32_t step, stages::Batch& batch) {
@@ -306,95 +289,22 @@ double mean_of(const std::vector<Probe*>& probes, Mean Probe::*duration_ns) {
   return sum / static_cast<double>(probes.size());
 }
 
-/// As many rows as a profile keeps, from all over the time, whose columns again have the mean 1.
-std::vector<std::vector<double>> thinned(std::vector<std::vector<double>> rows) {
-  constexpr std::size_t rows_max = 256;
-  const auto stride = (rows.size() + rows_max - 1) / rows_max;
-  std::vector<std::vector<double>> kept;
-  std::vector<Mean> columns;
-  for (std::size_t i = 0; i < rows.size(); i += stride) {
-    columns.resize(std::max(columns.size(), rows[i].size()));
-    for (std::size_t column = 0; column < rows[i].size(); ++column) {
-      columns[column].add(rows[i][column]);
-    }
-    kept.push_back(std::move(rows[i]));
-  }
-  for (auto& row : kept) {
-    for (std::size_t column = 0; column < row.size(); ++column) {
-      row[column] = std::min(row[column] / columns[column].value(), Unevenness::slowdown_max);
-    }
-  }
-  return kept;
-}
-
-/// A pass, and what it took over what it usually takes.
-struct UnevenPass {
-  std::int64_t begin_ns;
-  std::int64_t end_ns;
-  double usual_ns;
-  double factor;
-};
-
-std::vector<UnevenPass> uneven_passes(const Probe& probe, const std::vector<TraceEntry>& trace) {
-  std::vector<UnevenPass> passes;
-  for (const auto& entry : trace) {
-    const auto usual_ns = probe.pass_ns(entry.action.stage, entry.action.pass);
-    const auto ns = static_cast<double>(entry.end_ns - entry.begin_ns);
-    passes.push_back({entry.begin_ns, entry.end_ns, usual_ns, ns / usual_ns});
-  }
-  return passes;
-}
-
-/// What `others` show while `pass` runs, or nothing if they stand still for much of that time.
-std::optional<double> factor_beside(const UnevenPass& pass, const std::vector<UnevenPass>& others) {
-  constexpr double most = 0.9;
-  Mean factor;
-  for (const auto& other : others) {
-    const auto both_ns =
-        std::min(pass.end_ns, other.end_ns) - std::max(pass.begin_ns, other.begin_ns);
-    if (both_ns > 0) factor.add(other.factor, static_cast<double>(both_ns));
-  }
-  if (factor.weight() < most * static_cast<double>(pass.end_ns - pass.begin_ns)) return {};
-  return factor.value();
-}
-
-/// Adds the squares of what the factors of `passes` have for themselves: what hits the whole
-/// machine makes no rank wait. Two values that share nothing differ by twice the variance of each.
-void add_unshared(const std::vector<UnevenPass>& passes, const std::vector<UnevenPass>& others,
-                  Mean& squares) {
-  for (const auto& pass : passes) {
-    const auto beside = factor_beside(pass, others);
-    if (!beside) continue;
-    const auto difference = pass.factor - *beside;
-    squares.add(difference * difference / 2.0, pass.usual_ns);
-  }
-}
-
-/// How uneven the steps of all probes were.
-Unevenness unevenness_of(const std::vector<Probe*>& probes) {
-  Unevenness found;
-  Mean squares;
+/// The passes of all probes, with what such passes of the same probe take in the mean.
+std::vector<StepPasses> passes_of(const std::vector<Probe*>& probes) {
+  std::vector<StepPasses> steps;
   for (const auto* probe : probes) {
-    for (const auto& step : probe->steps()) {
-      auto& slowdowns = found.slowdowns.emplace_back();
-      std::vector<std::vector<UnevenPass>> actors;
-      for (const auto& trace : step) {
-        auto& passes = actors.emplace_back(uneven_passes(*probe, trace));
-        Mean slowdown;
-        for (const auto& pass : passes) slowdown.add(pass.factor, pass.usual_ns);
-        for (auto& pass : passes) pass.factor /= slowdown.value();
-        slowdowns.push_back(slowdown.value());
-      }
-      for (const auto& passes : actors) {
-        for (const auto& others : actors) {
-          if (&passes != &others) add_unshared(passes, others, squares);
+    for (const auto& traces : probe->steps()) {
+      auto& step = steps.emplace_back();
+      for (const auto& trace : traces) {
+        auto& passes = step.emplace_back();
+        for (const auto& entry : trace) {
+          passes.push_back({entry.begin_ns, entry.end_ns,
+                            probe->pass_ns(entry.action.stage, entry.action.pass)});
         }
       }
     }
   }
-  found.pass_spread = std::min(std::sqrt(squares.value()), Unevenness::pass_spread_max);
-  found.slowdowns = thinned(std::move(found.slowdowns));
-  return found;
+  return steps;
 }
 
 }  // namespace
@@ -432,7 +342,7 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds,
   profile.dispatch_ns = rounded(mean_of(probes, &Probe::hop_ns) / 2.0);
   profile.director_ns = rounded(mean_of(probes, &Probe::director_ns));
   profile.start_ns = rounded(mean_of(probes, &Probe::start_ns));
-  profile.unevenness = unevenness_of(probes);
+  profile.unevenness = unevenness_of(passes_of(probes));
   return profile;
 }
 
