@@ -119,6 +119,8 @@ TEST(Profile, RanksWaitForUnevenPasses) {
   };
   EXPECT_GT(mean_ns(0.2), 1.03 * mean_ns(0.0));
   EXPECT_GT(mean_ns(0.4), 1.03 * mean_ns(0.2));
+  const auto steps = simulate_uneven(plan.training, costs_of(plan, profile), {even, 0.2});
+  EXPECT_LT(steps.tenth_ns, steps.ninetieth_ns) << "each has jitter of its own";
 }
 
 TEST(Profile, EveryReplicaIsAsUnevenAsTheActorsThatWereMeasured) {
