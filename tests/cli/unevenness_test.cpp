@@ -53,6 +53,8 @@ TEST(Unevenness, APassThatRunsAloneSaysNothingOfWhatIsShared) {
   const std::vector<double> shaken{0.8, 1.2};
   EXPECT_EQ(unevenness_of({{passes_of(shaken)}}).pass_spread, 0.0);
   EXPECT_EQ(unevenness_of({{passes_of(shaken), passes_of(shaken, 200)}}).pass_spread, 0.0);
+  // Two meet for a part of either.
+  EXPECT_EQ(unevenness_of({{passes_of(shaken), passes_of(shaken, 150)}}).pass_spread, 0.0);
 }
 
 TEST(Unevenness, KeepsStepsFromAllOverTheTime) {
