@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <vector>
+
 #include <fmt/format.h>
 
 #include "troupe/storage/text_file.hpp"
@@ -20,6 +23,20 @@ void print(const char* part, const PassCosts& costs) {
   fmt::print("{:<10} {:>10} {:>10} {:>10} {:>10}\n", part, milliseconds(costs.forward_ns),
              milliseconds(costs.backward_ns), milliseconds(costs.backward_input_ns),
              milliseconds(costs.backward_weight_ns));
+}
+
+void print(const Unevenness& unevenness) {
+  std::vector<double> slowdowns;
+  for (const auto& of_step : unevenness.slowdowns) {
+    slowdowns.insert(slowdowns.end(), of_step.begin(), of_step.end());
+  }
+  std::ranges::sort(slowdowns);
+  const auto tenth = slowdowns.size() / 10;
+  fmt::print(
+      "unevenness: in eight steps of ten an actor took {:.0f} to {:.0f}% of its mean; within "
+      "a step its passes differ by {:.0f}% from those beside them\n",
+      100.0 * slowdowns[tenth], 100.0 * slowdowns[slowdowns.size() - 1 - tenth],
+      100.0 * unevenness.pass_spread);
 }
 
 }  // namespace
@@ -46,6 +63,7 @@ Expected<ExitCode> profile(const ProfileArguments& arguments) {
              measured->optimizer_ns_per_element, measured->measuring_ns_per_element);
   fmt::print("runtime: {} us to notice, {} us for the director, {} us to begin a step\n",
              measured->dispatch_ns / 1000, measured->director_ns / 1000, measured->start_ns / 1000);
+  print(measured->unevenness);
   fmt::print("written to {}\n", arguments.out_path);
   return exit_success;
 }
