@@ -12,6 +12,7 @@
 
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/draw.hpp"
+#include "troupe/engine/memory_need.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 #include "troupe/storage/text_file.hpp"
@@ -45,7 +46,8 @@ struct Run {
   Schedule schedule;
   double link = 0.0;
   Timeline timeline;
-  std::optional<UnevenSteps> uneven{};  ///< With a profile.
+  std::optional<UnevenSteps> uneven{};     ///< With a profile.
+  std::vector<std::int64_t> slot_bytes{};  ///< By stage; of a model.
 
   /// Virtual stages per rank and copy of the model.
   [[nodiscard]] double chunks() const {
@@ -55,15 +57,21 @@ struct Run {
     const auto& time = timeline.rank_times[rank];
     return time.end_ns - time.begin_ns - time.passes_ns;
   }
-  /// Sets of activations of one virtual stage that each rank holds at most.
+  /// The most that each rank holds, in sets of activations of one virtual stage.
   [[nodiscard]] std::vector<std::int64_t> peaks() const { return memory_max(schedule, {1}); }
-  /// By rank of the timeline: such sets over time.
-  [[nodiscard]] std::vector<std::vector<MemoryLevel>> activations() const {
-    std::vector<std::vector<MemoryLevel>> levels;
+  /// By rank of the timeline: what it holds over time, if a set of each stage is so much.
+  [[nodiscard]] std::vector<std::vector<MemoryLevel>> levels(
+      const std::vector<std::int64_t>& of_set) const {
+    std::vector<std::vector<MemoryLevel>> list;
     for (const auto& rank : timeline.ranks) {
-      levels.push_back(memory_over_time(rank, schedule.kind, {1}));
+      list.push_back(memory_over_time(rank, schedule.kind, of_set));
     }
-    return levels;
+    return list;
+  }
+  /// In bytes where they are known, or in such sets.
+  [[nodiscard]] HeldActivations activations() const {
+    if (slot_bytes.empty()) return {levels({1}), "sets"};
+    return {levels(slot_bytes), "bytes"};
   }
 };
 
@@ -148,8 +156,12 @@ Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& 
   if (auto fits = check_fits(profile, *plan); !fits) return fits.error();
   auto costs = costs_of(*plan, profile);
   if (auto added = add_machine(arguments, plan->training, costs); !added) return added.error();
+  std::vector<std::int64_t> slot_bytes;
+  for (const auto& stage : plan->stages) {
+    slot_bytes.push_back(static_cast<std::int64_t>(stage.slot_bytes()));
+  }
   return Run{plan->training, 0.0, simulate(plan->training, costs),
-             simulate_uneven(plan->training, costs, profile.unevenness)};
+             simulate_uneven(plan->training, costs, profile.unevenness), std::move(slot_bytes)};
 }
 
 Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string& name,
@@ -184,11 +196,20 @@ Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string
             units_max)};
   }
   auto timeline = simulate(*schedule, costs);
-  return Run{std::move(*schedule), link, std::move(timeline), {}};
+  return Run{std::move(*schedule), link, std::move(timeline), {}, {}};
+}
+
+Json over_time(const std::vector<std::vector<MemoryLevel>>& ranks) {
+  auto list = Json::array();
+  for (const auto& levels : ranks) {
+    auto& steps = list.emplace_back(Json::array());
+    for (const auto& level : levels) steps.push_back({to_units(level.from_ns), level.bytes});
+  }
+  return list;
 }
 
 Json to_json(const Run& run, bool with_memory) {
-  const auto& [schedule, link, timeline, uneven] = run;
+  const auto& [schedule, link, timeline, uneven, slot_bytes] = run;
   Json object{{"schedule", schedule.name},
               {"stages", schedule.rank_count()},
               {"virtual_stages", schedule.stage_count()},
@@ -216,17 +237,15 @@ Json to_json(const Run& run, bool with_memory) {
                               {"tenth", to_units(uneven->tenth_ns)},
                               {"ninetieth", to_units(uneven->ninetieth_ns)}};
   }
+  if (!slot_bytes.empty()) object["peak_activation_bytes"] = memory_max(schedule, slot_bytes);
   if (!with_memory) return object;
-  for (const auto& levels : run.activations()) {
-    auto steps = Json::array();
-    for (const auto& level : levels) steps.push_back({to_units(level.from_ns), level.bytes});
-    object["activations_over_time"].push_back(std::move(steps));
-  }
+  object["activations_over_time"] = over_time(run.levels({1}));
+  if (!slot_bytes.empty()) object["activation_bytes_over_time"] = over_time(run.levels(slot_bytes));
   return object;
 }
 
 void print_one(const Run& run) {
-  const auto& [schedule, link, timeline, uneven] = run;
+  const auto& [schedule, link, timeline, uneven, slot_bytes] = run;
   fmt::print("{}: {}, {}, {}, link {}\n", schedule.name, counted(schedule.rank_count(), "rank"),
              counted(schedule.stage_count(), "stage"),
              counted(schedule.microbatch_count, "microbatch"), link);
@@ -246,13 +265,19 @@ void print_one(const Run& run) {
     if (causes.ns[cause] == 0) continue;
     fmt::print(" {} {}", to_string(static_cast<IdleCause>(cause)), to_units(causes.ns[cause]));
   }
-  fmt::print("\n\n{:>4} {:>12} {:>12} {:>12} {:>18}\n", "rank", "busy", "idle", "idle within",
-             "peak activations");
+  fmt::print("\n\n{:>4} {:>12} {:>12} {:>12} {:>18}{}\n", "rank", "busy", "idle", "idle within",
+             "peak activations", slot_bytes.empty() ? "" : "          bytes");
   const auto peaks = run.peaks();
-  for (std::uint32_t r = 0; r < timeline.rank_times.size(); ++r) {
-    fmt::print("{:>4} {:>12} {:>12} {:>12} {:>18}\n", r, to_units(timeline.rank_times[r].busy_ns()),
-               to_units(timeline.idle_ns(RankIndex{r})), to_units(run.idle_within_ns(r)),
-               peaks[r % schedule.rank_count()]);
+  const auto peak_bytes = slot_bytes.empty() ? peaks : memory_max(schedule, slot_bytes);
+  for (std::uint32_t row = 0; row < timeline.rank_times.size(); ++row) {
+    const auto rank = row % schedule.rank_count();
+    fmt::print(
+        "{:>4} {:>12} {:>12} {:>12} {:>18}", row, to_units(timeline.rank_times[row].busy_ns()),
+        to_units(timeline.idle_ns(RankIndex{row})), to_units(run.idle_within_ns(row)), peaks[rank]);
+    if (!slot_bytes.empty()) {
+      fmt::print("{:>15}", format_bytes(static_cast<std::uint64_t>(peak_bytes[rank])));
+    }
+    fmt::print("\n");
   }
 }
 
@@ -266,7 +291,7 @@ void print_table(const std::vector<Run>& runs, bool as_csv) {
                "microbatches", "link", "makespan", "of total", "of ideal", "peak");
   }
   for (const auto& run : runs) {
-    const auto& [schedule, link, timeline, uneven] = run;
+    const auto& [schedule, link, timeline, uneven, slot_bytes] = run;
     const auto makespan = to_units(timeline.makespan_ns);
     const auto peak = std::ranges::max(run.peaks());
     if (as_csv) {

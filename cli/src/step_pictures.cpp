@@ -107,7 +107,7 @@ std::array<Picture, 2> pictures_of(const Schedule& schedule, const StepReport& r
 }
 
 std::string to_chrome_trace(const Schedule& schedule, const StepReport& report,
-                            std::span<const std::vector<MemoryLevel>> activations) {
+                            const HeldActivations& activations) {
   using Json = nlohmann::ordered_json;
   auto events = Json::array();
   const auto zero_ns = first_begin_ns(report);
@@ -137,13 +137,13 @@ std::string to_chrome_trace(const Schedule& schedule, const StepReport& report,
                         {"pid", replica},
                         {"tid", is_reduction ? reductions : thread}});
     }
-    if (activations.empty()) continue;
-    for (const auto& level : activations[row++]) {
+    if (activations.levels.empty()) continue;
+    for (const auto& level : activations.levels[row++]) {
       events.push_back({{"name", "activations of rank " + std::to_string(thread)},
                         {"ph", "C"},
                         {"ts", microseconds(level.from_ns)},
                         {"pid", replica},
-                        {"args", {{"sets", level.bytes}}}});
+                        {"args", {{activations.unit, level.bytes}}}});
     }
   }
   return Json{{"traceEvents", std::move(events)}, {"displayTimeUnit", "ms"}}.dump() + "\n";

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -26,11 +25,17 @@ namespace troupe::cli {
                                                  const Timeline& simulated,
                                                  const std::string& basis);
 
-/// trace.json: a step in Chrome's trace format; a process per replica, a thread per actor.
-/// @param activations by rank of the report, if not empty: the sets that it holds, as a counter.
-[[nodiscard]] std::string to_chrome_trace(
-    const Schedule& schedule, const actors::StepReport& report,
-    std::span<const std::vector<MemoryLevel>> activations = {});
+/// What a counter of a trace shows: by rank of a report what it holds over time, as so many `unit`.
+struct HeldActivations {
+  std::vector<std::vector<MemoryLevel>> levels{};
+  const char* unit = "sets";
+};
+
+/// trace.json: a step in Chrome's trace format; a process per replica, a thread per actor, and if
+/// there are any, a counter of activations.
+[[nodiscard]] std::string to_chrome_trace(const Schedule& schedule,
+                                          const actors::StepReport& report,
+                                          const HeldActivations& activations = {});
 
 /// A simulated step as it would have been reported: its passes, sums and updates.
 [[nodiscard]] actors::StepReport report_of(const Schedule& schedule, const Timeline& timeline);

@@ -182,6 +182,12 @@ std::uint64_t Plan::host_bytes_of(RankIndex rank) const noexcept {
   return sum;
 }
 
+std::uint64_t StagePlan::slot_bytes() const {
+  const auto* const name = bounds.offloads ? "offloaded slots" : "slots";
+  const auto slots = std::ranges::find(memory, name, &MemoryItem::name);
+  return slots == memory.end() ? 0 : slots->bytes / bounds.slots;
+}
+
 /// A slot is copied after each pass that leaves something in it for another, F and I, but for
 /// another that is the stage's next.
 std::uint64_t Plan::offloaded_bytes_of(RankIndex rank) const {
@@ -189,9 +195,7 @@ std::uint64_t Plan::offloaded_bytes_of(RankIndex rank) const {
   for (const auto& action : training.ranks[rank.value()]) {
     const auto& stage = stages[action.stage.value()];
     if (!stage.bounds.offloads || accumulates_weights(action.pass)) continue;
-    for (const auto& item : stage.memory) {
-      if (item.name == "offloaded slots") sum += item.bytes / stage.bounds.slots;
-    }
+    sum += stage.slot_bytes();
   }
   return sum;
 }

@@ -1,5 +1,7 @@
 // `troupe simulate` and `troupe profile`: what they print and draw, and what they refuse.
 
+#include <algorithm>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -172,6 +174,26 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
   const auto objects = json_of(simulated.output);
   ASSERT_EQ(objects.size(), 2U);
   EXPECT_GT(objects[0].at("makespan"), 0.0);
+  // GPipe holds all microbatches, 1F1B as many as there are ranks from here to the last.
+  const auto& bytes = objects[0].at("peak_activation_bytes");
+  const auto& sets = objects[0].at("peak_activations");
+  for (std::size_t r = 0; r < bytes.size(); ++r) {
+    const auto set_bytes = bytes.at(r).get<std::int64_t>() / sets.at(r).get<std::int64_t>();
+    EXPECT_GT(set_bytes, 0);
+    EXPECT_EQ(objects[1].at("peak_activation_bytes").at(r),
+              set_bytes * objects[1].at("peak_activations").at(r).get<std::int64_t>());
+  }
+  const auto traced = shell(
+      "troupe simulate run.toml --profile p.json --schedule gpipe --memory --json --trace t.json");
+  ASSERT_EQ(traced.exit_code, 0) << traced.output;
+  const auto over_time = json_of(traced.output).at("activation_bytes_over_time");
+  ASSERT_EQ(over_time.size(), bytes.size());
+  std::int64_t most = 0;
+  for (const auto& level : over_time.at(0)) most = std::max(most, level.at(1).get<std::int64_t>());
+  EXPECT_EQ(most, bytes.at(0).get<std::int64_t>());
+  EXPECT_NE(read("t.json").find("\"bytes\":" + std::to_string(most)), std::string::npos);
+  EXPECT_NE(shell("troupe simulate run.toml --profile p.json").output.find(" KiB\n"),
+            std::string::npos);
   const auto planned = shell("troupe plan run.toml --set schedule.name=gpipe --profile p.json");
   ASSERT_EQ(planned.exit_code, 0) << planned.output;
   const std::string words = "predicted step: ";

@@ -25,6 +25,9 @@ struct StagePlan {
   std::vector<MemoryItem> memory;  ///< What a shard of the stage allocates, line by line.
   /// What its parameter server allocates; nothing, if it has none.
   std::vector<MemoryItem> server_memory{};
+
+  /// What a microbatch keeps there from its forward to its backward pass, in a slot of a shard.
+  [[nodiscard]] std::uint64_t slot_bytes() const;
 };
 
 /// A run, decided: who holds what, in which order it is worked on, what it needs.
