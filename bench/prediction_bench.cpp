@@ -2,8 +2,7 @@
 // variants of a configuration are trained in turns, step by step, and after each such step comes
 // one of the probes of `troupe profile`. Prints a JSON array with the mean milliseconds of each
 // variant: measured, simulated by the profile that came out, and simulated as if its passes were
-// even. Usage: prediction_bench CONFIG
-// SECONDS [KEY=VALUE ...] [-- KEY=VALUE ...]...
+// even. Usage: prediction_bench CONFIG SECONDS [KEY=VALUE ...] [-- KEY=VALUE ...]...
 
 #include <cstdlib>
 #include <memory>

@@ -46,7 +46,7 @@ struct Run {
   Schedule schedule;
   double link = 0.0;
   Timeline timeline;
-  std::optional<UnevenSteps> uneven{};     ///< With a profile.
+  std::optional<UnevenSteps> uneven{};     ///< With a profile, if it is to be shown.
   std::vector<std::int64_t> slot_bytes{};  ///< By stage; of a model.
 
   /// Virtual stages per rank and copy of the model.
@@ -139,7 +139,8 @@ Expected<Done> add_machine(const SimulateArguments& arguments, const Schedule& s
 /// With the times of a profile, in seconds of this machine, of a configuration.
 Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& base,
                                 const Profile& profile, const std::string& name,
-                                std::uint32_t stages, std::uint32_t microbatches) {
+                                std::uint32_t stages, std::uint32_t microbatches,
+                                bool shows_uneven) {
   auto config = base.config;
   config.schedule.name = name;
   if (arguments.chunks != 1) config.schedule.chunks = arguments.chunks;
@@ -160,8 +161,11 @@ Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& 
   for (const auto& stage : plan->stages) {
     slot_bytes.push_back(static_cast<std::int64_t>(stage.slot_bytes()));
   }
-  return Run{plan->training, 0.0, simulate(plan->training, costs),
-             simulate_uneven(plan->training, costs, profile.unevenness), std::move(slot_bytes)};
+  // It takes as long as hundreds of even steps.
+  auto uneven = shows_uneven
+                    ? std::optional{simulate_uneven(plan->training, costs, profile.unevenness)}
+                    : std::nullopt;
+  return Run{plan->training, 0.0, simulate(plan->training, costs), uneven, std::move(slot_bytes)};
 }
 
 Expected<Run> simulate_one(const SimulateArguments& arguments, const std::string& name,
@@ -318,12 +322,17 @@ Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& argume
     return given.empty() ? decltype(given){configured} : given;
   };
   const auto& config = plan->config;
+  const auto schedules = given_or(arguments.schedules, config.schedule.name);
+  const auto stage_counts = given_or(arguments.stages, config.parallel.pipeline);
+  const auto microbatch_counts = given_or(arguments.microbatches, config.schedule.microbatches);
+  const bool is_sweep = schedules.size() * stage_counts.size() * microbatch_counts.size() > 1;
+  const bool shows_uneven = arguments.json || !is_sweep;
   std::vector<Run> runs;
-  for (const auto& name : given_or(arguments.schedules, config.schedule.name)) {
-    for (const auto stages : given_or(arguments.stages, config.parallel.pipeline)) {
-      for (const auto microbatches :
-           given_or(arguments.microbatches, config.schedule.microbatches)) {
-        auto run = simulate_profiled(arguments, *plan, *profile, name, stages, microbatches);
+  for (const auto& name : schedules) {
+    for (const auto stages : stage_counts) {
+      for (const auto microbatches : microbatch_counts) {
+        auto run =
+            simulate_profiled(arguments, *plan, *profile, name, stages, microbatches, shows_uneven);
         if (!run) return run.error();
         runs.push_back(std::move(*run));
       }

@@ -91,12 +91,14 @@ double share_of(const Plan& plan, const Profile& profile) {
 
 /// More than any pass of an uneven machine takes longer than in the mean.
 double slowest_of(const Unevenness& unevenness) {
-  constexpr double jitter_factor_max = 300.0;  // With the largest spread.
+  constexpr double deviations_max = 4.0;  // Of its logarithm: no factor is drawn from beyond.
   double slowest = 1.0;
   for (const auto& of_step : unevenness.slowdowns) {
     for (const auto slowdown : of_step) slowest = std::max(slowest, slowdown);
   }
-  return slowest * (unevenness.pass_spread > 0.0 ? jitter_factor_max : 1.0);
+  return slowest
+         * std::exp(deviations_max
+                    * std::sqrt(std::log1p(unevenness.pass_spread * unevenness.pass_spread)));
 }
 
 /// More than the step takes, one thing after the other.
