@@ -34,6 +34,7 @@ struct NodeArguments {
 struct PlanArguments {
   RunArguments run{};
   std::string profile_path;  ///< Empty: this machine is measured for a moment.
+  std::uint32_t process_count = 1;
 };
 
 struct ScheduleArguments {
@@ -52,11 +53,14 @@ struct ProfileArguments {
   RunArguments run{};
   std::string out_path = "profile.json";
   double seconds = 10.0;
+  std::string network_interface;  ///< Empty: the one that `troupe train` would use.
+  bool shared_memory = true;
 };
 
 struct SimulateArguments {
   RunArguments run{};  ///< With a configuration, `profile_path` says what it costs.
   std::string profile_path;
+  std::uint32_t process_count = 1;     ///< Over which a configuration's actors are spread.
   std::vector<std::string> schedules;  ///< Known names, or paths of CSV files.
   std::vector<std::uint32_t> stages;   ///< Pipeline ranks.
   std::vector<std::uint32_t> microbatches;

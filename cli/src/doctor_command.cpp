@@ -303,6 +303,8 @@ void examine_links(DoctorReport& report, const Circumstances& found) {
   report.add("8 B", about_seconds(test.hop_ns) + " one way", Json{{"one_way_ns", test.hop_ns}});
   report.add("16 MiB", about_bandwidth(test.bytes_per_second),
              Json{{"bytes_per_second", test.bytes_per_second}});
+  report.add("sums of 16 MiB", about_bandwidth(test.reduction.bytes_per_second),
+             Json{{"bytes_per_second", test.reduction.bytes_per_second}});
   if (found.shared_memory && std::ranges::none_of(test.carried_by, stays_here)) {
     report.add({.what = "processes of this machine exchange messages over TCP",
                 .why = "shared memory was allowed, and UCX has not taken it",
@@ -315,20 +317,10 @@ void examine_links(DoctorReport& report, const Circumstances& found) {
 /// `--interface`, or what `troupe train` would find without.
 Expected<Done> choose_network(const std::string& given, Circumstances& found) {
   if (!given.empty()) {
-    const auto one = std::ranges::find(found.networks, given, &NetworkInterface::name);
-    if (one != found.networks.end() && !one->addresses.empty()) {
-      found.network = given;
-      found.network_why = "--interface says so";
-      return Done{};
-    }
-    std::vector<std::string> names;
-    for (const auto& other : found.networks) {
-      if (!other.addresses.empty()) names.push_back(other.name);
-    }
-    return Error{Errc::invalid_config,
-                 fmt::format("--interface {}: this machine has no network interface of that name "
-                             "with an address; choose one of {}",
-                             given, listed(names))};
+    if (auto known = check_network_interface(given); !known) return known;
+    found.network = given;
+    found.network_why = "--interface says so";
+    return Done{};
   }
   found.network = "lo";
   found.network_why =

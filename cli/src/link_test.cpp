@@ -16,10 +16,12 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "troupe/transport/linked_group.hpp"
 #include "troupe/transport/secret.hpp"
 #include "troupe/transport/ucx_fabric.hpp"
 
 #include "child_processes.hpp"
+#include "reduction_measurement.hpp"
 
 namespace troupe::cli {
 
@@ -291,11 +293,26 @@ private:
   std::unique_ptr<ChildProcesses> children_;
 };
 
+/// The lane of the group of both; others have the size of their messages for a number.
+constexpr std::uint64_t group_lane = 1;
+
+Expected<std::unique_ptr<transport::Collective>> join_group(UcxFabric& fabric,
+                                                            const std::string& peer,
+                                                            std::uint32_t rank) {
+  auto link = fabric.make_link(peer, group_lane);
+  if (!link) return link.error();
+  std::vector<std::unique_ptr<Link>> links(2);
+  links[1 - rank] = std::move(*link);
+  return transport::make_linked_member(rank, std::move(links));
+}
+
 Expected<Done> measure(UcxFabric& fabric, const std::string& peer, LinkTestResult& result) {
   auto small = Conversation::open(fabric, peer, small_bytes);
   if (!small) return small.error();
   auto large = Conversation::open(fabric, peer, large_bytes);
   if (!large) return large.error();
+  auto group = join_group(fabric, peer, 0);
+  if (!group) return group.error();
   const auto hop_ns = lead(**small, small_round_count);
   if (!hop_ns) return hop_ns.error();
   result.hop_ns = *hop_ns;
@@ -303,6 +320,9 @@ Expected<Done> measure(UcxFabric& fabric, const std::string& peer, LinkTestResul
   const auto large_ns = lead(**large, large_round_count);
   if (!large_ns) return large_ns.error();
   result.bytes_per_second = large_bytes * 1e9 / *large_ns;
+  const auto reduction = measure_reduction(**group);
+  if (!reduction) return reduction.error();
+  result.reduction = *reduction;
   return Done{};
 }
 
@@ -358,6 +378,8 @@ LinkTestResult test_links(LinkTestOptions options) {
   json.at("carried_by").get_to(result.carried_by);
   json.at("hop_ns").get_to(result.hop_ns);
   json.at("bytes_per_second").get_to(result.bytes_per_second);
+  json.at("reduction_ns").get_to(result.reduction.latency_ns);
+  json.at("reduced_bytes_per_second").get_to(result.reduction.bytes_per_second);
   json.at("failure").get_to(result.failure);
   return result;
 }
@@ -369,6 +391,8 @@ Expected<Done> be_first_of_link_test(const LinkTestOptions& options) {
                             {"carried_by", result.carried_by},
                             {"hop_ns", result.hop_ns},
                             {"bytes_per_second", result.bytes_per_second},
+                            {"reduction_ns", result.reduction.latency_ns},
+                            {"reduced_bytes_per_second", result.reduction.bytes_per_second},
                             {"failure", result.failure}};
   constexpr auto whatever_it_is = nlohmann::json::error_handler_t::replace;
   fmt::print("{}{}\n", result_mark, json.dump(-1, ' ', false, whatever_it_is));
@@ -382,10 +406,14 @@ Expected<Done> be_second_of_link_test(const LinkTestOptions& options, const std:
   if (!small) return small.error();
   auto large = Conversation::open(**fabric, peer, large_bytes);
   if (!large) return large.error();
+  auto group = join_group(**fabric, peer, 1);
+  if (!group) return group.error();
   fmt::print("{}{}\n", address_mark, (*fabric)->address());
   std::fflush(stdout);
   if (auto done = follow(**small, small_round_count); !done) return done;
-  return follow(**large, large_round_count);
+  if (auto done = follow(**large, large_round_count); !done) return done;
+  const auto reduction = measure_reduction(**group);
+  return reduction ? Expected<Done>{Done{}} : reduction.error();
 }
 
 }  // namespace troupe::cli

@@ -65,6 +65,14 @@ void add_network_options(CLI::App& command, std::string& network_interface, bool
       ->capture_default_str();
 }
 
+void add_process_count(CLI::App& command, std::uint32_t& process_count, CLI::Option* profile) {
+  command
+      .add_option("--processes", process_count,
+                  "Over how many processes of one machine `troupe train` spreads the actors")
+      ->needs(profile)
+      ->capture_default_str();
+}
+
 void add_tls_options(CLI::App& command, transport::TlsFiles& tls) {
   command
       .add_option("--tls-certificate", tls.certificate_path,
@@ -136,11 +144,12 @@ void add_plan(CLI::App& app, PlanArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand(
       "plan", "Show what a configuration will do: grid, partition, bytes, step time, bubble");
   add_run_options(*command, arguments.run);
-  command
-      ->add_option("--profile", arguments.profile_path,
-                   "What `troupe profile` has measured; this machine is measured otherwise, for a "
-                   "moment")
-      ->type_name("FILE");
+  auto* profile = command
+                      ->add_option("--profile", arguments.profile_path,
+                                   "What `troupe profile` has measured; this machine is measured "
+                                   "otherwise, for a moment")
+                      ->type_name("FILE");
+  add_process_count(*command, arguments.process_count, profile);
   command->callback([&] {
     find_config(arguments.run);
     chosen = [&arguments] { return plan(arguments); };
@@ -194,10 +203,12 @@ void add_profile(CLI::App& app, ProfileArguments& arguments, Command& chosen) {
   command->add_option("--seconds", arguments.seconds, "How long to measure, about")
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
+  add_link_options(*command, arguments.network_interface, arguments.shared_memory);
   command->footer(
       "Trains small models made of the configuration's parts, as many actors at once as it has or\n"
-      "this machine has cores for. Nothing else should run meanwhile. What was measured holds for\n"
-      "every schedule, partition and number of microbatches.");
+      "this machine has cores for, sums numbers as replicas do, and lets two processes exchange\n"
+      "messages. Nothing else should run meanwhile. What was measured holds for every schedule,\n"
+      "partition and number of microbatches, replicas and processes.");
   command->callback([&] {
     find_config(arguments.run);
     chosen = [&arguments] { return profile(arguments); };
@@ -214,6 +225,7 @@ void add_simulate(CLI::App& app, SimulateArguments& arguments, Command& chosen) 
                        "What `troupe profile` has measured; needs a configuration, whose schedule, "
                        "stages and microbatches the options below replace")
           ->type_name("FILE");
+  add_process_count(*command, arguments.process_count, profile);
   command
       ->add_option("--schedule", arguments.schedules,
                    "Names that `troupe schedule` knows, or .csv files; several with commas")

@@ -114,4 +114,17 @@ Expected<std::string> network_interface_or(const std::string& given, const std::
                            host)};
 }
 
+Expected<Done> check_network_interface(const std::string& name) {
+  std::vector<std::string> names;
+  for (const auto& interface : network_interfaces()) {
+    if (interface.addresses.empty()) continue;
+    if (interface.name == name) return Done{};
+    names.push_back(interface.name);
+  }
+  return Error{Errc::invalid_config,
+               fmt::format("--interface {}: this machine has no network interface of that name "
+                           "with an address; choose one of {}",
+                           name, fmt::join(names, ", "))};
+}
+
 }  // namespace troupe::cli

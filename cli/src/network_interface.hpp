@@ -24,4 +24,8 @@ struct NetworkInterface {
 /// Returns the interfaces of this machine in the system's order.
 [[nodiscard]] std::vector<NetworkInterface> network_interfaces();
 
+/// Checks that this machine has an interface `name`, what `--interface` says, with an address.
+/// @returns `invalid_config` with those that it has.
+[[nodiscard]] Expected<Done> check_network_interface(const std::string& name);
+
 }  // namespace troupe::cli

@@ -128,16 +128,18 @@ void print_memory(const Plan& plan) {
 }
 
 /// The profile at `path`, if there is one and it is of the plan's model.
-Expected<std::optional<Profile>> named_profile(const Plan& plan, const std::string& path) {
-  if (path.empty()) return std::optional<Profile>{};
-  const auto profile = read_profile(path);
+Expected<std::optional<Profile>> named_profile(const Plan& plan, const PlanArguments& arguments) {
+  if (arguments.profile_path.empty()) return std::optional<Profile>{};
+  const auto profile = read_profile(arguments.profile_path);
   if (!profile) return profile.error();
-  if (auto fits = check_fits(*profile, plan); !fits) return fits.error();
+  if (auto fits = check_fits(*profile, plan, arguments.process_count); !fits) return fits.error();
   return std::optional{*profile};
 }
 
-void print_prediction(const Plan& plan, const Profile& profile, const std::string& source) {
-  const auto steps = simulate_uneven(plan.training, costs_of(plan, profile), profile.unevenness);
+void print_prediction(const Plan& plan, const Profile& profile, std::uint32_t process_count,
+                      const std::string& source) {
+  const auto steps =
+      simulate_uneven(plan.training, costs_of(plan, profile, process_count), profile.unevenness);
   for (const auto& parts : profile.parts) {
     fmt::print("{}: {:.2f} ms forward and {:.2f} ms backward for a layer{}, {} at once\n", source,
                static_cast<double>(parts.layer.forward_ns) / 1e6,
@@ -150,7 +152,7 @@ void print_prediction(const Plan& plan, const Profile& profile, const std::strin
              static_cast<double>(steps.ninetieth_ns) / 1e6,
              plan.tokens_per_step() / (steps.mean_ns / 1e9));
   fmt::print("predicted bubble: {:.1f}% of the time, with even passes\n",
-             100.0 * predict(plan, profile).bubble_of_total());
+             100.0 * predict(plan, profile, process_count).bubble_of_total());
   const auto left_out = left_out_of_prediction(plan);
   if (!left_out.empty()) fmt::print("{}\n", left_out);
 }
@@ -160,7 +162,7 @@ void print_prediction(const Plan& plan, const Profile& profile, const std::strin
 Expected<ExitCode> plan(const PlanArguments& arguments) {
   const auto loaded = load_plan(arguments.run);
   if (!loaded) return loaded.error();
-  const auto named = named_profile(*loaded, arguments.profile_path);
+  const auto named = named_profile(*loaded, arguments);
   if (!named) return named.error();
   print_grid(*loaded);
   print_numbers(*loaded);
@@ -168,13 +170,13 @@ Expected<ExitCode> plan(const PlanArguments& arguments) {
   if (auto can = check_device(*loaded); !can) return can.error();
   if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
   if (*named) {
-    print_prediction(*loaded, **named, arguments.profile_path);
+    print_prediction(*loaded, **named, arguments.process_count, arguments.profile_path);
     return exit_success;
   }
   constexpr double measuring_seconds = 1.0;
   const auto measured = measure_profile(*loaded, measuring_seconds);
   if (!measured) return measured.error();
-  print_prediction(*loaded, *measured, "measured here");
+  print_prediction(*loaded, *measured, 1, "measured here");
   return exit_success;
 }
 

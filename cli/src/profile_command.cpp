@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <optional>
 #include <vector>
 
 #include <fmt/format.h>
@@ -7,6 +9,8 @@
 
 #include "commands.hpp"
 #include "counted.hpp"
+#include "link_test.hpp"
+#include "network_interface.hpp"
 #include "profile_file.hpp"
 #include "profile_measurement.hpp"
 #include "run_inputs.hpp"
@@ -39,13 +43,35 @@ void print(const Unevenness& unevenness) {
       100.0 * unevenness.pass_spread);
 }
 
+std::string description_of(const Wire& wire) {
+  return fmt::format("{:.1f} us and {:.1f} GB/s", static_cast<double>(wire.latency_ns) / 1e3,
+                     wire.bytes_per_second / 1e9);
+}
+
+/// What two processes of this machine have between them, or nothing, and a note that says why.
+std::optional<ProcessLinks> measure_links(const ProfileArguments& arguments) {
+  const auto& given = arguments.network_interface;
+  const auto found = test_links({.network_interface = given.empty() ? "lo" : given,
+                                 .shared_memory = arguments.shared_memory});
+  if (found.failure.empty()) {
+    return ProcessLinks{{std::llround(found.hop_ns), found.bytes_per_second}, found.reduction};
+  }
+  fmt::print(stderr, "note: links between processes were not measured: {}; see `troupe doctor`\n",
+             found.failure);
+  return std::nullopt;
+}
+
 }  // namespace
 
 Expected<ExitCode> profile(const ProfileArguments& arguments) {
   const auto plan = load_plan(arguments.run);
   if (!plan) return plan.error();
-  const auto measured = measure_profile(*plan, arguments.seconds);
+  if (const auto& given = arguments.network_interface; !given.empty()) {
+    if (auto known = check_network_interface(given); !known) return known.error();
+  }
+  auto measured = measure_profile(*plan, arguments.seconds);
   if (!measured) return measured.error();
+  measured->between_processes = measure_links(arguments);
   if (auto written = storage::write_text(arguments.out_path, to_json(*measured)); !written) {
     return written.error();
   }
@@ -63,6 +89,11 @@ Expected<ExitCode> profile(const ProfileArguments& arguments) {
              measured->optimizer_ns_per_element, measured->measuring_ns_per_element);
   fmt::print("runtime: {} us to notice, {} us for the director, {} us to begin a step\n",
              measured->dispatch_ns / 1000, measured->director_ns / 1000, measured->start_ns / 1000);
+  fmt::print("sums over replicas: {}\n", description_of(measured->reduction));
+  if (const auto& between = measured->between_processes) {
+    fmt::print("between processes: {}; sums {}\n", description_of(between->link),
+               description_of(between->reduction));
+  }
   print(measured->unevenness);
   fmt::print("written to {}\n", arguments.out_path);
   return exit_success;

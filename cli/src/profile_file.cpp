@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,6 +28,9 @@ constexpr auto version_key = "troupe_profile";
 
 /// A day: longer than anything that a step does.
 constexpr std::int64_t duration_max_ns = std::int64_t{86'400} * 1'000'000'000;
+
+/// More than anything carries: what takes no time.
+constexpr double bandwidth_max = 1e15;
 
 /// Goes through what parts take with one number of shards, with one of the two below.
 template <class Visitor, class AnyParts>
@@ -61,11 +65,20 @@ void visit_members(Visitor& visitor, AnyProfile& profile) {
   visitor.parts("parts", profile.parts);
   visitor.real("optimizer_ns_per_element", profile.optimizer_ns_per_element);
   visitor.real("measuring_ns_per_element", profile.measuring_ns_per_element);
-  visitor.duration("link_ns", profile.link.latency_ns);
   visitor.duration("dispatch_ns", profile.dispatch_ns);
   visitor.duration("director_ns", profile.director_ns);
   visitor.duration("start_ns", profile.start_ns);
+  visitor.wire("reduction", profile.reduction);
+  visitor.flag("spare_cores", profile.has_spare_cores);
+  visitor.links("between_processes", profile.between_processes);
   visitor.unevenness("unevenness", profile.unevenness);
+}
+
+/// Goes through what ranks of different processes exchange takes.
+template <class Visitor, class AnyLinks>
+void visit_links(Visitor& visitor, AnyLinks& links) {
+  visitor.wire("link", links.link);
+  visitor.wire("reduction", links.reduction);
 }
 
 struct PassMember {
@@ -77,6 +90,8 @@ constexpr std::array pass_members{PassMember{"F", &PassCosts::forward_ns},
                                   PassMember{"I", &PassCosts::backward_input_ns},
                                   PassMember{"W", &PassCosts::backward_weight_ns}};
 
+constexpr auto latency_name = "latency_ns";
+constexpr auto bandwidth_name = "bytes_per_second";
 constexpr auto pass_spread_name = "pass_spread";
 constexpr auto slowdowns_name = "slowdowns";
 
@@ -101,6 +116,15 @@ public:
       visit_parts(writer, parts);
       json_[name].push_back(std::move(writer.json_));
     }
+  }
+  void wire(const char* name, const Wire& wire) {
+    json_[name] = {{latency_name, wire.latency_ns},
+                   {bandwidth_name, std::min(wire.bytes_per_second, bandwidth_max)}};
+  }
+  void links(const char* name, const std::optional<ProcessLinks>& links) {
+    Writer writer{Json{}};
+    if (links) visit_links(writer, *links);
+    json_[name] = std::move(writer.json_);
   }
   void unevenness(const char* name, const Unevenness& unevenness) {
     json_[name] = {{pass_spread_name, unevenness.pass_spread}, {slowdowns_name, Json::array()}};
@@ -158,6 +182,26 @@ public:
     read(*json_, name, "an object with F, B, I and W", [&](const Json& found) {
       if (!found.is_object()) return false;
       for (const auto& [letter, value] : pass_members) duration_in(found, letter, costs.*value);
+      return true;
+    });
+  }
+  void wire(const char* name, Wire& wire) {
+    read(*json_, name, "an object with latency_ns and bytes_per_second", [&](const Json& found) {
+      if (!found.is_object()) return false;
+      duration_in(found, latency_name, wire.latency_ns);
+      read(found, bandwidth_name, "a number from 1 to 1e15", [&](const Json& bandwidth) {
+        return take_real(bandwidth, bandwidth_max, wire.bytes_per_second) && bandwidth >= 1.0;
+      });
+      return true;
+    });
+  }
+  void links(const char* name, std::optional<ProcessLinks>& links) {
+    read(*json_, name, "null, or an object with link and reduction", [&](const Json& found) {
+      if (found.is_null()) return true;
+      if (!found.is_object()) return false;
+      const auto* const profile = std::exchange(json_, &found);
+      visit_links(*this, links.emplace());
+      json_ = profile;
       return true;
     });
   }

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "troupe/engine/random.hpp"
 
 #include "mean.hpp"
+#include "reduction_measurement.hpp"
 #include "run_inputs.hpp"
 #include "unevenness.hpp"
 
@@ -343,6 +345,11 @@ Expected<Profile> measure_profile(const Plan& plan, double seconds,
   profile.director_ns = rounded(mean_of(probes, &Probe::director_ns));
   profile.start_ns = rounded(mean_of(probes, &Probe::start_ns));
   profile.unevenness = unevenness_of(passes_of(probes));
+  const auto reduction = measure_reduction();
+  if (!reduction) return reduction.error();
+  profile.reduction = *reduction;
+  profile.has_spare_cores =
+      std::thread::hardware_concurrency() > profile.stream_count * profile.threads_per_stage;
   return profile;
 }
 

@@ -42,9 +42,14 @@ Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count) {
 }
 
 std::string_view left_out_of_prediction(const Plan& plan) {
-  if (!plan.has_servers()) return {};
-  return "parameter servers are not simulated: neither what replicas exchange with them, nor that "
-         "they update for all";
+  if (plan.has_servers()) {
+    return "parameter servers are not simulated: neither what replicas exchange with them, nor "
+           "that they update for all";
+  }
+  if (plan.training.copy_count > 1) {
+    return "sums of gradients over the copies of the model are not simulated";
+  }
+  return {};
 }
 
 std::uint32_t concurrent_streams(const Plan& plan) {

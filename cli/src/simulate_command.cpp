@@ -127,7 +127,7 @@ Expected<Done> add_machine(const SimulateArguments& arguments, const Schedule& s
                   .transfer_spread = arguments.jitter.size() > 1 ? arguments.jitter[1] : 0.0,
                   .seed = arguments.seed};
   if (arguments.stragglers.empty()) return Done{};
-  costs.slowdown.resize(std::size_t{rank_count} * arguments.replicas, costs.slowdown.front());
+  costs.slowdown.resize(std::size_t{rank_count} * costs.replicas.count, costs.slowdown.front());
   for (const auto& text : arguments.stragglers) {
     const auto straggler = parse_straggler(text, costs.slowdown.size());
     if (!straggler) return straggler.error();
@@ -154,8 +154,8 @@ Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& 
   const auto plan =
       is_schedule_file(name) ? make_plan(config, std::move(*file)) : make_plan(config, profile);
   if (!plan) return plan.error();
-  if (auto fits = check_fits(profile, *plan); !fits) return fits.error();
-  auto costs = costs_of(*plan, profile);
+  if (auto fits = check_fits(profile, *plan, arguments.process_count); !fits) return fits.error();
+  auto costs = costs_of(*plan, profile, arguments.process_count);
   if (auto added = add_machine(arguments, plan->training, costs); !added) return added.error();
   std::vector<std::int64_t> slot_bytes;
   for (const auto& stage : plan->stages) {
@@ -316,6 +316,9 @@ Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& argume
   if (auto can = check_device(*plan); !can) return can.error();
   const auto profile = read_profile(arguments.profile_path);
   if (!profile) return profile.error();
+  if (const auto data = plan->config.parallel.data; data > 2) {
+    fmt::print(stderr, "note: of {} replicas, those that are shown stand for all\n", data);
+  }
   const auto left_out = left_out_of_prediction(*plan);
   if (!left_out.empty()) fmt::print(stderr, "note: {}\n", left_out);
   const auto given_or = [](auto given, auto configured) {

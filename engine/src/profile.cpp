@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
+#include <set>
+#include <span>
 #include <string>
 #include <utility>
 
+#include "troupe/engine/lanes.hpp"
 #include "troupe/engine/layer_builder.hpp"
+#include "troupe/engine/optimizer_sharding.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 
@@ -89,6 +94,127 @@ double share_of(const Plan& plan, const Profile& profile) {
   return std::max(1.0, ranks / profile.stream_count);
 }
 
+std::int64_t activation_bytes(const Plan& plan) {
+  return std::int64_t{plan.config.schedule.microbatch_size} * plan.config.model.sequence
+         * plan.config.model.hidden * std::int64_t{sizeof(float)};
+}
+
+// -- between processes ----------------------------------------------------------------------------
+
+Wire delayed(Wire wire, const Plan& plan) {
+  wire.latency_ns += delay_ns(plan);
+  return wire;
+}
+
+/// The channels between pipeline ranks that lead from one process to another.
+std::vector<Channel> channels_between(const Plan& plan,
+                                      std::span<const std::uint32_t> process_of_rank,
+                                      const Wire& wire) {
+  std::set<std::pair<RankIndex, RankIndex>> ends;
+  for (const auto& lane : lanes_of(plan)) {
+    const auto lower = rank_holding(plan, lane.lower);
+    const auto upper = rank_holding(plan, lane.upper);
+    if (lane.kind == StageLane::Kind::tied || process_of_rank[lower] == process_of_rank[upper]) {
+      continue;
+    }
+    const auto from = plan.training.rank_of_stage[lane.lower.stage.value()];
+    const auto to = plan.training.rank_of_stage[lane.upper.stage.value()];
+    ends.insert({from, to});
+    ends.insert({to, from});
+  }
+  std::vector<Channel> channels;
+  for (const auto& [from, to] : ends) channels.push_back({from, to, wire});
+  return channels;
+}
+
+/// Whether some that hold the same parameters are in different processes.
+bool sums_between(const Plan& plan, std::span<const std::uint32_t> process_of_rank) {
+  for (std::uint32_t position = 0; position < plan.training.stages_per_copy(); ++position) {
+    for (std::uint32_t shard = 0; shard < plan.shard_count(StageIndex{position}); ++shard) {
+      const auto process = [&](std::uint32_t member) {
+        return process_of_rank[holder_of(plan, {position, shard}, member).rank];
+      };
+      for (std::uint32_t m = 1; m < plan.holder_count(); ++m) {
+        if (process(m) != process(0)) return true;
+      }
+    }
+  }
+  return false;
+}
+
+// -- sums over replicas ---------------------------------------------------------------------------
+
+/// All-reduces of gradients, of so many bytes as they are computed.
+Wire reduction_of(const Plan& plan, const Profile& profile,
+                  std::span<const std::uint32_t> process_of_rank) {
+  const auto share = share_of(plan, profile);
+  if (!sums_between(plan, process_of_rank)) {
+    auto wire = profile.reduction;
+    wire.bytes_per_second /= share;
+    return wire;
+  }
+  auto wire = profile.between_processes->reduction;
+  const double member_count = plan.holder_count();
+  const auto travelling =
+      static_cast<double>(bytes_per_number(plan.config.train.gradient_wire)) / sizeof(float);
+  wire.bytes_per_second *= member_count / (2.0 * (member_count - 1.0)) / travelling / share;
+  return wire;
+}
+
+/// What the sums of a stage's gradients over the replicas take of it.
+struct StageSums {
+  std::vector<std::int64_t>
+      bucket_bytes{};         ///< Summed behind the last weight pass, in all-reduces.
+  double each_pass_ns = 0.0;  ///< In each weight pass.
+  double behind_update_ns = 0.0;
+
+  /// @param wire Of all-reduces.
+  static StageSums of(const Plan& plan, const StagePlan& stage, const Wire& wire) {
+    const auto sharding = plan.config.train.optimizer_sharding;
+    const auto graph =
+        graph_of(plan.config.model, stage.spec, {.shard = plan.shard(stage.stage, 0)});
+    const auto in_parts = kept_in_parts(graph, plan.holder(0), sharding);
+    StageSums sums;
+    for (std::size_t b = 0; b < graph.buckets.size(); ++b) {
+      const auto size =
+          static_cast<std::int64_t>(layout_of(graph, graph.buckets[b]).size * sizeof(float));
+      if (sharding == OptimizerSharding::none) {
+        sums.bucket_bytes.push_back(size);
+        continue;
+      }
+      const auto half_ns = static_cast<double>(wire.latency_ns)
+                           + static_cast<double>(size) / 2.0 / wire.bytes_per_second * 1e9;
+      sums.behind_update_ns += half_ns;
+      if (in_parts[b]) {
+        sums.each_pass_ns += half_ns;
+      } else {
+        sums.bucket_bytes.push_back(size / 2);
+      }
+    }
+    return sums;
+  }
+
+  [[nodiscard]] double longest_ns(const Wire& wire, std::uint32_t microbatch_count) const {
+    const auto bytes = std::accumulate(bucket_bytes.begin(), bucket_bytes.end(), 0.0);
+    return static_cast<double>(wire.latency_ns) * static_cast<double>(bucket_bytes.size())
+           + bytes / wire.bytes_per_second * 1e9 + microbatch_count * each_pass_ns
+           + behind_update_ns;
+  }
+};
+
+bool sums_over_replicas(const Plan& plan) {
+  return plan.config.parallel.data > 1 && !plan.has_servers();
+}
+
+/// As many as computed at once when it was profiled, two at least: more would do the same.
+std::uint32_t simulated_replicas(const Plan& plan, const Profile& profile) {
+  const auto ranks = plan.training.rank_count();
+  const auto measured = (profile.stream_count + ranks - 1) / ranks;
+  return std::clamp(measured, 2U, plan.config.parallel.data);
+}
+
+// -- what is possible -----------------------------------------------------------------------------
+
 /// More than any pass of an uneven machine takes longer than in the mean.
 double slowest_of(const Unevenness& unevenness) {
   constexpr double deviations_max = 4.0;  // Of its logarithm: no factor is drawn from beyond.
@@ -102,7 +228,13 @@ double slowest_of(const Unevenness& unevenness) {
 }
 
 /// More than the step takes, one thing after the other.
-double longest_ns(const Plan& plan, const Profile& profile) {
+double longest_ns(const Plan& plan, const Profile& profile, std::uint32_t process_count) {
+  const auto process_of_rank = place_ranks(plan, process_count);
+  const auto between = profile.between_processes.value_or(ProcessLinks{});
+  const auto transfer_ns =
+      static_cast<double>(between.link.latency_ns + delay_ns(plan))
+      + static_cast<double>(activation_bytes(plan)) / between.link.bytes_per_second * 1e9;
+  const auto hops_ns = 4.0 * transfer_ns + 8.0 * static_cast<double>(profile.dispatch_ns);
   double sum = 0.0;
   for (const auto& stage : plan.stages) {
     const auto& parts = *parts_of(profile, plan.shard_count(stage.stage));
@@ -110,14 +242,30 @@ double longest_ns(const Plan& plan, const Profile& profile) {
         of_all_passes(parts.embedding) + of_all_passes(parts.head)
         + stage.spec.layer_count()
               * (of_all_passes(parts.layer) + of_all_passes(parts.recomputing_layer));
-    const auto hops = 4.0 * static_cast<double>(profile.link.latency_ns + delay_ns(plan))
-                      + 8.0 * static_cast<double>(profile.dispatch_ns);
-    sum += plan.training.microbatch_count * (passes + hops);
+    sum += plan.training.microbatch_count * (passes + hops_ns);
     sum += elements_of(plan, stage)
            * (profile.optimizer_ns_per_element + profile.measuring_ns_per_element);
+    if (!sums_over_replicas(plan)) continue;
+    const auto wire = reduction_of(plan, profile, process_of_rank);
+    sum += StageSums::of(plan, stage, wire).longest_ns(wire, plan.training.microbatch_count);
   }
   return sum * share_of(plan, profile) * slowest_of(profile.unevenness)
          + static_cast<double>(profile.director_ns) + static_cast<double>(profile.start_ns);
+}
+
+/// Whether so many processes can perform the plan, and how they are linked is known.
+Expected<Done> check_processes(const Profile& profile, const Plan& plan,
+                               std::uint32_t process_count) {
+  const auto rank_count = plan.config.parallel.rank_count();
+  if (process_count < 1 || process_count > rank_count) {
+    return Error{Errc::invalid_config,
+                 "found " + std::to_string(process_count) + " processes, expected 1 to "
+                     + std::to_string(rank_count) + ", as many as the grid has actors"};
+  }
+  if (process_count == 1 || profile.between_processes) return Done{};
+  return Error{Errc::invalid_config,
+               "the profile knows no links between processes: they could not be measured; see "
+               "`troupe doctor`, then measure another with `troupe profile`"};
 }
 
 }  // namespace
@@ -131,7 +279,7 @@ double elements_of(const Plan& plan, const StagePlan& stage) {
   return elements;
 }
 
-Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
+Expected<Done> check_fits(const Profile& profile, const Plan& plan, std::uint32_t process_count) {
   const auto& measured = profile.model;
   const auto planned = plan.config.model.resolved();
   if (measured.family != planned.family) {
@@ -195,38 +343,58 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan) {
   if (profile.threads_per_stage != threads) {
     return differs("run.threads_per_stage", profile.threads_per_stage, threads);
   }
+  if (auto linked = check_processes(profile, plan, process_count); !linked) return linked;
   constexpr double years_ns = 1e17;  // Three; sums of nanoseconds end at a hundred times that.
-  if (longest_ns(plan, profile) > years_ns) {
+  if (!(longest_ns(plan, profile, process_count) <= years_ns)) {
     return Error{Errc::invalid_config,
                  "by the profile a step may take years; measure one with `troupe profile`"};
   }
   return Done{};
 }
 
-CostModel costs_of(const Plan& plan, const Profile& profile) {
+CostModel costs_of(const Plan& plan, const Profile& profile, std::uint32_t process_count) {
   const auto share = share_of(plan, profile);
-  CostModel costs{.stages = {}};
+  const auto process_of_rank = place_ranks(plan, process_count);
+  CostModel costs{.stages = {}, .optimizer_ns = {}, .measuring_ns = {}};
   costs.rank_start_ns = {profile.start_ns};
-  costs.optimizer_ns.assign(plan.training.rank_count(), 0);
-  costs.measuring_ns.assign(plan.training.rank_count(), 0);
   costs.slowdown = {share};
-  costs.network.wire = profile.link;
-  costs.network.wire.latency_ns += delay_ns(plan);
+  costs.network.activation_bytes = costs.network.gradient_bytes = {activation_bytes(plan)};
+  costs.network.wire = delayed({}, plan);
+  if (process_count > 1) {
+    costs.network.channels =
+        channels_between(plan, process_of_rank, delayed(profile.between_processes->link, plan));
+  }
   costs.runtime.dispatch_ns = profile.dispatch_ns;
   costs.runtime.director_ns = profile.director_ns;
-  costs.runtime.bounds.clear();
-  const auto& config = plan.config;
-  const auto activation_bytes = std::int64_t{config.schedule.microbatch_size}
-                                * config.model.sequence * config.model.hidden * 4;
-  costs.network.activation_bytes = {activation_bytes};
-  costs.network.gradient_bytes = {activation_bytes};
-  for (const auto& stage : plan.stages) {
-    costs.stages.push_back(costs_of(stage, *parts_of(profile, plan.shard_count(stage.stage))));
-    costs.runtime.bounds.push_back(stage.bounds);
-    const auto elements = share * elements_of(plan, stage);
-    costs.optimizer_ns[stage.rank.value()] += rounded(elements * profile.optimizer_ns_per_element);
-    costs.measuring_ns[stage.rank.value()] += rounded(elements * profile.measuring_ns_per_element);
+  const bool has_sums = sums_over_replicas(plan);
+  if (has_sums) {
+    costs.replicas = {.count = simulated_replicas(plan, profile),
+                      .bucket_bytes = {},
+                      .wire = reduction_of(plan, profile, process_of_rank),
+                      .overlaps_passes = profile.has_spare_cores};
   }
+  const bool is_divided =
+      has_sums && plan.config.train.optimizer_sharding != OptimizerSharding::none;
+  std::vector<double> optimizer_ns(plan.training.rank_count(), 0.0);
+  std::vector<double> measuring_ns(plan.training.rank_count(), 0.0);
+  for (const auto& stage : plan.stages) {
+    auto& passes = costs.stages.emplace_back(
+        costs_of(stage, *parts_of(profile, plan.shard_count(stage.stage))));
+    costs.runtime.bounds.push_back(stage.bounds);
+    const auto elements = share * elements_of(plan, stage) / (is_divided ? plan.holder_count() : 1);
+    const auto rank = stage.rank.value();
+    optimizer_ns[rank] += elements * profile.optimizer_ns_per_element;
+    measuring_ns[rank] += elements * profile.measuring_ns_per_element;
+    if (!has_sums) continue;
+    auto sums = StageSums::of(plan, stage, costs.replicas.wire);
+    costs.replicas.bucket_bytes.push_back(std::move(sums.bucket_bytes));
+    optimizer_ns[rank] += sums.behind_update_ns;
+    if (profile.has_spare_cores) continue;
+    passes.backward_ns += rounded(sums.each_pass_ns / share);
+    passes.backward_weight_ns += rounded(sums.each_pass_ns / share);
+  }
+  std::ranges::transform(optimizer_ns, std::back_inserter(costs.optimizer_ns), rounded);
+  std::ranges::transform(measuring_ns, std::back_inserter(costs.measuring_ns), rounded);
   return costs;
 }
 
@@ -245,8 +413,9 @@ Expected<Plan> make_plan(const Config& config, const Profile& profile) {
   if (!stages) return stages;
   if (auto fits = check_fits(profile, *stages); !fits) return fits.error();
   auto costs = costs_of(*stages, profile);
-  // The search knows one time for a hop, with what the runtime adds on both sides.
+  // The search knows one time for a hop, with what the runtime adds on both sides, and one replica.
   costs.link_ns = {costs.network.wire.latency_ns + 2 * profile.dispatch_ns};
+  costs.replicas = {};
   const auto& wanted = config.schedule;
   auto schedule = make_schedule(wanted.name, {.rank_count = config.parallel.pipeline,
                                               .microbatch_count = wanted.microbatches,
@@ -258,8 +427,8 @@ Expected<Plan> make_plan(const Config& config, const Profile& profile) {
   return make_plan(config, std::move(*schedule));
 }
 
-Timeline predict(const Plan& plan, const Profile& profile) {
-  return simulate(plan.training, costs_of(plan, profile));
+Timeline predict(const Plan& plan, const Profile& profile, std::uint32_t process_count) {
+  return simulate(plan.training, costs_of(plan, profile, process_count));
 }
 
 UnevenSteps simulate_uneven(const Schedule& schedule, CostModel costs,

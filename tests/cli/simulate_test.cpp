@@ -209,6 +209,44 @@ TEST_F(Command, ProfileWritesWhatSimulateReads) {
                  "the configuration has 7; measure one for it with `troupe profile`");
 }
 
+TEST_F(Command, AProfileKnowsHowProcessesAndReplicasExchange) {
+  const auto measured = shell("troupe profile run.toml --seconds 0.1 --out p.json");
+  ASSERT_EQ(measured.exit_code, 0) << measured.output;
+  for (const auto* words : {"\nsums over replicas: ", "\nbetween processes: "}) {
+    EXPECT_NE(measured.output.find(words), std::string::npos) << measured.output;
+  }
+  auto profile = json_of(read("p.json"));
+  for (const auto& wire : {profile.at("reduction"), profile.at("between_processes").at("link"),
+                           profile.at("between_processes").at("reduction")}) {
+    EXPECT_GT(wire.at("latency_ns"), 0) << wire;
+    EXPECT_GT(wire.at("bytes_per_second"), 1e6) << wire;
+  }
+  // Slower links, slower steps, where something goes over them.
+  profile["between_processes"]["link"]["latency_ns"] = 50'000'000;
+  write("slow.json", profile.dump());
+  const auto makespan = [&](const std::string& options) {
+    const auto outcome = shell("troupe simulate run.toml --json --profile " + options);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return json_of(outcome.output).at("makespan").get<double>();
+  };
+  EXPECT_EQ(makespan("slow.json"), makespan("p.json"));
+  EXPECT_GT(makespan("slow.json --processes 2"), makespan("p.json --processes 2") + 2 * 50.0);
+  const std::string replicas = " --set parallel.data=2 --set parallel.pipeline=1 ";
+  EXPECT_GT(makespan("p.json --processes 2" + replicas), 0.0);
+  const auto planned = shell("troupe plan run.toml --profile slow.json --processes 2");
+  EXPECT_EQ(planned.exit_code, 0) << planned.output;
+  expect_refused("troupe plan run.toml --profile p.json --processes 3",
+                 "troupe: found 3 processes, expected 1 to 2, as many as the grid has actors\n");
+  profile["between_processes"] = nullptr;
+  write("alone.json", profile.dump());
+  expect_refused("troupe simulate run.toml --profile alone.json --processes 2",
+                 "troupe: the profile knows no links between processes: they could not be "
+                 "measured; see `troupe doctor`, then measure another with `troupe profile`\n");
+  expect_refused("troupe profile run.toml --interface nowhere9",
+                 "troupe: --interface nowhere9: this machine has no network interface of that "
+                 "name with an address; choose one of lo");
+}
+
 TEST_F(Command, StagesOfUnequalShardsAreProfiledPlannedAndSimulated) {
   const std::string uneven = "--set parallel.tensor=[2,1] ";
   const auto measured = shell("troupe profile run.toml " + uneven + "--seconds 0.1 --out p.json");
@@ -256,10 +294,12 @@ Profile any_profile() {
                     {.shard_count = 1, .layer = {1, 1, 1, 1}}},
           .optimizer_ns_per_element = 0.25,
           .measuring_ns_per_element = 0.125,
-          .link = {.latency_ns = 13},
           .dispatch_ns = 14,
           .director_ns = 15,
           .start_ns = 16,
+          .reduction = {17, 1.5e9},
+          .has_spare_cores = true,
+          .between_processes = ProcessLinks{{18, 2.5e9}, {19, 3.5e9}},
           .unevenness = {.slowdowns = {{1.25, 0.75}, {0.75, 1.25}}, .pass_spread = 0.5}};
 }
 
@@ -271,6 +311,16 @@ TEST(ProfileFile, ComesBackAsItWasWritten) {
   EXPECT_EQ(read->parts, any_profile().parts);
   EXPECT_TRUE(read->sequence_parallel);
   EXPECT_EQ(read->start_ns, 16);
+  EXPECT_EQ(read->reduction, any_profile().reduction);
+  EXPECT_TRUE(read->has_spare_cores);
+  EXPECT_EQ(read->between_processes, any_profile().between_processes);
+  auto alone = any_profile();
+  alone.between_processes.reset();
+  alone.reduction = {};  // No bytes take any time, which JSON has no number for.
+  const auto read_alone = parse_profile(to_json(alone), "p");
+  ASSERT_TRUE(read_alone.has_value()) << read_alone.error().context;
+  EXPECT_EQ(read_alone->between_processes, std::nullopt);
+  EXPECT_GE(read_alone->reduction.bytes_per_second, 1e15);
   EXPECT_EQ(read->unevenness, any_profile().unevenness);
 }
 
@@ -295,6 +345,12 @@ TEST(ProfileFile, SaysWhichMemberIsNotWhatItMustBe) {
   EXPECT_EQ(complaint("\"head\": {", "\"hat\": {"),
             "p.json: head: found nothing, expected an object with F, B, I and W; write a new one "
             "with `troupe profile`");
+  EXPECT_EQ(complaint("1500000000.0", "0.5"),
+            "p.json: bytes_per_second: found 0.5, expected a number from 1 to 1e15; write a new "
+            "one with `troupe profile`");
+  EXPECT_EQ(complaint("\"between_processes\": {", "\"between_processes\": 1, \"among\": {"),
+            "p.json: between_processes: found 1, expected null, or an object with link and "
+            "reduction; write a new one with `troupe profile`");
   EXPECT_EQ(
       complaint("\"parts\": [", "\"parts\": [1, "),
       "p.json: parts: found [1,{\"shards\":3,\"embedding\":{\"F\":1,\"B\":2,, expected a list "

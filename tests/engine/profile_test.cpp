@@ -1,6 +1,14 @@
 #include "troupe/engine/profile.hpp"
 
+#include <cstdint>
+#include <cstdlib>
+#include <numeric>
+#include <utility>
+#include <vector>
+
 #include <gtest/gtest.h>
+
+#include "troupe/engine/optimizer_sharding.hpp"
 
 namespace troupe {
 namespace {
@@ -63,6 +71,164 @@ TEST(Profile, AddsTheDelayThatARunGivesItsLinks) {
   const auto without = makespan_ns();
   config.run.link_delay_us = 3;
   EXPECT_EQ(makespan_ns(), without + 2 * 3'000);
+}
+
+/// Of a run whose exchanges take time.
+Profile linked_profile_of(const Plan& plan) {
+  auto profile = profile_of(plan);
+  profile.reduction = {1'000, 1e9};
+  profile.between_processes = ProcessLinks{{2'000, 0.5e9}, {3'000, 0.25e9}};
+  return profile;
+}
+
+std::vector<std::pair<std::uint32_t, std::uint32_t>> channels_of(const Plan& plan,
+                                                                 std::uint32_t process_count) {
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> ends;
+  for (const auto& channel :
+       costs_of(plan, linked_profile_of(plan), process_count).network.channels) {
+    EXPECT_EQ(channel.wire, (Wire{2'000, 0.5e9}));
+    ends.emplace_back(channel.from.value(), channel.to.value());
+  }
+  return ends;
+}
+
+TEST(Profile, AHopBetweenProcessesTakesWhatItWasMeasuredToTake) {
+  const auto plan = serial_plan();
+  const auto profile = linked_profile_of(plan);
+  ASSERT_EQ(plan.config.schedule.microbatch_size, 4U);
+  // 4 x 4 tokens of 4 floats: 256 bytes in 512 ns, there and back.
+  EXPECT_EQ(predict(plan, profile, 2).makespan_ns,
+            predict(plan, profile).makespan_ns + 2 * (2'000 + 512));
+}
+
+TEST(Profile, OnlyWhatLeadsToAnotherProcessTakesThat) {
+  using Ends = std::vector<std::pair<std::uint32_t, std::uint32_t>>;
+  auto config = config_of(1);
+  config.model.layers = 8;
+  config.parallel.pipeline = 4;
+  config.schedule.layers_per_stage.clear();
+  EXPECT_EQ(channels_of(make_plan(config).value(), 1), Ends{});
+  EXPECT_EQ(channels_of(make_plan(config).value(), 2), (Ends{{1, 2}, {2, 1}}));
+  config.schedule.name = "interleaved-1f1b";
+  config.schedule.chunks = 2;
+  EXPECT_EQ(channels_of(make_plan(config).value(), 2), (Ends{{0, 3}, {1, 2}, {2, 1}, {3, 0}}));
+  // Replicas of a stage are neighbours: process 1 of 3 has one of each stage.
+  const auto replicas = make_plan(config_of(3)).value();
+  EXPECT_EQ(channels_of(replicas, 2), (Ends{{0, 1}, {1, 0}}));
+}
+
+TEST(Profile, AddsTheDelayOfARunBetweenProcessesToo) {
+  auto config = config_of(1);
+  config.schedule.microbatches = 1;
+  const auto profile = linked_profile_of(make_plan(config).value());
+  const auto makespan_ns = [&] {
+    return predict(make_plan(config).value(), profile, 2).makespan_ns;
+  };
+  const auto without = makespan_ns();
+  config.run.link_delay_us = 3;
+  EXPECT_EQ(makespan_ns(), without + 2 * 3'000);
+}
+
+std::int64_t bytes_of_sums(const CostModel& costs, std::uint32_t stage) {
+  const auto& sizes = costs.replicas.bucket_bytes.at(stage);
+  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+}
+
+/// Of a stage, with what lies between tensors.
+std::int64_t gradient_bytes_of(const Plan& plan, std::uint32_t stage) {
+  const auto graph = graph_of(plan.config.model, plan.stages[stage].spec, {});
+  std::int64_t bytes = 0;
+  for (const auto& bucket : graph.buckets) {
+    bytes += static_cast<std::int64_t>(layout_of(graph, bucket).size * sizeof(float));
+  }
+  return bytes;
+}
+
+TEST(Profile, ReplicasSumTheirGradientsBehindTheirPasses) {
+  auto config = config_of(2);
+  config.schedule.microbatches = 1;
+  const auto plan = make_plan(config).value();
+  auto profile = linked_profile_of(plan);
+  profile.stream_count = 4;
+  profile.optimizer_ns_per_element = 0.0;
+  const auto costs = costs_of(plan, profile);
+  EXPECT_EQ(costs.replicas.count, 2U);
+  EXPECT_EQ(costs.replicas.wire, profile.reduction);
+  EXPECT_FALSE(costs.replicas.overlaps_passes);
+  for (const std::uint32_t stage : {0U, 1U}) {
+    EXPECT_EQ(bytes_of_sums(costs, stage), gradient_bytes_of(plan, stage));
+  }
+  // Rank 0 has the last pass.
+  const auto& sizes = costs.replicas.bucket_bytes[0];
+  const auto sums_ns = static_cast<std::int64_t>(sizes.size()) * 1'000 + bytes_of_sums(costs, 0);
+  EXPECT_EQ(predict(plan, profile).makespan_ns, 7 + (10 + 20 + 6 * 300 + 50 + 100) + sums_ns);
+  profile.has_spare_cores = true;
+  EXPECT_TRUE(costs_of(plan, profile).replicas.overlaps_passes);
+  config.parallel.data = 1;
+  EXPECT_EQ(costs_of(make_plan(config).value(), profile).replicas.count, 1U);
+}
+
+TEST(Profile, SumsBetweenProcessesMoveMoreTheMoreThereAre) {
+  const auto bandwidth = [](std::uint32_t data, std::uint32_t process_count, WireFormat wire) {
+    auto config = config_of(data);
+    config.parallel.pipeline = 1;
+    config.schedule.layers_per_stage.clear();
+    config.train.gradient_wire = wire;
+    const auto plan = make_plan(config).value();
+    auto profile = linked_profile_of(plan);
+    profile.stream_count = data;
+    return costs_of(plan, profile, process_count).replicas.wire.bytes_per_second;
+  };
+  EXPECT_EQ(bandwidth(4, 1, WireFormat::fp32), 1e9);
+  EXPECT_EQ(bandwidth(4, 1, WireFormat::bf16), 1e9);
+  EXPECT_EQ(bandwidth(2, 2, WireFormat::fp32), 0.25e9);
+  EXPECT_EQ(bandwidth(2, 2, WireFormat::bf16), 0.5e9);
+  EXPECT_NEAR(bandwidth(4, 2, WireFormat::fp32), 0.25e9 / 1.5, 1.0);
+}
+
+TEST(Profile, ReplicasThatShareCoresSumLessAtATime) {
+  const auto plan = make_plan(config_of(4)).value();
+  const auto profile = linked_profile_of(plan);
+  ASSERT_EQ(profile.stream_count, 2U);
+  EXPECT_EQ(costs_of(plan, profile).replicas.wire.bytes_per_second, 1e9 / 4.0);
+  EXPECT_EQ(costs_of(plan, profile).replicas.count, 2U) << "the others do the same";
+}
+
+/// Halves are rounded.
+void expect_about(std::int64_t value, std::int64_t expected) {
+  EXPECT_LE(std::abs(value - expected), 2) << value << " instead of " << expected;
+}
+
+TEST(Profile, ShardedOptimizersUpdateAPartAndHandItOut) {
+  auto config = config_of(2);
+  config.model.tie_embeddings = false;
+  const auto plain = make_plan(config).value();
+  auto profile = linked_profile_of(plain);
+  profile.stream_count = 4;
+  profile.measuring_ns_per_element = 0.25;
+  const auto whole = costs_of(plain, profile);
+  config.train.optimizer_sharding = OptimizerSharding::zero1;
+  const auto zero1 = costs_of(make_plan(config).value(), profile);
+  EXPECT_EQ(bytes_of_sums(zero1, 0), bytes_of_sums(whole, 0) / 2);
+  const auto half_ns = static_cast<std::int64_t>(whole.replicas.bucket_bytes[0].size()) * 1'000
+                       + bytes_of_sums(whole, 0) / 2;
+  expect_about(zero1.optimizer_ns[0], whole.optimizer_ns[0] / 2 + half_ns);
+  expect_about(zero1.measuring_ns[0], whole.measuring_ns[0] / 2);
+  EXPECT_EQ(zero1.stages[0], whole.stages[0]);
+
+  config.train.optimizer_sharding = OptimizerSharding::zero2;
+  const auto plan = make_plan(config).value();
+  const auto zero2 = costs_of(plan, profile);
+  EXPECT_EQ(bytes_of_sums(zero2, 0), 0);
+  EXPECT_EQ(zero2.optimizer_ns[0], zero1.optimizer_ns[0]);
+  expect_about(zero2.stages[0].backward_ns, whole.stages[0].backward_ns + half_ns);
+  expect_about(zero2.stages[0].backward_weight_ns, whole.stages[0].backward_weight_ns + half_ns);
+  EXPECT_EQ(zero2.stages[0].backward_input_ns, whole.stages[0].backward_input_ns);
+  profile.has_spare_cores = true;
+  EXPECT_EQ(costs_of(plan, profile).stages[0], whole.stages[0]);
+  config.model.tie_embeddings = true;
+  EXPECT_GT(bytes_of_sums(costs_of(make_plan(config).value(), profile), 0), 0)
+      << "a gradient from two ends is whole until both have added theirs";
 }
 
 TEST(Profile, MakesASearchedScheduleForItsCosts) {
@@ -157,6 +323,38 @@ TEST(Profile, SaysWhenAStepWouldTakeYears) {
   EXPECT_FALSE(check_fits(profile, plan).has_value());
   profile.unevenness.pass_spread = 0.1;
   EXPECT_TRUE(check_fits(profile, plan).has_value()) << "as uneven as machines are";
+}
+
+TEST(Profile, SaysWhenLinksWouldTakeYears) {
+  const auto plan = make_plan(config_of(2)).value();
+  auto profile = linked_profile_of(plan);
+  profile.stream_count = 4;
+  const auto fits = [&] { return check_fits(profile, plan, 4).has_value(); };
+  EXPECT_TRUE(fits());
+  profile.reduction.bytes_per_second = 1e-7;
+  EXPECT_TRUE(fits()) << "nothing is summed within a process";
+  profile.between_processes->reduction.bytes_per_second = 1e-7;
+  EXPECT_FALSE(fits());
+  profile.between_processes->reduction = {std::int64_t{1} << 57U, 1e9};
+  EXPECT_FALSE(fits());
+  profile.between_processes->reduction = {};
+  EXPECT_TRUE(fits());
+  profile.between_processes->link = {std::int64_t{1} << 57U, 1e9};
+  EXPECT_FALSE(fits());
+  profile.between_processes->link = {0, 1e-7};
+  EXPECT_FALSE(fits());
+}
+
+TEST(Profile, RefusesProcessesThatCannotBe) {
+  const auto plan = make_plan(config_of(1)).value();
+  const auto profile = profile_of(plan);
+  EXPECT_EQ(check_fits(profile, plan, 3).error().context,
+            "found 3 processes, expected 1 to 2, as many as the grid has actors");
+  EXPECT_FALSE(check_fits(linked_profile_of(plan), plan, 0).has_value());
+  EXPECT_EQ(check_fits(profile, plan, 2).error().context,
+            "the profile knows no links between processes: they could not be measured; see "
+            "`troupe doctor`, then measure another with `troupe profile`");
+  EXPECT_TRUE(check_fits(linked_profile_of(plan), plan, 2).has_value());
 }
 
 TEST(Profile, RefusesAPlanOfOtherParts) {

@@ -20,15 +20,18 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
 
   Config config;
   config.model = {.layers = 1024, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
-  config.parallel = {.data = 1024, .tensor = 1, .pipeline = 2};
+  config.parallel = {.data = 3, .tensor = 1, .pipeline = 2};
   config.schedule.microbatches = 16;
   profile->model = config.model;
   profile->microbatch_size = config.schedule.microbatch_size;
   profile->threads_per_stage = config.run.threads_per_stage;
   const auto plan = make_plan(config).value();
-  if (!check_fits(*profile, plan)) return 0;
-  TROUPE_ASSERT(predict(plan, *profile).makespan_ns >= 0);
-  const auto steps = simulate_uneven(plan.training, costs_of(plan, *profile), profile->unevenness);
-  TROUPE_ASSERT(0 <= steps.tenth_ns && steps.tenth_ns <= steps.ninetieth_ns);
+  for (const auto process_count : {1U, 4U}) {
+    if (!check_fits(*profile, plan, process_count)) continue;
+    TROUPE_ASSERT(predict(plan, *profile, process_count).makespan_ns >= 0);
+    const auto costs = costs_of(plan, *profile, process_count);
+    const auto steps = simulate_uneven(plan.training, costs, profile->unevenness);
+    TROUPE_ASSERT(0 <= steps.tenth_ns && steps.tenth_ns <= steps.ninetieth_ns);
+  }
   return 0;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "troupe/engine/cost_model.hpp"
@@ -41,6 +42,14 @@ struct Unevenness {
   friend bool operator==(const Unevenness&, const Unevenness&) = default;
 };
 
+/// What it takes when ranks of different processes exchange something.
+struct ProcessLinks {
+  Wire link{};       ///< A transfer, on top of what the runtime adds.
+  Wire reduction{};  ///< An all-reduce of gradients, between two.
+
+  friend bool operator==(const ProcessLinks&, const ProcessLinks&) = default;
+};
+
 /// Measured with `stream_count` ranks computing at once: what they share, caches, memory and the
 /// speed of the cores, is part of the times.
 struct Profile {
@@ -57,10 +66,15 @@ struct Profile {
   double optimizer_ns_per_element = 0.0;
   double measuring_ns_per_element = 0.0;
 
-  Wire link{};                   ///< Between ranks, on top of what the runtime adds.
-  std::int64_t dispatch_ns = 0;  ///< As in `Runtime`.
+  std::int64_t dispatch_ns = 0;  ///< As in `Runtime`; nothing else is spent on a hop in a process.
   std::int64_t director_ns = 0;  ///< As in `Runtime`.
   std::int64_t start_ns = 0;     ///< From the wish for a step to the first pass.
+
+  Wire reduction{};  ///< An all-reduce of gradients between replicas in one process.
+  /// Whether cores were left for that while all streams computed. If not, it takes them from
+  /// passes.
+  bool has_spare_cores = false;
+  std::optional<ProcessLinks> between_processes{};  ///< Of this machine; none: not measured.
 
   Unevenness unevenness{};
 
@@ -70,21 +84,33 @@ struct Profile {
 /// Parameter elements of the first shard of a stage.
 [[nodiscard]] double elements_of(const Plan& plan, const StagePlan& stage);
 
-/// Checks that `profile` was measured for what `plan` is made of.
+/// Checks that `profile` was measured for what `plan`, performed by so many processes, is made of.
 /// @returns `invalid_config` with the first thing that differs, and both values, or if a step would
 ///          take years.
-[[nodiscard]] Expected<Done> check_fits(const Profile& profile, const Plan& plan);
+[[nodiscard]] Expected<Done> check_fits(const Profile& profile, const Plan& plan,
+                                        std::uint32_t process_count = 1);
 
-/// What a training step of `plan` takes, by a `profile` that fits it: passes, hops, the update and
-/// what the runtime adds. Reductions over replicas, which run beside passes, take no time.
-[[nodiscard]] CostModel costs_of(const Plan& plan, const Profile& profile);
+/// What a training step of `plan` takes, by a `profile` that fits it: passes, hops, sums over
+/// replicas, the update and what the runtime adds. Ranks are spread over processes as `place_ranks`
+/// does; what is between processes for one replica or shard, is for all. Of replicas there are as
+/// many as computed at once when it was profiled, or two: more would do the same. Left out are
+/// servers, and sums over copies of the model.
+///
+/// An all-reduce among n processes moves 2 (n - 1) / n of the bytes to and from each of them, and a
+/// reduce-scatter or an all-gather half of that (Patarasuk and Yuan 2009); in one process every
+/// member adds and copies its part, whatever n. With sharded optimizers the first half follows the
+/// passes and the second, of weights, the update, where it counts as part of that; under `zero2`
+/// the first half is part of each weight pass, unless there are cores to spare for it.
+[[nodiscard]] CostModel costs_of(const Plan& plan, const Profile& profile,
+                                 std::uint32_t process_count = 1);
 
 /// Decides a run with a named schedule, made for these costs if it is one that is searched for.
 /// @returns `invalid_config` or `invalid_schedule` with a sentence that says what to change.
 [[nodiscard]] Expected<Plan> make_plan(const Config& config, const Profile& profile);
 
 /// Simulates the training step of `plan` by `profile`, with every pass as long as in the mean.
-[[nodiscard]] Timeline predict(const Plan& plan, const Profile& profile);
+[[nodiscard]] Timeline predict(const Plan& plan, const Profile& profile,
+                               std::uint32_t process_count = 1);
 
 /// What steps take on an uneven machine.
 struct UnevenSteps {
