@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """How far a simulated step is from a measured one: two stages on two cores, over schedules, numbers of
-microbatches, partitions and links, with the profile that is measured in turns with the steps of ten configurations,
-since a machine's speed drifts. Beside the time the peak memory of a training: what `troupe plan` announces against
-what the kernel has counted.
+microbatches, partitions and links, or two replicas, with the profile that is measured in turns with the steps of ten
+configurations, since a machine's speed drifts. Beside the time the peak memory of a training: what `troupe plan`
+announces against what the kernel has counted.
 
 The bars are medians of at most 3 %. Nothing else should run meanwhile. Takes 6 GiB of memory.
-Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE]     needs build/release
+Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE] [--replicas]     needs build/release
 """
 
 import argparse
@@ -24,6 +24,8 @@ SCHEDULES = [("1f1b", False), ("gpipe", False), ("zb-h1", False), ("zb-v", False
 MICROBATCHES = [4, 8]
 PARTITIONS = ["3,3", "4,2"]  # Even, and one stage with twice the layers.
 PARTITIONS_OF_V = ["2,1,1,2", "3,1,1,1"]  # Two stages on each rank.
+SHARDINGS = ["none", "zero1", "zero2"]
+MICROBATCHES_OF_REPLICAS = [1, 4]
 TOGETHER = 10  # Configurations.
 SLOW_LINK_US = 28_000  # About 80 % of a forward pass.
 SCHEDULES_OVER_SLOW_LINKS = [("1f1b", False), ("gpipe", False), ("zb-h1", False)]
@@ -69,6 +71,10 @@ class Laboratory:
                 f"schedule.profile={self.folder}/profile.json", f"schedule.chunks={2 if name == 'zb-v' else 1}",
                 f"run.link_delay_us={delay_us}"]
 
+    def settings_of_replicas(self, sharding, microbatches):
+        return ["--set", "parallel.data=2", "parallel.pipeline=1", f"train.optimizer_sharding={sharding}",
+                f"schedule.microbatches={microbatches}"]
+
     def simulated_ms(self, settings):
         simulated = self.troupe("simulate", *settings, "--profile", f"{self.folder}/profile.json", "--json")
         return json.loads(simulated)["makespan"]
@@ -97,14 +103,27 @@ class Laboratory:
         return 1024 * usage.ru_maxrss
 
 
-def cases():
+def cases(laboratory):
+    """What a case is called, in columns, and its settings."""
+    def case(name, split, microbatches, layers, delay_us):
+        return ([f"{name}{' split' if split else ''}", microbatches, layers, f"{delay_us / 1000:.0f}"],
+                laboratory.settings(name, split, microbatches, layers, delay_us))
+
     for name, split in SCHEDULES:
         for microbatches in MICROBATCHES:
             for layers in PARTITIONS_OF_V if name == "zb-v" else PARTITIONS:
-                yield name, split, microbatches, layers, 0
+                yield case(name, split, microbatches, layers, 0)
     for name, split in SCHEDULES_OVER_SLOW_LINKS:
         for microbatches in MICROBATCHES:
-            yield name, split, microbatches, PARTITIONS[0], SLOW_LINK_US
+            yield case(name, split, microbatches, PARTITIONS[0], SLOW_LINK_US)
+
+
+def cases_of_replicas(laboratory):
+    """The same for two replicas of the whole model."""
+    for sharding in SHARDINGS:
+        for microbatches in MICROBATCHES_OF_REPLICAS:
+            yield ([f"replicas, {sharding}", microbatches, "6", "0"],
+                   laboratory.settings_of_replicas(sharding, microbatches))
 
 
 def print_median(what, errors):
@@ -115,27 +134,27 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=600.0, help="for ten configurations together")
     parser.add_argument("--only", help="the cases of one schedule")
+    parser.add_argument("--replicas", action="store_true", help="two replicas instead of two stages")
     args = parser.parse_args()
-    wanted = [case for case in cases() if args.only in (None, case[0])]
     time_errors, even_errors, memory_errors = [], [], []
     print("| schedule | microbatches | layers | link, ms | measured, ms | simulated, ms | | even, ms | peak, MiB "
           "| announced, MiB | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(folder)
+        all_cases = (cases_of_replicas if args.replicas else cases)(laboratory)
+        wanted = [case for case in all_cases if args.only in (None, case[0][0].split()[0])]
         for first in range(0, len(wanted), TOGETHER):
             together = wanted[first:first + TOGETHER]
             laboratory.profile(5.0)  # For schedules that are searched for.
-            settings = [laboratory.settings(*case) for case in together]
-            predictions = laboratory.predictions(args.seconds, *settings)
-            for case, of_case, prediction in zip(together, settings, predictions):
-                name, split, microbatches, layers, delay_us = case
+            predictions = laboratory.predictions(args.seconds, *[settings for _, settings in together])
+            for (columns, of_case), prediction in zip(together, predictions):
                 measured, simulated, even = map(prediction.get, ("measured", "simulated", "even"))
                 announced, peak = laboratory.announced_bytes(of_case), laboratory.peak_bytes(of_case)
                 time_errors.append(abs(simulated / measured - 1))
                 even_errors.append(abs(even / measured - 1))
                 memory_errors.append(abs(announced / peak - 1))
-                print(f"| {name}{' split' if split else ''} | {microbatches} | {layers} | {delay_us / 1000:.0f} | "
-                      f"{measured:.1f} | {simulated:.1f} | {simulated / measured - 1:+.1%} | {even:.1f} | "
+                print(f"| {' | '.join(map(str, columns))} | {measured:.1f} | {simulated:.1f} | "
+                      f"{simulated / measured - 1:+.1%} | {even:.1f} | "
                       f"{peak / 2**20:.0f} | {announced / 2**20:.0f} | {announced / peak - 1:+.1%} |", flush=True)
     print_median("step time", time_errors)
     print_median("step time, as if passes were even", even_errors)
