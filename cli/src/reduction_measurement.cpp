@@ -61,12 +61,15 @@ Expected<Wire> measure_reduction(transport::Collective& member) {
 
 Expected<Wire> measure_reduction() {
   const auto members = transport::make_in_process_group(2);
-  auto other = std::async(std::launch::async, [&] { return measure_reduction(*members[1]); });
-  auto measured = measure_reduction(*members[0]);
-  if (!measured) members[0]->close();
+  const auto measure = [](transport::Collective& member) {
+    auto measured = measure_reduction(member);
+    if (!measured) member.close();  // The other waits for it.
+    return measured;
+  };
+  auto other = std::async(std::launch::async, [&] { return measure(*members[1]); });
+  auto measured = measure(*members[0]);
   const auto others = other.get();
-  if (measured && !others) return others.error();
-  return measured;
+  return others ? measured : others.error();
 }
 
 }  // namespace troupe::cli
