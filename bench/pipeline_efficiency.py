@@ -60,9 +60,11 @@ class Job:
             time.sleep(0.1)
             self.send(0)
 
+    def interrupt(self):
+        self.processes[0].send_signal(signal.SIGINT)  # The director tells the nodes.
+
     def finish(self):
         """Lets it write what it writes at its end."""
-        self.processes[0].send_signal(signal.SIGINT)  # The director tells the nodes.
         for process in self.processes:
             process.wait()
 
@@ -152,6 +154,8 @@ def main():
             for job in sides:
                 job.go_on()
             for job in sides:
+                job.interrupt()  # Neither runs on alone.
+            for job in sides:
                 job.finish()
             print(f"side by side {' and '.join(f'{typical(rates):.0f}' for rates in side_by_side)} tokens/s "
                   f"({sum(map(len, side_by_side))} steps); ideal of two stages {ideal:.0f}")
@@ -159,6 +163,7 @@ def main():
             for name, job, (rates,) in zip(SCHEDULES, pipelines, stages):
                 job.send(signal.SIGCONT)
                 job.go_on()
+                job.interrupt()
                 job.finish()
                 _, between, uneven = map(typical, zip(*job.excesses()))
                 print(f"{name}: {typical(rates):.0f} tokens/s ({len(rates)} steps), "

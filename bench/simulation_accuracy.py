@@ -122,7 +122,7 @@ def cases_of_replicas(laboratory):
     """The same for two replicas of the whole model."""
     for sharding in SHARDINGS:
         for microbatches in MICROBATCHES_OF_REPLICAS:
-            yield ([f"replicas, {sharding}", microbatches, "6", "0"],
+            yield ([f"{sharding} replicas", microbatches, "6", "0"],
                    laboratory.settings_of_replicas(sharding, microbatches))
 
 

@@ -1,9 +1,13 @@
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "troupe/engine/lanes.hpp"
 #include "troupe/engine/memory_need.hpp"
 
 #include "commands.hpp"
@@ -102,7 +106,26 @@ void print_stages(const Plan& plan, RankIndex rank, std::vector<MemoryItem> Stag
   }
 }
 
-void print_memory(const Plan& plan) {
+/// Of the process that needs most.
+void print_process(const Plan& plan, std::uint32_t process_count) {
+  if (process_count == 1) {
+    fmt::print("this process, all actors and {} for the runtime: {}\n\n",
+               format_bytes(runtime_bytes(plan, plan.rank_count())),
+               format_bytes(process_bytes(plan)));
+    return;
+  }
+  std::vector<std::vector<std::uint32_t>> ranks(process_count);
+  const auto process_of_rank = place_ranks(plan, process_count);
+  for (std::uint32_t rank = 0; rank < process_of_rank.size(); ++rank) {
+    ranks[process_of_rank[rank]].push_back(rank);
+  }
+  std::uint64_t most = 0;
+  for (const auto& of_process : ranks) most = std::max(most, process_bytes(plan, of_process));
+  fmt::print("each of {} processes, with its actors and for the runtime: at most {}\n\n",
+             process_count, format_bytes(most));
+}
+
+void print_memory(const Plan& plan, std::uint32_t process_count) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
     const RankIndex rank{r};
     const auto shards = plan.config.parallel.tensor.of(rank);
@@ -122,9 +145,7 @@ void print_memory(const Plan& plan) {
     print_stages(plan, rank, &StagePlan::server_memory);
   }
   fmt::print("batches: {}\n", format_bytes(batch_bytes(plan, plan.config.parallel.data)));
-  fmt::print("this process, all actors and {} for the runtime: {}\n\n",
-             format_bytes(runtime_bytes(plan, plan.rank_count())),
-             format_bytes(process_bytes(plan)));
+  print_process(plan, process_count);
 }
 
 /// The profile at `path`, if there is one and it is of the plan's model.
@@ -153,7 +174,7 @@ void print_prediction(const Plan& plan, const Profile& profile, std::uint32_t pr
              plan.tokens_per_step() / (steps.mean_ns / 1e9));
   fmt::print("predicted bubble: {:.1f}% of the time, with even passes\n",
              100.0 * predict(plan, profile, process_count).bubble_of_total());
-  const auto left_out = left_out_of_prediction(plan);
+  const auto left_out = left_out_of_prediction(plan, process_count);
   if (!left_out.empty()) fmt::print("{}\n", left_out);
 }
 
@@ -166,9 +187,9 @@ Expected<ExitCode> plan(const PlanArguments& arguments) {
   if (!named) return named.error();
   print_grid(*loaded);
   print_numbers(*loaded);
-  print_memory(*loaded);
+  print_memory(*loaded, arguments.process_count);
   if (auto can = check_device(*loaded); !can) return can.error();
-  if (auto fits = check_memory(*loaded, 1); !fits) return fits.error();
+  if (auto fits = check_memory(*loaded, arguments.process_count); !fits) return fits.error();
   if (*named) {
     print_prediction(*loaded, **named, arguments.process_count, arguments.profile_path);
     return exit_success;

@@ -13,6 +13,22 @@
 
 namespace troupe::cli {
 
+namespace {
+
+/// Whether a process would have some shards of a stage and not all.
+bool divides_shards(const Plan& plan, std::uint32_t process_count) {
+  const auto process_of_rank = place_ranks(plan, process_count);
+  for (std::uint32_t rank = 0; rank < plan.config.parallel.rank_count(); ++rank) {
+    auto first = coordinate_of(plan.config.parallel, rank);
+    first.shard = 0;
+    const auto first_rank = rank_at(plan.config.parallel, first);
+    if (process_of_rank[rank] != process_of_rank[first_rank]) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 Expected<Plan> load_plan(const RunArguments& arguments) {
   const auto text = storage::read_text(arguments.config_path);
   if (!text) return text.error();
@@ -41,13 +57,17 @@ Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count) {
   return check_memory(plan, place_ranks(plan, process_count), nodes);
 }
 
-std::string_view left_out_of_prediction(const Plan& plan) {
+std::string_view left_out_of_prediction(const Plan& plan, std::uint32_t process_count) {
   if (plan.has_servers()) {
     return "parameter servers are not simulated: neither what replicas exchange with them, nor "
            "that they update for all";
   }
-  if (plan.training.copy_count > 1) {
+  if (plan.training.copy_count > 1 && plan.config.parallel.data == 1) {
     return "sums of gradients over the copies of the model are not simulated";
+  }
+  if (divides_shards(plan, process_count)) {
+    return "shards of one stage are in different processes, and are simulated as if they were in "
+           "one";
   }
   return {};
 }

@@ -23,7 +23,8 @@ namespace troupe::cli {
 [[nodiscard]] Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count);
 
 /// What a predicted step of the plan leaves out, as a sentence for a person; empty if nothing.
-[[nodiscard]] std::string_view left_out_of_prediction(const Plan& plan);
+[[nodiscard]] std::string_view left_out_of_prediction(const Plan& plan,
+                                                      std::uint32_t process_count);
 
 /// How many streams can compute at once if this machine performs the whole grid.
 [[nodiscard]] std::uint32_t concurrent_streams(const Plan& plan);

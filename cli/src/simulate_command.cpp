@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 #include <optional>
+#include <set>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -136,11 +138,23 @@ Expected<Done> add_machine(const SimulateArguments& arguments, const Schedule& s
   return Done{};
 }
 
+/// What one should know of a prediction, for a person.
+void add_notes(const Plan& plan, const CostModel& costs, std::uint32_t process_count,
+               std::set<std::string>& notes) {
+  const auto left_out = left_out_of_prediction(plan, process_count);
+  if (!left_out.empty()) notes.emplace(left_out);
+  const auto data = plan.config.parallel.data;
+  if (costs.replicas.count < data && !plan.has_servers()) {
+    notes.insert(fmt::format("of {} replicas, the {} that are shown stand for all", data,
+                             costs.replicas.count));
+  }
+}
+
 /// With the times of a profile, in seconds of this machine, of a configuration.
 Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& base,
                                 const Profile& profile, const std::string& name,
-                                std::uint32_t stages, std::uint32_t microbatches,
-                                bool shows_uneven) {
+                                std::uint32_t stages, std::uint32_t microbatches, bool shows_uneven,
+                                std::set<std::string>& notes) {
   auto config = base.config;
   config.schedule.name = name;
   if (arguments.chunks != 1) config.schedule.chunks = arguments.chunks;
@@ -156,6 +170,7 @@ Expected<Run> simulate_profiled(const SimulateArguments& arguments, const Plan& 
   if (!plan) return plan.error();
   if (auto fits = check_fits(profile, *plan, arguments.process_count); !fits) return fits.error();
   auto costs = costs_of(*plan, profile, arguments.process_count);
+  add_notes(*plan, costs, arguments.process_count, notes);
   if (auto added = add_machine(arguments, plan->training, costs); !added) return added.error();
   std::vector<std::int64_t> slot_bytes;
   for (const auto& stage : plan->stages) {
@@ -316,11 +331,6 @@ Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& argume
   if (auto can = check_device(*plan); !can) return can.error();
   const auto profile = read_profile(arguments.profile_path);
   if (!profile) return profile.error();
-  if (const auto data = plan->config.parallel.data; data > 2) {
-    fmt::print(stderr, "note: of {} replicas, those that are shown stand for all\n", data);
-  }
-  const auto left_out = left_out_of_prediction(*plan);
-  if (!left_out.empty()) fmt::print(stderr, "note: {}\n", left_out);
   const auto given_or = [](auto given, auto configured) {
     return given.empty() ? decltype(given){configured} : given;
   };
@@ -331,16 +341,18 @@ Expected<std::vector<Run>> simulate_all_profiled(const SimulateArguments& argume
   const bool is_sweep = schedules.size() * stage_counts.size() * microbatch_counts.size() > 1;
   const bool shows_uneven = arguments.json || !is_sweep;
   std::vector<Run> runs;
+  std::set<std::string> notes;
   for (const auto& name : schedules) {
     for (const auto stages : stage_counts) {
       for (const auto microbatches : microbatch_counts) {
-        auto run =
-            simulate_profiled(arguments, *plan, *profile, name, stages, microbatches, shows_uneven);
+        auto run = simulate_profiled(arguments, *plan, *profile, name, stages, microbatches,
+                                     shows_uneven, notes);
         if (!run) return run.error();
         runs.push_back(std::move(*run));
       }
     }
   }
+  for (const auto& note : notes) fmt::print(stderr, "note: {}\n", note);
   return runs;
 }
 

@@ -106,60 +106,118 @@ Wire delayed(Wire wire, const Plan& plan) {
   return wire;
 }
 
-/// The channels between pipeline ranks that lead from one process to another.
-std::vector<Channel> channels_between(const Plan& plan,
-                                      std::span<const std::uint32_t> process_of_rank,
-                                      const Wire& wire) {
-  std::set<std::pair<RankIndex, RankIndex>> ends;
-  for (const auto& lane : lanes_of(plan)) {
-    const auto lower = rank_holding(plan, lane.lower);
-    const auto upper = rank_holding(plan, lane.upper);
-    if (lane.kind == StageLane::Kind::tied || process_of_rank[lower] == process_of_rank[upper]) {
-      continue;
-    }
-    const auto from = plan.training.rank_of_stage[lane.lower.stage.value()];
-    const auto to = plan.training.rank_of_stage[lane.upper.stage.value()];
-    ends.insert({from, to});
-    ends.insert({to, from});
+/// Where ranks live, and how they exchange something.
+class Placement {
+public:
+  Placement(const Plan& plan, const Profile& profile, std::uint32_t process_count)
+      : plan_{plan}, profile_{profile} {
+    if (process_count > 1) process_of_rank_ = place_ranks(plan, process_count);
   }
-  std::vector<Channel> channels;
-  for (const auto& [from, to] : ends) channels.push_back({from, to, wire});
-  return channels;
-}
 
-/// Whether some that hold the same parameters are in different processes.
-bool sums_between(const Plan& plan, std::span<const std::uint32_t> process_of_rank) {
-  for (std::uint32_t position = 0; position < plan.training.stages_per_copy(); ++position) {
-    for (std::uint32_t shard = 0; shard < plan.shard_count(StageIndex{position}); ++shard) {
-      const auto process = [&](std::uint32_t member) {
-        return process_of_rank[holder_of(plan, {position, shard}, member).rank];
-      };
-      for (std::uint32_t m = 1; m < plan.holder_count(); ++m) {
-        if (process(m) != process(0)) return true;
+  /// The channels between pipeline ranks that lead from one process to another.
+  [[nodiscard]] std::vector<Channel> channels_between() const {
+    std::set<std::pair<RankIndex, RankIndex>> ends;
+    for_each_lane_between([&](const StageLane& lane, RankIndex from, RankIndex to) {
+      if (lane.kind == StageLane::Kind::tied) return;
+      ends.insert({from, to});
+      ends.insert({to, from});
+    });
+    std::vector<Channel> channels;
+    for (const auto& [from, to] : ends) {
+      channels.push_back({from, to, delayed(profile_.between_processes->link, plan_)});
+    }
+    return channels;
+  }
+
+  /// By pipeline rank: what its half of the gradient of tied embeddings takes on its way.
+  [[nodiscard]] std::vector<double> tied_ns() const {
+    std::vector<double> tied_ns(plan_.training.rank_count(), 0.0);
+    for_each_lane_between([&](const StageLane& lane, RankIndex from, RankIndex to) {
+      if (lane.kind != StageLane::Kind::tied) return;
+      const auto rows = static_cast<double>(lane.up.count);
+      const auto bytes = rows * plan_.config.model.hidden * sizeof(float);
+      const auto takes_ns = nanoseconds(profile_.between_processes->link, bytes);
+      for (auto* end : {&tied_ns[from.value()], &tied_ns[to.value()]}) {
+        *end = std::max(*end, takes_ns);
       }
-    }
+    });
+    return tied_ns;
   }
-  return false;
-}
 
-// -- sums over replicas ---------------------------------------------------------------------------
-
-/// All-reduces of gradients, of so many bytes as they are computed.
-Wire reduction_of(const Plan& plan, const Profile& profile,
-                  std::span<const std::uint32_t> process_of_rank) {
-  const auto share = share_of(plan, profile);
-  if (!sums_between(plan, process_of_rank)) {
-    auto wire = profile.reduction;
+  /// All-reduces among those that hold the same parameters, of fp32 that travels in `wire_format`.
+  [[nodiscard]] Wire reduction(WireFormat wire_format) const {
+    const auto share = share_of(plan_, profile_);
+    auto wire = profile_.reduction;
+    if (sums_between()) {
+      wire = profile_.between_processes->reduction;
+      const double member_count = plan_.holder_count();
+      wire.bytes_per_second *= member_count / (2.0 * (member_count - 1.0));
+      wire.bytes_per_second *= sizeof(float) / static_cast<double>(bytes_per_number(wire_format));
+    }
     wire.bytes_per_second /= share;
     return wire;
   }
-  auto wire = profile.between_processes->reduction;
-  const double member_count = plan.holder_count();
-  const auto travelling =
-      static_cast<double>(bytes_per_number(plan.config.train.gradient_wire)) / sizeof(float);
-  wire.bytes_per_second *= member_count / (2.0 * (member_count - 1.0)) / travelling / share;
-  return wire;
+
+  [[nodiscard]] static double nanoseconds(const Wire& wire, double bytes) {
+    return static_cast<double>(wire.latency_ns) + bytes / wire.bytes_per_second * 1e9;
+  }
+
+private:
+  template <class Visit>
+  void for_each_lane_between(const Visit& visit) const {
+    if (process_of_rank_.empty()) return;
+    for (const auto& lane : lanes_of(plan_)) {
+      const auto lower = rank_holding(plan_, lane.lower);
+      const auto upper = rank_holding(plan_, lane.upper);
+      if (process_of_rank_[lower] == process_of_rank_[upper]) continue;
+      visit(lane, plan_.training.rank_of_stage[lane.lower.stage.value()],
+            plan_.training.rank_of_stage[lane.upper.stage.value()]);
+    }
+  }
+
+  /// Whether some that hold the same parameters are in different processes.
+  [[nodiscard]] bool sums_between() const {
+    if (process_of_rank_.empty()) return false;
+    for (std::uint32_t position = 0; position < plan_.training.stages_per_copy(); ++position) {
+      for (std::uint32_t shard = 0; shard < plan_.shard_count(StageIndex{position}); ++shard) {
+        const auto process = [&](std::uint32_t member) {
+          return process_of_rank_[holder_of(plan_, {position, shard}, member).rank];
+        };
+        for (std::uint32_t m = 1; m < plan_.holder_count(); ++m) {
+          if (process(m) != process(0)) return true;
+        }
+      }
+    }
+    return false;
+  }
+
+  const Plan& plan_;
+  const Profile& profile_;
+  std::vector<std::uint32_t> process_of_rank_;  ///< Empty: all in one.
+};
+
+// -- sums over replicas ---------------------------------------------------------------------------
+
+bool sums_over_replicas(const Plan& plan) {
+  return plan.config.parallel.data > 1 && !plan.has_servers();
 }
+
+/// Whether sums run beside passes.
+bool has_spare_cores(const Plan& plan, const Profile& profile) {
+  return profile.has_spare_cores && share_of(plan, profile) == 1.0;
+}
+
+/// What sums of gradients over replicas take; all-reduces.
+struct SumWires {
+  Wire gradients{};
+  Wire weights{};  ///< Which travel as they are.
+
+  static SumWires of(const Plan& plan, const Placement& placement) {
+    if (!sums_over_replicas(plan)) return {};
+    return {placement.reduction(plan.config.train.gradient_wire),
+            placement.reduction(WireFormat::fp32)};
+  }
+};
 
 /// What the sums of a stage's gradients over the replicas take of it.
 struct StageSums {
@@ -168,49 +226,45 @@ struct StageSums {
   double each_pass_ns = 0.0;  ///< In each weight pass.
   double behind_update_ns = 0.0;
 
-  /// @param wire Of all-reduces.
-  static StageSums of(const Plan& plan, const StagePlan& stage, const Wire& wire) {
+  static StageSums of(const Plan& plan, const StagePlan& stage, const SumWires& wires) {
+    StageSums sums;
+    if (!sums_over_replicas(plan)) return sums;
     const auto sharding = plan.config.train.optimizer_sharding;
     const auto graph =
         graph_of(plan.config.model, stage.spec, {.shard = plan.shard(stage.stage, 0)});
     const auto in_parts = kept_in_parts(graph, plan.holder(0), sharding);
-    StageSums sums;
     for (std::size_t b = 0; b < graph.buckets.size(); ++b) {
-      const auto size =
-          static_cast<std::int64_t>(layout_of(graph, graph.buckets[b]).size * sizeof(float));
-      if (sharding == OptimizerSharding::none) {
-        sums.bucket_bytes.push_back(size);
-        continue;
+      const auto size = layout_of(graph, graph.buckets[b]).size * sizeof(float);
+      const auto half = size / 2;
+      if (sharding != OptimizerSharding::none) {
+        sums.behind_update_ns += Placement::nanoseconds(wires.weights, static_cast<double>(half));
       }
-      const auto half_ns = static_cast<double>(wire.latency_ns)
-                           + static_cast<double>(size) / 2.0 / wire.bytes_per_second * 1e9;
-      sums.behind_update_ns += half_ns;
       if (in_parts[b]) {
-        sums.each_pass_ns += half_ns;
+        sums.each_pass_ns += Placement::nanoseconds(wires.gradients, static_cast<double>(half));
       } else {
-        sums.bucket_bytes.push_back(size / 2);
+        sums.bucket_bytes.push_back(
+            static_cast<std::int64_t>(sharding == OptimizerSharding::none ? size : half));
       }
     }
     return sums;
   }
 
-  [[nodiscard]] double longest_ns(const Wire& wire, std::uint32_t microbatch_count) const {
-    const auto bytes = std::accumulate(bucket_bytes.begin(), bucket_bytes.end(), 0.0);
-    return static_cast<double>(wire.latency_ns) * static_cast<double>(bucket_bytes.size())
-           + bytes / wire.bytes_per_second * 1e9 + microbatch_count * each_pass_ns
-           + behind_update_ns;
+  [[nodiscard]] double longest_ns(const SumWires& wires, std::uint32_t microbatch_count) const {
+    auto sum = microbatch_count * each_pass_ns + behind_update_ns;
+    for (const auto bytes : bucket_bytes) {
+      sum += Placement::nanoseconds(wires.gradients, static_cast<double>(bytes));
+    }
+    return sum;
   }
 };
 
-bool sums_over_replicas(const Plan& plan) {
-  return plan.config.parallel.data > 1 && !plan.has_servers();
-}
-
 /// As many as computed at once when it was profiled, two at least: more would do the same.
 std::uint32_t simulated_replicas(const Plan& plan, const Profile& profile) {
-  const auto ranks = plan.training.rank_count();
-  const auto measured = (profile.stream_count + ranks - 1) / ranks;
-  return std::clamp(measured, 2U, plan.config.parallel.data);
+  const auto& grid = plan.config.parallel;
+  if (!sums_over_replicas(plan)) return 1;
+  const auto ranks = grid.rank_count() / grid.data;
+  const auto measured = (profile.stream_count - 1) / ranks + 1;
+  return std::clamp(measured, 2U, grid.data);
 }
 
 // -- what is possible -----------------------------------------------------------------------------
@@ -229,13 +283,14 @@ double slowest_of(const Unevenness& unevenness) {
 
 /// More than the step takes, one thing after the other.
 double longest_ns(const Plan& plan, const Profile& profile, std::uint32_t process_count) {
-  const auto process_of_rank = place_ranks(plan, process_count);
-  const auto between = profile.between_processes.value_or(ProcessLinks{});
+  const Placement placement{plan, profile, process_count};
+  const auto wires = SumWires::of(plan, placement);
+  auto link = profile.between_processes.value_or(ProcessLinks{}).link;
   const auto transfer_ns =
-      static_cast<double>(between.link.latency_ns + delay_ns(plan))
-      + static_cast<double>(activation_bytes(plan)) / between.link.bytes_per_second * 1e9;
+      Placement::nanoseconds(delayed(link, plan), static_cast<double>(activation_bytes(plan)));
   const auto hops_ns = 4.0 * transfer_ns + 8.0 * static_cast<double>(profile.dispatch_ns);
-  double sum = 0.0;
+  const auto tied_ns = placement.tied_ns();
+  double sum = std::accumulate(tied_ns.begin(), tied_ns.end(), 0.0);
   for (const auto& stage : plan.stages) {
     const auto& parts = *parts_of(profile, plan.shard_count(stage.stage));
     const auto passes =
@@ -245,12 +300,25 @@ double longest_ns(const Plan& plan, const Profile& profile, std::uint32_t proces
     sum += plan.training.microbatch_count * (passes + hops_ns);
     sum += elements_of(plan, stage)
            * (profile.optimizer_ns_per_element + profile.measuring_ns_per_element);
-    if (!sums_over_replicas(plan)) continue;
-    const auto wire = reduction_of(plan, profile, process_of_rank);
-    sum += StageSums::of(plan, stage, wire).longest_ns(wire, plan.training.microbatch_count);
+    sum += StageSums::of(plan, stage, wires).longest_ns(wires, plan.training.microbatch_count);
   }
   return sum * share_of(plan, profile) * slowest_of(profile.unevenness)
          + static_cast<double>(profile.director_ns) + static_cast<double>(profile.start_ns);
+}
+
+/// More than a number by which the simulator multiplies durations: ranks that it adds up, buckets.
+double largest_factor(const Plan& plan, const Profile& profile) {
+  double buckets = 1.0;
+  if (sums_over_replicas(plan)) {
+    for (const auto& stage : plan.stages) {
+      buckets = std::max(
+          buckets,
+          static_cast<double>(
+              parameters_of(plan.config.model, stage.spec, plan.shard(stage.stage, 0)).size()));
+    }
+  }
+  return std::max(
+      buckets, static_cast<double>(plan.training.rank_count()) * simulated_replicas(plan, profile));
 }
 
 /// Whether so many processes can perform the plan, and how they are linked is known.
@@ -344,8 +412,10 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan, std::uint32_
     return differs("run.threads_per_stage", profile.threads_per_stage, threads);
   }
   if (auto linked = check_processes(profile, plan, process_count); !linked) return linked;
-  constexpr double years_ns = 1e17;  // Three; sums of nanoseconds end at a hundred times that.
-  if (!(longest_ns(plan, profile, process_count) <= years_ns)) {
+  constexpr double years_ns = 1e17;    // Three.
+  constexpr double largest_ns = 9e18;  // That 64 bits hold.
+  const auto longest = longest_ns(plan, profile, process_count);
+  if (!(longest <= std::min(years_ns, largest_ns / largest_factor(plan, profile)))) {
     return Error{Errc::invalid_config,
                  "by the profile a step may take years; measure one with `troupe profile`"};
   }
@@ -354,44 +424,39 @@ Expected<Done> check_fits(const Profile& profile, const Plan& plan, std::uint32_
 
 CostModel costs_of(const Plan& plan, const Profile& profile, std::uint32_t process_count) {
   const auto share = share_of(plan, profile);
-  const auto process_of_rank = place_ranks(plan, process_count);
+  const Placement placement{plan, profile, process_count};
+  const auto wires = SumWires::of(plan, placement);
+  const bool overlaps = has_spare_cores(plan, profile);
   CostModel costs{.stages = {}, .optimizer_ns = {}, .measuring_ns = {}};
   costs.rank_start_ns = {profile.start_ns};
   costs.slowdown = {share};
   costs.network.activation_bytes = costs.network.gradient_bytes = {activation_bytes(plan)};
   costs.network.wire = delayed({}, plan);
-  if (process_count > 1) {
-    costs.network.channels =
-        channels_between(plan, process_of_rank, delayed(profile.between_processes->link, plan));
-  }
+  costs.network.channels = placement.channels_between();
   costs.runtime.dispatch_ns = profile.dispatch_ns;
   costs.runtime.director_ns = profile.director_ns;
-  const bool has_sums = sums_over_replicas(plan);
-  if (has_sums) {
-    costs.replicas = {.count = simulated_replicas(plan, profile),
-                      .bucket_bytes = {},
-                      .wire = reduction_of(plan, profile, process_of_rank),
-                      .overlaps_passes = profile.has_spare_cores};
-  }
+  costs.replicas = {.count = simulated_replicas(plan, profile),
+                    .bucket_bytes = {},
+                    .wire = wires.gradients,
+                    .overlaps_passes = overlaps};
   const bool is_divided =
-      has_sums && plan.config.train.optimizer_sharding != OptimizerSharding::none;
+      plan.config.train.optimizer_sharding != OptimizerSharding::none && !plan.has_servers();
   std::vector<double> optimizer_ns(plan.training.rank_count(), 0.0);
-  std::vector<double> measuring_ns(plan.training.rank_count(), 0.0);
+  auto measuring_ns = placement.tied_ns();
   for (const auto& stage : plan.stages) {
     auto& passes = costs.stages.emplace_back(
         costs_of(stage, *parts_of(profile, plan.shard_count(stage.stage))));
     costs.runtime.bounds.push_back(stage.bounds);
     const auto elements = share * elements_of(plan, stage) / (is_divided ? plan.holder_count() : 1);
     const auto rank = stage.rank.value();
-    optimizer_ns[rank] += elements * profile.optimizer_ns_per_element;
+    auto sums = StageSums::of(plan, stage, wires);
+    optimizer_ns[rank] += elements * profile.optimizer_ns_per_element + sums.behind_update_ns;
     measuring_ns[rank] += elements * profile.measuring_ns_per_element;
-    if (!has_sums) continue;
-    auto sums = StageSums::of(plan, stage, costs.replicas.wire);
     costs.replicas.bucket_bytes.push_back(std::move(sums.bucket_bytes));
-    optimizer_ns[rank] += sums.behind_update_ns;
-    if (profile.has_spare_cores) continue;
-    passes.backward_ns += rounded(sums.each_pass_ns / share);
-    passes.backward_weight_ns += rounded(sums.each_pass_ns / share);
+    const auto summed_ns = rounded(sums.each_pass_ns / share);
+    for (auto* pass_ns : {&passes.backward_ns, &passes.backward_weight_ns}) {
+      *pass_ns = overlaps ? std::max(*pass_ns, summed_ns) : *pass_ns + summed_ns;
+    }
   }
   std::ranges::transform(optimizer_ns, std::back_inserter(costs.optimizer_ns), rounded);
   std::ranges::transform(measuring_ns, std::back_inserter(costs.measuring_ns), rounded);

@@ -235,6 +235,12 @@ TEST_F(Command, AProfileKnowsHowProcessesAndReplicasExchange) {
   EXPECT_GT(makespan("p.json --processes 2" + replicas), 0.0);
   const auto planned = shell("troupe plan run.toml --profile slow.json --processes 2");
   EXPECT_EQ(planned.exit_code, 0) << planned.output;
+  EXPECT_NE(planned.output.find("\neach of 2 processes, with its actors "), std::string::npos)
+      << planned.output;
+  const auto many = shell("troupe simulate run.toml --profile p.json --set parallel.data=3");
+  EXPECT_NE(many.output.find("note: of 3 replicas, the 2 that are shown stand for all\n"),
+            std::string::npos)
+      << many.output;
   expect_refused("troupe plan run.toml --profile p.json --processes 3",
                  "troupe: found 3 processes, expected 1 to 2, as many as the grid has actors\n");
   profile["between_processes"] = nullptr;
@@ -267,6 +273,19 @@ TEST_F(Command, StagesOfUnequalShardsAreProfiledPlannedAndSimulated) {
       "measured with train.sequence_parallel = false, the configuration has true");
   const auto simulated = shell("troupe simulate run.toml " + uneven + "--profile p.json");
   EXPECT_EQ(simulated.exit_code, 0) << simulated.output;
+  // Two shards and one: with two processes the first has one shard.
+  const std::string note =
+      "shards of one stage are in different processes, and are simulated as if they were in one\n";
+  for (const auto* command : {"simulate", "plan"}) {
+    const auto told = [&](const char* processes) {
+      return shell("troupe " + std::string{command} + " run.toml " + uneven
+                   + "--profile p.json --processes " + processes)
+                 .output.find(note)
+             != std::string::npos;
+    };
+    EXPECT_FALSE(told("1")) << command;
+    EXPECT_TRUE(told("2")) << command;
+  }
   expect_refused("troupe simulate run.toml " + uneven + "--stages 3 --profile p.json",
                  "parallel.tensor: 2 numbers of shards are listed");
   expect_refused("troupe plan run.toml --set parallel.tensor=[2,1,1] --profile p.json",

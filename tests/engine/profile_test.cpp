@@ -37,6 +37,7 @@ Config config_of(std::uint32_t data) {
 /// One microbatch: each pass waits for the one before.
 Plan serial_plan() {
   auto config = config_of(1);
+  config.model.tie_embeddings = false;
   config.schedule.microbatches = 1;
   return make_plan(config).value();
 }
@@ -99,6 +100,19 @@ TEST(Profile, AHopBetweenProcessesTakesWhatItWasMeasuredToTake) {
   // 4 x 4 tokens of 4 floats: 256 bytes in 512 ns, there and back.
   EXPECT_EQ(predict(plan, profile, 2).makespan_ns,
             predict(plan, profile).makespan_ns + 2 * (2'000 + 512));
+}
+
+TEST(Profile, SoDoesTheGradientOfATiedEmbedding) {
+  auto config = config_of(1);
+  const auto plan = make_plan(config).value();
+  const auto profile = linked_profile_of(plan);
+  // 256 words of 4 floats: 4096 bytes in 8192 ns.
+  EXPECT_EQ(costs_of(plan, profile).measuring_ns, (std::vector<std::int64_t>{0, 0}));
+  EXPECT_EQ(costs_of(plan, profile, 2).measuring_ns,
+            (std::vector<std::int64_t>{2'000 + 8'192, 2'000 + 8'192}));
+  config.model.tie_embeddings = false;
+  EXPECT_EQ(costs_of(make_plan(config).value(), profile, 2).measuring_ns,
+            (std::vector<std::int64_t>{0, 0}));
 }
 
 TEST(Profile, OnlyWhatLeadsToAnotherProcessTakesThat) {
@@ -164,6 +178,8 @@ TEST(Profile, ReplicasSumTheirGradientsBehindTheirPasses) {
   EXPECT_EQ(predict(plan, profile).makespan_ns, 7 + (10 + 20 + 6 * 300 + 50 + 100) + sums_ns);
   profile.has_spare_cores = true;
   EXPECT_TRUE(costs_of(plan, profile).replicas.overlaps_passes);
+  profile.stream_count = 2;
+  EXPECT_FALSE(costs_of(plan, profile).replicas.overlaps_passes) << "ranks share the cores";
   config.parallel.data = 1;
   EXPECT_EQ(costs_of(make_plan(config).value(), profile).replicas.count, 1U);
 }
@@ -225,10 +241,38 @@ TEST(Profile, ShardedOptimizersUpdateAPartAndHandItOut) {
   expect_about(zero2.stages[0].backward_weight_ns, whole.stages[0].backward_weight_ns + half_ns);
   EXPECT_EQ(zero2.stages[0].backward_input_ns, whole.stages[0].backward_input_ns);
   profile.has_spare_cores = true;
+  const auto beside = costs_of(plan, profile).stages[0];
+  EXPECT_GT(half_ns, whole.stages[0].backward_ns);
+  expect_about(beside.backward_ns, half_ns);
+  profile.reduction = {};
   EXPECT_EQ(costs_of(plan, profile).stages[0], whole.stages[0]);
   config.model.tie_embeddings = true;
   EXPECT_GT(bytes_of_sums(costs_of(make_plan(config).value(), profile), 0), 0)
       << "a gradient from two ends is whole until both have added theirs";
+}
+
+TEST(Profile, OnlyWhatIsAddedTravelsInTheFormatOfTheWire) {
+  auto config = config_of(2);
+  config.parallel.pipeline = 1;
+  config.schedule.layers_per_stage.clear();
+  config.train.optimizer_sharding = OptimizerSharding::zero1;
+  const auto profile = linked_profile_of(make_plan(config).value());
+  const auto fp32 = costs_of(make_plan(config).value(), profile, 2);
+  config.train.gradient_wire = WireFormat::bf16;
+  const auto bf16 = costs_of(make_plan(config).value(), profile, 2);
+  EXPECT_EQ(bf16.replicas.wire.bytes_per_second, 2.0 * fp32.replicas.wire.bytes_per_second);
+  EXPECT_EQ(bf16.optimizer_ns, fp32.optimizer_ns);
+}
+
+TEST(Profile, CopiesOfTheModelShareOutTheOptimizer) {
+  auto config = config_of(1);
+  config.schedule.name = "dualpipe";
+  config.schedule.layers_per_stage.clear();
+  const auto profile = linked_profile_of(make_plan(config).value());
+  const auto whole = costs_of(make_plan(config).value(), profile).optimizer_ns;
+  config.train.optimizer_sharding = OptimizerSharding::zero1;
+  const auto halves = costs_of(make_plan(config).value(), profile).optimizer_ns;
+  expect_about(halves[0], whole[0] / 2);
 }
 
 TEST(Profile, MakesASearchedScheduleForItsCosts) {
@@ -343,6 +387,23 @@ TEST(Profile, SaysWhenLinksWouldTakeYears) {
   EXPECT_FALSE(fits());
   profile.between_processes->link = {0, 1e-7};
   EXPECT_FALSE(fits());
+}
+
+TEST(Profile, SaysWhenSumsOfNanosecondsWouldEnd) {
+  auto config = config_of(256);
+  config.parallel.pipeline = 1;
+  config.schedule.layers_per_stage.clear();
+  const auto plan = make_plan(config).value();
+  auto profile = profile_of(plan);
+  profile.parts[0].layer = {0, std::int64_t{1} << 51U, 0, 0};
+  profile.stream_count = 2;
+  EXPECT_FALSE(check_fits(profile, plan).has_value()) << "128 at a time on each core";
+  config.parallel.data = 2;
+  const auto two = make_plan(config).value();
+  EXPECT_TRUE(check_fits(profile, two).has_value());
+  config.parallel.data = 256;
+  profile.stream_count = 256;
+  EXPECT_FALSE(check_fits(profile, plan).has_value()) << "256 ranks idle for years together";
 }
 
 TEST(Profile, RefusesProcessesThatCannotBe) {

@@ -92,15 +92,17 @@ struct Profile {
 
 /// What a training step of `plan` takes, by a `profile` that fits it: passes, hops, sums over
 /// replicas, the update and what the runtime adds. Ranks are spread over processes as `place_ranks`
-/// does; what is between processes for one replica or shard, is for all. Of replicas there are as
-/// many as computed at once when it was profiled, or two: more would do the same. Left out are
-/// servers, and sums over copies of the model.
+/// does; what is between processes for one replica or shard, is for all. The halves of a tied
+/// embedding's gradient, if they go to another process, are part of measuring there. Of replicas
+/// there are as many as computed at once when it was profiled, or two: more would do the same. Left
+/// out are servers, sums over copies of the model in one replica, and that shards of a stage are in
+/// different processes.
 ///
 /// An all-reduce among n processes moves 2 (n - 1) / n of the bytes to and from each of them, and a
 /// reduce-scatter or an all-gather half of that (Patarasuk and Yuan 2009); in one process every
 /// member adds and copies its part, whatever n. With sharded optimizers the first half follows the
 /// passes and the second, of weights, the update, where it counts as part of that; under `zero2`
-/// the first half is part of each weight pass, unless there are cores to spare for it.
+/// the first half is part of each weight pass, which takes as long as that if it runs beside it.
 [[nodiscard]] CostModel costs_of(const Plan& plan, const Profile& profile,
                                  std::uint32_t process_count = 1);
 
