@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
   TROUPE_ASSERT(again && cli::to_json(*again) == written);
 
   Config config;
-  config.model = {.layers = 1024, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
+  config.model = {.layers = 64, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
   config.parallel = {.data = 3, .tensor = 1, .pipeline = 2};
   config.schedule.microbatches = 16;
   profile->model = config.model;
