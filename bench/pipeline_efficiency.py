@@ -6,15 +6,12 @@ trainings side by side lose to each other on this machine. At 8 microbatches the
 and 96 % in two, each of which keeps to its core. Everything runs in turns of a few seconds, the others stopped,
 because neighbours change a machine's speed from one minute to the next. What they change within a step, for one core
 and not for the other, costs 1F1B time, since neither rank can run ahead; the eager one can, by one microbatch.
-Two figures tell that from what the runtime costs, of the last steps, which run on. `troupe compare` books what lies
-between passes (dispatch, handing over, the director) and what uneven passes made the other rank wait, in shares of the
-step. And the undisturbed step is made of what disturbs least: each pass and update as long as the fastest tenth of its
-kind, on the slower rank, in the order of the schedule, and what lay between passes; the same for those side by side.
+`troupe compare` tells that from what the runtime costs: of the last steps it books what lies between passes (dispatch,
+handing over, the director) and what uneven passes made the other rank wait, in shares of the step.
 Usage: bench/pipeline_efficiency.py [--seconds S] [--microbatches M] [--processes 2]     needs build/release
 """
 
 import argparse
-import collections
 import json
 import signal
 import statistics
@@ -53,60 +50,36 @@ class Job:
             time.sleep(0.1)
             self.send(0)
 
-    def go_on(self):
-        """Lets it go on until all steps that it records are undisturbed ones."""
+    def finish(self):
+        """Lets it go on until all steps that it records are undisturbed ones, and write what it writes at its end."""
         last = len(self.steps()) + RECORDED_STEPS + 1
+        self.send(signal.SIGCONT)
         while len(self.steps()) < last:
             time.sleep(0.1)
             self.send(0)
-
-    def interrupt(self):
         self.processes[0].send_signal(signal.SIGINT)  # The director tells the nodes.
-
-    def finish(self):
-        """Lets it write what it writes at its end."""
         for process in self.processes:
             process.wait()
 
-    def recorded(self):
-        return list(map(json.loads, (self.metrics.parent / "steps.jsonl").read_text().splitlines()[1:]))
-
     def excesses(self):
-        """Returns for each recorded step how much longer than simulated it took, in nanoseconds and in shares of what
-        it took: for what lies between passes, and for uneven passes."""
+        """Returns for each recorded step how much longer than simulated it took, in shares of what it took: for what
+        lies between passes, and for uneven passes."""
+        folder = self.metrics.parent
         shares = []
-        for step in self.recorded():
-            compared = json_of("compare", self.metrics.parent, "--step", step["step"])
+        for line in (folder / "steps.jsonl").read_text().splitlines()[1:]:
+            said = subprocess.run([TROUPE, "compare", folder, "--step", str(json.loads(line)["step"]), "--json"],
+                                  check=True, capture_output=True, text=True)
+            compared = json.loads(said.stdout)
             between, uneven = [sum(delay["excess_ns"] for delay in compared["delays"]
                                    if (delay["cause"] in ("computing", "optimizer")) == is_work)
                                for is_work in (False, True)]
-            shares.append((between, between / compared["measured_ns"], uneven / compared["measured_ns"]))
+            shares.append((between / compared["measured_ns"], uneven / compared["measured_ns"]))
         return shares
-
-    def undisturbed_ns(self, schedule, microbatches):
-        """Returns what a step takes, by the passes and updates that were disturbed least."""
-        durations = collections.defaultdict(list)
-        for step in self.recorded():
-            for rank in step["ranks"]:
-                for action, begin_ns, end_ns in rank["trace"]:  # "1F7", "1 optimize"
-                    durations[rank["rank"], action.lstrip("0123456789 ")[0]].append(end_ns - begin_ns)
-        fast = {kind: statistics.quantiles(of_kind, n=10)[0] for kind, of_kind in durations.items()}
-        stages = len({rank for rank, _ in fast})
-        forward, backward, update = [max(fast[rank, kind] for rank in range(stages)) for kind in "FBo"]
-        passes = json_of("simulate", "--schedule", schedule, "--stages", stages, "--microbatches", microbatches,
-                         "--costs", f"{forward / 1e6},{backward / 2e6},{backward / 2e6}")
-        between = statistics.median(next(zip(*self.excesses())))
-        return passes["makespan"] * 1e6 + update + between
 
     def end(self):
         for process in self.processes:
             process.kill()
             process.wait()
-
-
-def json_of(command, *words):
-    said = subprocess.run([TROUPE, command, *map(str, words), "--json"], check=True, capture_output=True, text=True)
-    return json.loads(said.stdout)
 
 
 def run_in_turns(teams, seconds, turn):
@@ -147,28 +120,15 @@ def main():
             for name in SCHEDULES:
                 pipelines.append(Job(start(f"{folder}/{name}", cores, pipeline=2, schedule=name, **shape)))
             side_by_side, *stages = run_in_turns([sides, *[[job] for job in pipelines]], args.seconds, 4.0)
-            gain = 2 * m / (m + 1)  # Over one of two side by side: what a core is worth while both compute.
-            ideal = gain * statistics.mean(map(typical, side_by_side))
-            for job in sides:
-                job.send(signal.SIGCONT)
-            for job in sides:
-                job.go_on()
-            for job in sides:
-                job.interrupt()  # Neither runs on alone.
-            for job in sides:
-                job.finish()
+            gain = 2 * m / (m + 1)  # Two side by side run at `beside` each: what a core is worth while both compute.
+            beside = statistics.mean([typical(rates) for rates in side_by_side])
             print(f"side by side {' and '.join(f'{typical(rates):.0f}' for rates in side_by_side)} tokens/s "
-                  f"({sum(map(len, side_by_side))} steps); ideal of two stages {ideal:.0f}")
-            undisturbed_ns = statistics.mean(job.undisturbed_ns("1f1b", m) for job in sides) / gain
+                  f"({sum(map(len, side_by_side))} steps); ideal of two stages {beside * gain:.0f}")
             for name, job, (rates,) in zip(SCHEDULES, pipelines, stages):
-                job.send(signal.SIGCONT)
-                job.go_on()
-                job.interrupt()
                 job.finish()
-                _, between, uneven = map(typical, zip(*job.excesses()))
+                between, uneven = map(typical, zip(*job.excesses()))
                 print(f"{name}: {typical(rates):.0f} tokens/s ({len(rates)} steps), "
-                      f"reached {typical(rates) / ideal:.1%}, undisturbed "
-                      f"{undisturbed_ns / job.undisturbed_ns(name, m):.1%}; "
+                      f"reached {typical(rates) / (beside * gain):.1%}; "
                       f"between passes {between:.1%} of a step, in uneven passes {uneven:.1%}", flush=True)
             print(f"The bar is {97 if args.processes == 1 else 96} %.")
         finally:
