@@ -215,6 +215,19 @@ void expect_about(std::int64_t value, std::int64_t expected) {
   EXPECT_LE(std::abs(value - expected), 2) << value << " instead of " << expected;
 }
 
+TEST(Profile, AsManyReplicasAreSimulatedAsComputedAtOnceWithAllTheirShards) {
+  auto config = config_of(8);
+  config.model.heads = config.model.feed_forward = 2;
+  config.parallel.tensor = 2;
+  const auto plan = make_plan(config).value();
+  auto profile = linked_profile_of(plan);
+  profile.parts.front().shard_count = 2;
+  for (const auto& [streams, replicas] : {std::pair{2U, 2U}, {12U, 3U}, {13U, 4U}, {64U, 8U}}) {
+    profile.stream_count = streams;
+    EXPECT_EQ(costs_of(plan, profile).replicas.count, replicas) << streams;
+  }
+}
+
 TEST(Profile, ShardedOptimizersUpdateAPartAndHandItOut) {
   auto config = config_of(2);
   config.model.tie_embeddings = false;

@@ -22,6 +22,8 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
   config.model = {.layers = 64, .heads = 1, .hidden = 4, .sequence = 4, .vocabulary = 256};
   config.parallel = {.data = 3, .tensor = 1, .pipeline = 2};
   config.schedule.microbatches = 16;
+  config.train.optimizer_sharding =
+      OptimizerSharding{static_cast<std::uint8_t>(profile->stream_count % 3)};
   profile->model = config.model;
   profile->microbatch_size = config.schedule.microbatch_size;
   profile->threads_per_stage = config.run.threads_per_stage;
