@@ -101,6 +101,10 @@ std::int64_t activation_bytes(const Plan& plan) {
 
 // -- between processes ----------------------------------------------------------------------------
 
+double nanoseconds(const Wire& wire, double bytes) {
+  return static_cast<double>(wire.latency_ns) + bytes / wire.bytes_per_second * 1e9;
+}
+
 Wire delayed(Wire wire, const Plan& plan) {
   wire.latency_ns += delay_ns(plan);
   return wire;
@@ -156,10 +160,6 @@ public:
     }
     wire.bytes_per_second /= share;
     return wire;
-  }
-
-  [[nodiscard]] static double nanoseconds(const Wire& wire, double bytes) {
-    return static_cast<double>(wire.latency_ns) + bytes / wire.bytes_per_second * 1e9;
   }
 
 private:
@@ -237,10 +237,10 @@ struct StageSums {
       const auto size = layout_of(graph, graph.buckets[b]).size * sizeof(float);
       const auto half = size / 2;
       if (sharding != OptimizerSharding::none) {
-        sums.behind_update_ns += Placement::nanoseconds(wires.weights, static_cast<double>(half));
+        sums.behind_update_ns += nanoseconds(wires.weights, static_cast<double>(half));
       }
       if (in_parts[b]) {
-        sums.each_pass_ns += Placement::nanoseconds(wires.gradients, static_cast<double>(half));
+        sums.each_pass_ns += nanoseconds(wires.gradients, static_cast<double>(half));
       } else {
         sums.bucket_bytes.push_back(
             static_cast<std::int64_t>(sharding == OptimizerSharding::none ? size : half));
@@ -252,7 +252,7 @@ struct StageSums {
   [[nodiscard]] double longest_ns(const SumWires& wires, std::uint32_t microbatch_count) const {
     auto sum = microbatch_count * each_pass_ns + behind_update_ns;
     for (const auto bytes : bucket_bytes) {
-      sum += Placement::nanoseconds(wires.gradients, static_cast<double>(bytes));
+      sum += nanoseconds(wires.gradients, static_cast<double>(bytes));
     }
     return sum;
   }
@@ -285,9 +285,9 @@ double slowest_of(const Unevenness& unevenness) {
 double longest_ns(const Plan& plan, const Profile& profile, std::uint32_t process_count) {
   const Placement placement{plan, profile, process_count};
   const auto wires = SumWires::of(plan, placement);
-  auto link = profile.between_processes.value_or(ProcessLinks{}).link;
+  const auto link = profile.between_processes.value_or(ProcessLinks{}).link;
   const auto transfer_ns =
-      Placement::nanoseconds(delayed(link, plan), static_cast<double>(activation_bytes(plan)));
+      nanoseconds(delayed(link, plan), static_cast<double>(activation_bytes(plan)));
   const auto hops_ns = 4.0 * transfer_ns + 8.0 * static_cast<double>(profile.dispatch_ns);
   const auto tied_ns = placement.tied_ns();
   double sum = std::accumulate(tied_ns.begin(), tied_ns.end(), 0.0);
