@@ -1,20 +1,26 @@
 #!/usr/bin/env python3
 """How far a simulated step is from a measured one: two stages on two cores, over schedules, numbers of
-microbatches, partitions and links, or two replicas, with the profile that is measured in turns with the steps of ten
-configurations, since a machine's speed drifts. Beside the time the peak memory of a training: what `troupe plan`
-announces against what the kernel has counted.
+microbatches, partitions and links, or two replicas, or two copies of the model, with the profile that is measured in
+turns with the steps of ten configurations, since a machine's speed drifts. Beside the time the peak memory of a
+training: what `troupe plan` announces against what the kernel has counted.
+
+Over two processes, which are started anew for each training, a configuration is trained once, and what the profiles
+just before and just after it say is averaged.
 
 The bars are medians of at most 3 %. Nothing else should run meanwhile. Takes 6 GiB of memory.
-Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE] [--replicas]     needs build/release
+Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE] [--replicas] [--processes 2]   needs build/release
 """
 
 import argparse
 import json
 import os
+import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import tempfile
+import time
 
 from compare_pytorch import ROOT
 
@@ -29,6 +35,8 @@ MICROBATCHES_OF_REPLICAS = [1, 4]
 TOGETHER = 10  # Configurations.
 SLOW_LINK_US = 28_000  # About 80 % of a forward pass.
 SCHEDULES_OVER_SLOW_LINKS = [("1f1b", False), ("gpipe", False), ("zb-h1", False)]
+PROCESSES = ["--processes", "2"]
+WARMUP_STEPS = 2  # Of processes that were just started.
 UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 CONFIG = """
 [model]
@@ -88,17 +96,45 @@ class Laboratory:
                              text=True)
         return json.loads(run.stdout)
 
-    def announced_bytes(self, settings):
-        number, unit = re.search(r"for the runtime: ([\d.]+) (\w+)", self.troupe("plan", *settings)).groups()
+    def predictions_over_processes(self, seconds, *variants):
+        """The same over two processes: each variant is trained once, with a profile before and after it."""
+        def simulated():
+            self.profile(seconds / 2)
+            words = ["--profile", f"{self.folder}/profile.json", "--json", *PROCESSES]
+            said = [json.loads(self.troupe("simulate", *settings, *words)) for settings in variants]
+            return [(one["uneven_steps"]["mean"], one["makespan"]) for one in said]
+
+        metrics = pathlib.Path(self.folder, "run/metrics.jsonl")
+        before, predictions = simulated(), []
+        for i, settings in enumerate(variants):
+            run = self.start(settings, "train.steps=100000", *PROCESSES)
+            time.sleep(seconds)
+            run.send_signal(signal.SIGINT)  # It finishes its step.
+            self.peak_bytes_of(run)
+            steps = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
+            after = simulated()
+            uneven, even = map(statistics.mean, zip(before[i], after[i]))
+            predictions.append({"measured": 1000 * statistics.mean(steps[WARMUP_STEPS:]), "simulated": uneven,
+                                "even": even})
+            before = after
+        return predictions
+
+    def announced_bytes(self, settings, *words):
+        said = self.troupe("plan", *settings, *words)
+        number, unit = re.search(r"for the runtime: ([\d.]+) (\w+)", said).groups()
         return float(number) * UNIT_BYTES[unit]
 
-    def peak_bytes(self, settings):
-        """Trains a few steps. Returns the most memory that the process had."""
-        run = subprocess.Popen([TROUPE, "train", self.config, *settings, "train.steps=3",
-                                f"run.output={self.folder}/run"], stdout=subprocess.DEVNULL)
+    def start(self, settings, *words):
+        """Starts a training."""
+        training = [TROUPE, "train", self.config, *settings, f"run.output={self.folder}/run", *words]
+        return subprocess.Popen(training, stdout=subprocess.DEVNULL)
+
+    @staticmethod
+    def peak_bytes_of(run):
+        """Waits for a training. Returns the most memory that it had, or one of its processes."""
         _, status, usage = os.wait4(run.pid, 0)
         run.returncode = os.waitstatus_to_exitcode(status)
-        if run.returncode != 0:
+        if run.returncode not in (0, 130):
             raise RuntimeError(f"troupe train ended with {run.returncode}")
         return 1024 * usage.ru_maxrss
 
@@ -119,11 +155,13 @@ def cases(laboratory):
 
 
 def cases_of_replicas(laboratory):
-    """The same for two replicas of the whole model."""
+    """The same for two replicas of the whole model, and for two copies of it in one, each on both ranks."""
     for sharding in SHARDINGS:
         for microbatches in MICROBATCHES_OF_REPLICAS:
             yield ([f"{sharding} replicas", microbatches, "6", "0"],
                    laboratory.settings_of_replicas(sharding, microbatches))
+    for microbatches in MICROBATCHES:
+        yield (["dualpipe", microbatches, "3,3", "0"], laboratory.settings("dualpipe", False, microbatches, "3,3"))
 
 
 def print_median(what, errors):
@@ -135,6 +173,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=600.0, help="for ten configurations together")
     parser.add_argument("--only", help="the cases of one schedule")
     parser.add_argument("--replicas", action="store_true", help="two replicas instead of two stages")
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="with 2, `--seconds` are for each")
     args = parser.parse_args()
     time_errors, even_errors, memory_errors = [], [], []
     print("| schedule | microbatches | layers | link, ms | measured, ms | simulated, ms | | even, ms | peak, MiB "
@@ -146,10 +185,14 @@ def main():
         for first in range(0, len(wanted), TOGETHER):
             together = wanted[first:first + TOGETHER]
             laboratory.profile(5.0)  # For schedules that are searched for.
-            predictions = laboratory.predictions(args.seconds, *[settings for _, settings in together])
+            predict = laboratory.predictions if args.processes == 1 else laboratory.predictions_over_processes
+            predictions = predict(args.seconds, *[settings for _, settings in together])
             for (columns, of_case), prediction in zip(together, predictions):
                 measured, simulated, even = map(prediction.get, ("measured", "simulated", "even"))
-                announced, peak = laboratory.announced_bytes(of_case), laboratory.peak_bytes(of_case)
+                profiled = ["--profile", f"{folder}/profile.json", *PROCESSES]
+                announced = laboratory.announced_bytes(of_case, *(profiled if args.processes == 2 else []))
+                run = laboratory.start(of_case, "train.steps=3", *(PROCESSES if args.processes == 2 else []))
+                peak = laboratory.peak_bytes_of(run)
                 time_errors.append(abs(simulated / measured - 1))
                 even_errors.append(abs(even / measured - 1))
                 memory_errors.append(abs(announced / peak - 1))

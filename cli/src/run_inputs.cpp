@@ -62,9 +62,6 @@ std::string_view left_out_of_prediction(const Plan& plan, std::uint32_t process_
     return "parameter servers are not simulated: neither what replicas exchange with them, nor "
            "that they update for all";
   }
-  if (plan.training.copy_count > 1 && plan.config.parallel.data == 1) {
-    return "sums of gradients over the copies of the model are not simulated";
-  }
   if (divides_shards(plan, process_count)) {
     return "shards of one stage are in different processes, and are simulated as if they were in "
            "one";

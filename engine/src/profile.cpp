@@ -196,10 +196,17 @@ private:
   std::vector<std::uint32_t> process_of_rank_;  ///< Empty: all in one.
 };
 
-// -- sums over replicas ---------------------------------------------------------------------------
+// -- sums of gradients ----------------------------------------------------------------------------
 
+/// Over replicas, copies of the model, or both.
+bool sums_gradients(const Plan& plan) {
+  return plan.holder_count() > 1 && !plan.has_servers();
+}
+
+/// Whether there are replicas to do it. The copies of one are on different ranks of it, which the
+/// simulator lets each sum on its own.
 bool sums_over_replicas(const Plan& plan) {
-  return plan.config.parallel.data > 1 && !plan.has_servers();
+  return sums_gradients(plan) && plan.config.parallel.data > 1;
 }
 
 /// Whether sums run beside passes.
@@ -207,19 +214,19 @@ bool has_spare_cores(const Plan& plan, const Profile& profile) {
   return profile.has_spare_cores && share_of(plan, profile) == 1.0;
 }
 
-/// What sums of gradients over replicas take; all-reduces.
+/// What sums of gradients take; all-reduces.
 struct SumWires {
   Wire gradients{};
   Wire weights{};  ///< Which travel as they are.
 
   static SumWires of(const Plan& plan, const Placement& placement) {
-    if (!sums_over_replicas(plan)) return {};
+    if (!sums_gradients(plan)) return {};
     return {placement.reduction(plan.config.train.gradient_wire),
             placement.reduction(WireFormat::fp32)};
   }
 };
 
-/// What the sums of a stage's gradients over the replicas take of it.
+/// What the sums of a stage's gradients over all that hold its parameters take of it.
 struct StageSums {
   std::vector<std::int64_t>
       bucket_bytes{};         ///< Summed behind the last weight pass, in all-reduces.
@@ -228,7 +235,7 @@ struct StageSums {
 
   static StageSums of(const Plan& plan, const StagePlan& stage, const SumWires& wires) {
     StageSums sums;
-    if (!sums_over_replicas(plan)) return sums;
+    if (!sums_gradients(plan)) return sums;
     const auto sharding = plan.config.train.optimizer_sharding;
     const auto graph =
         graph_of(plan.config.model, stage.spec, {.shard = plan.shard(stage.stage, 0)});
@@ -249,12 +256,15 @@ struct StageSums {
     return sums;
   }
 
-  [[nodiscard]] double longest_ns(const SumWires& wires, std::uint32_t microbatch_count) const {
-    auto sum = microbatch_count * each_pass_ns + behind_update_ns;
+  [[nodiscard]] double behind_passes_ns(const SumWires& wires) const {
+    double sum = 0.0;
     for (const auto bytes : bucket_bytes) {
       sum += nanoseconds(wires.gradients, static_cast<double>(bytes));
     }
     return sum;
+  }
+  [[nodiscard]] double longest_ns(const SumWires& wires, std::uint32_t microbatch_count) const {
+    return microbatch_count * each_pass_ns + behind_passes_ns(wires) + behind_update_ns;
   }
 };
 
@@ -452,6 +462,10 @@ CostModel costs_of(const Plan& plan, const Profile& profile, std::uint32_t proce
     auto sums = StageSums::of(plan, stage, wires);
     optimizer_ns[rank] += elements * profile.optimizer_ns_per_element + sums.behind_update_ns;
     measuring_ns[rank] += elements * profile.measuring_ns_per_element;
+    if (!sums_over_replicas(plan)) {
+      measuring_ns[rank] += sums.behind_passes_ns(wires);
+      sums.bucket_bytes.clear();
+    }
     costs.replicas.bucket_bytes.push_back(std::move(sums.bucket_bytes));
     const auto summed_ns = rounded(sums.each_pass_ns / share);
     for (auto* pass_ns : {&passes.backward_ns, &passes.backward_weight_ns}) {

@@ -277,11 +277,51 @@ TEST(Profile, OnlyWhatIsAddedTravelsInTheFormatOfTheWire) {
   EXPECT_EQ(bf16.optimizer_ns, fp32.optimizer_ns);
 }
 
-TEST(Profile, CopiesOfTheModelShareOutTheOptimizer) {
-  auto config = config_of(1);
+Config config_of_copies(std::uint32_t data) {
+  auto config = config_of(data);
+  config.model.tie_embeddings = false;
   config.schedule.name = "dualpipe";
   config.schedule.layers_per_stage.clear();
-  const auto profile = linked_profile_of(make_plan(config).value());
+  return config;
+}
+
+/// All-reduces over the copies of all that a rank holds.
+std::int64_t sums_ns_of(const Plan& plan, const Wire& wire) {
+  std::int64_t sums_ns = 0;
+  for (const std::uint32_t stage : {0U, 1U}) {  // A rank holds either, once.
+    const auto graph = graph_of(plan.config.model, plan.stages[stage].spec, {});
+    const auto latencies_ns = static_cast<std::int64_t>(graph.buckets.size()) * wire.latency_ns;
+    sums_ns += latencies_ns + gradient_bytes_of(plan, stage);  // A byte takes a nanosecond.
+  }
+  return sums_ns;
+}
+
+TEST(Profile, CopiesOfTheModelSumTheirGradientsBehindTheirPasses) {
+  const auto plan = make_plan(config_of_copies(1)).value();
+  auto profile = linked_profile_of(plan);
+  profile.measuring_ns_per_element = 0.0;
+  const auto costs = costs_of(plan, profile);
+  EXPECT_EQ(costs.replicas.count, 1U);
+  const auto sums_ns = sums_ns_of(plan, profile.reduction);
+  EXPECT_EQ(costs.measuring_ns, (std::vector{sums_ns, sums_ns}));
+  const auto takes_ns = predict(plan, profile).makespan_ns;
+  profile.reduction = {};
+  EXPECT_EQ(takes_ns, predict(plan, profile).makespan_ns + sums_ns);
+}
+
+TEST(Profile, ReplicasOfCopiesSumOnce) {
+  const auto plan = make_plan(config_of_copies(2)).value();
+  auto profile = linked_profile_of(plan);
+  profile.measuring_ns_per_element = 0.0;
+  const auto costs = costs_of(plan, profile);
+  EXPECT_EQ(costs.measuring_ns, (std::vector<std::int64_t>{0, 0}));
+  EXPECT_EQ(bytes_of_sums(costs, 0), gradient_bytes_of(plan, 0));
+}
+
+TEST(Profile, CopiesOfTheModelShareOutTheOptimizer) {
+  auto config = config_of_copies(1);
+  auto profile = linked_profile_of(make_plan(config).value());
+  profile.reduction = {};
   const auto whole = costs_of(make_plan(config).value(), profile).optimizer_ns;
   config.train.optimizer_sharding = OptimizerSharding::zero1;
   const auto halves = costs_of(make_plan(config).value(), profile).optimizer_ns;
