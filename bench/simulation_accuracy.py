@@ -121,7 +121,7 @@ class Laboratory:
 
     def announced_bytes(self, settings, *words):
         said = self.troupe("plan", *settings, *words)
-        number, unit = re.search(r"for the runtime: ([\d.]+) (\w+)", said).groups()
+        number, unit = re.search(r"for the runtime: (?:at most )?([\d.]+) (\w+)", said).groups()
         return float(number) * UNIT_BYTES[unit]
 
     def start(self, settings, *words):

@@ -4,9 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "troupe/actors/memory_need.hpp"
 #include "troupe/engine/lanes.hpp"
 #include "troupe/engine/layer_builder.hpp"
-#include "troupe/engine/memory_need.hpp"
 #include "troupe/engine/schedule_text.hpp"
 
 #include "cluster_impl.hpp"

@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "troupe/actors/memory_need.hpp"
 #include "troupe/engine/lanes.hpp"
-#include "troupe/engine/memory_need.hpp"
 
 #include "commands.hpp"
 #include "counted.hpp"
@@ -90,7 +90,7 @@ void print_numbers(const Plan& plan) {
             plan.config.parallel.data, train.staleness, train.staleness == 1 ? "" : "s")
                            : fmt::format("summed over {} holders", plan.holder_count());
     text += fmt::format("gradients of rank {}: {} in {}, {}\n", r,
-                        format_bytes(plan.gradient_bytes_of(RankIndex{r})),
+                        actors::format_bytes(plan.gradient_bytes_of(RankIndex{r})),
                         name_in(wire_format_names, train.gradient_wire), how);
   }
   if (!text.empty()) fmt::print("{}\n", text);
@@ -101,7 +101,7 @@ void print_stages(const Plan& plan, RankIndex rank, std::vector<MemoryItem> Stag
     if (stage.rank != rank) continue;
     fmt::print("  stage {}: {}\n", stage.stage.value(), contents_of(stage.spec));
     for (const auto& item : stage.*memory) {
-      fmt::print("    {:<40} {:>12}\n", item.name, format_bytes(item.bytes));
+      fmt::print("    {:<40} {:>12}\n", item.name, actors::format_bytes(item.bytes));
     }
   }
 }
@@ -110,8 +110,8 @@ void print_stages(const Plan& plan, RankIndex rank, std::vector<MemoryItem> Stag
 void print_process(const Plan& plan, std::uint32_t process_count) {
   if (process_count == 1) {
     fmt::print("this process, all actors and {} for the runtime: {}\n\n",
-               format_bytes(runtime_bytes(plan, plan.rank_count())),
-               format_bytes(process_bytes(plan)));
+               actors::format_bytes(actors::runtime_bytes(plan, plan.rank_count())),
+               actors::format_bytes(actors::process_bytes(plan)));
     return;
   }
   std::vector<std::vector<std::uint32_t>> ranks(process_count);
@@ -120,31 +120,33 @@ void print_process(const Plan& plan, std::uint32_t process_count) {
     ranks[process_of_rank[rank]].push_back(rank);
   }
   std::uint64_t most = 0;
-  for (const auto& of_process : ranks) most = std::max(most, process_bytes(plan, of_process));
+  for (const auto& of_process : ranks)
+    most = std::max(most, actors::process_bytes(plan, of_process));
   fmt::print("each of {} processes, with its actors and for the runtime: at most {}\n\n",
-             process_count, format_bytes(most));
+             process_count, actors::format_bytes(most));
 }
 
 void print_memory(const Plan& plan, std::uint32_t process_count) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
     const RankIndex rank{r};
     const auto shards = plan.config.parallel.tensor.of(rank);
-    fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(rank)),
+    fmt::print("rank {}: {} in each {}replica\n", r, actors::format_bytes(plan.bytes_of(rank)),
                shards == 1 ? "" : fmt::format("of {} shards of each ", shards));
     if (const auto copied = plan.offloaded_bytes_of(rank); copied > 0) {
       fmt::print(
           "  {} of it in page-locked host memory; a training step copies at most {} there and as "
           "much back, in a time that no prediction counts\n",
-          format_bytes(plan.host_bytes_of(rank)), format_bytes(copied));
+          actors::format_bytes(plan.host_bytes_of(rank)), actors::format_bytes(copied));
     }
     print_stages(plan, rank, &StagePlan::memory);
     if (!plan.has_servers()) continue;
     fmt::print("parameter server of {}rank {}, with replica 0: {}\n",
                shards == 1 ? "" : fmt::format("each of {} shards of ", shards), r,
-               format_bytes(plan.server_bytes_of(rank)));
+               actors::format_bytes(plan.server_bytes_of(rank)));
     print_stages(plan, rank, &StagePlan::server_memory);
   }
-  fmt::print("batches: {}\n", format_bytes(batch_bytes(plan, plan.config.parallel.data)));
+  fmt::print("batches: {}\n",
+             actors::format_bytes(actors::batch_bytes(plan, plan.config.parallel.data)));
   print_process(plan, process_count);
 }
 

@@ -3,8 +3,8 @@
 #include <thread>
 #include <vector>
 
+#include "troupe/actors/memory_need.hpp"
 #include "troupe/engine/lanes.hpp"
-#include "troupe/engine/memory_need.hpp"
 #include "troupe/storage/text_file.hpp"
 
 #include "machine.hpp"
@@ -53,7 +53,8 @@ Expected<Done> check_device(const Plan& plan) {
 
 Expected<Done> check_memory(const Plan& plan, std::uint32_t process_count) {
   const auto machine = look_at_machine();
-  const std::vector<NodeMemory> nodes(process_count, {machine.host, machine.usable_memory_bytes()});
+  const std::vector<actors::NodeMemory> nodes(process_count,
+                                              {machine.host, machine.usable_memory_bytes()});
   return check_memory(plan, place_ranks(plan, process_count), nodes);
 }
 

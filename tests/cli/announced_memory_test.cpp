@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "troupe/engine/memory_need.hpp"
+#include "troupe/actors/memory_need.hpp"
 
 #include "run_inputs.hpp"
 
@@ -65,7 +65,7 @@ TEST_P(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercent) {
                       << "\"\n[run]\noutput = \"" << (folder / "out").string() << "\"\n";
   const auto plan = load_plan({path, {}});
   ASSERT_TRUE(plan.has_value()) << plan.error().context;
-  const auto announced = static_cast<double>(process_bytes(*plan));
+  const auto announced = static_cast<double>(actors::process_bytes(*plan));
   const auto peak = static_cast<double>(peak_bytes_of_training(path));
   RecordProperty("announced", std::to_string(announced));
   RecordProperty("peak", std::to_string(peak));

@@ -1,4 +1,4 @@
-#include "troupe/engine/memory_need.hpp"
+#include "troupe/actors/memory_need.hpp"
 
 #include <algorithm>
 #include <array>
@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "troupe/engine/check.hpp"
+#include "troupe/engine/lanes.hpp"
+#include "troupe/transport/linked_group.hpp"
 
-namespace troupe {
+namespace troupe::actors {
 
 namespace {
 
@@ -111,9 +113,44 @@ std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count) {
          + rounding_bytes(plan) * rank_count + parameter_bytes + (is_alone ? 0 : fabric_bytes);
 }
 
+std::uint64_t staging_bytes(const Plan& plan, std::span<const std::uint32_t> ranks) {
+  const std::set<std::uint32_t> performed(ranks.begin(), ranks.end());
+  const auto staged = [&](const std::vector<std::uint32_t>& members, WireFormat wire) {
+    const auto is_here = [&](std::uint32_t rank) { return performed.contains(rank); };
+    if (std::ranges::all_of(members, is_here)) return std::uint64_t{0};
+    const auto size = static_cast<std::uint32_t>(members.size());
+    return static_cast<std::uint64_t>(std::ranges::count_if(members, is_here))
+           * transport::linked_staging_bytes(size, {}, wire);
+  };
+  std::uint64_t sum = 0;
+  for (std::uint32_t position = 0; position < plan.training.stages_per_copy(); ++position) {
+    for (std::uint32_t shard = 0; shard < plan.shard_count(StageIndex{position}); ++shard) {
+      std::vector<std::uint32_t> holders;
+      for (std::uint32_t m = 0; m < plan.holder_count(); ++m) {
+        holders.push_back(holder_of(plan, {position, shard}, m).rank);
+      }
+      sum += staged(holders, plan.config.train.gradient_wire);
+    }
+  }
+  const auto& extent = plan.config.parallel;
+  const auto column_count = extent.data + (plan.has_servers() ? 1 : 0);
+  for (std::uint32_t replica = 0; replica < column_count; ++replica) {
+    for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
+      const RankIndex pipeline{p};
+      std::vector<std::uint32_t> shards;
+      for (std::uint32_t shard = 0; shard < extent.tensor.of(pipeline); ++shard) {
+        shards.push_back(rank_at(extent, {replica, shard, pipeline}));
+      }
+      sum += staged(shards, WireFormat::fp32);
+    }
+  }
+  return sum;
+}
+
 std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks) {
   std::set<std::uint32_t> replicas;
-  auto sum = runtime_bytes(plan, static_cast<std::uint32_t>(ranks.size()));
+  auto sum =
+      runtime_bytes(plan, static_cast<std::uint32_t>(ranks.size())) + staging_bytes(plan, ranks);
   for (const auto rank : ranks) {
     sum += bytes_of(plan, rank);
     if (!is_server(plan, rank)) replicas.insert(coordinate_of(plan.config.parallel, rank).replica);
@@ -166,4 +203,4 @@ std::string format_bytes(std::uint64_t bytes) {
   return text.data();
 }
 
-}  // namespace troupe
+}  // namespace troupe::actors

@@ -1,15 +1,18 @@
-#include "troupe/engine/memory_need.hpp"
+#include "troupe/actors/memory_need.hpp"
 
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "troupe/engine/lanes.hpp"
+#include "troupe/transport/linked_group.hpp"
 
-namespace troupe {
+namespace troupe::actors {
 namespace {
 
 constexpr std::uint64_t plenty = std::uint64_t{1} << 40U;
+/// Of a member that sums with one other, in another process.
+constexpr std::uint64_t staged = transport::linked_staging_bytes(2, {});
 
 Plan two_by_two() {
   Config config;
@@ -32,7 +35,30 @@ TEST(MemoryNeed, OfAProcessIsThatOfItsRanksTheirBatchesAndTheRuntime) {
   EXPECT_EQ(process_bytes(plan, all), runtime_bytes(plan, 4) + ranks_and_batches(plan, 2, 2, 2));
   const std::vector<std::uint32_t> second_replica{1, 3};
   EXPECT_EQ(process_bytes(plan, second_replica),
-            runtime_bytes(plan, 2) + ranks_and_batches(plan, 1, 1, 1));
+            runtime_bytes(plan, 2) + 2 * staged + ranks_and_batches(plan, 1, 1, 1));
+}
+
+TEST(MemoryNeed, OfSumsIsThatOfGroupsWithMembersElsewhere) {
+  auto config = two_by_two().config;
+  const auto bytes = [&](const std::vector<std::uint32_t>& ranks) {
+    return staging_bytes(make_plan(config).value(), ranks);
+  };
+  // Ranks 0 and 1 hold the same parameters, and so do 2 and 3.
+  EXPECT_EQ(bytes({0, 1, 2, 3}), 0U);
+  EXPECT_EQ(bytes({0, 1}), 0U);
+  EXPECT_EQ(bytes({0, 2}), 2 * staged);
+  EXPECT_EQ(bytes({0, 1, 2}), staged);
+  config.train.gradient_wire = WireFormat::bf16;
+  EXPECT_EQ(bytes({3}), transport::linked_staging_bytes(2, {}, WireFormat::bf16));
+  config.parallel = {.data = 1, .tensor = 2, .pipeline = 2};
+  EXPECT_EQ(bytes({0, 1}), 0U);
+  EXPECT_EQ(bytes({1, 2}), 2 * staged) << "shards always exchange fp32";
+  config.parallel = {.data = 1, .tensor = 1, .pipeline = 2};
+  config.train.gradient_wire = WireFormat::fp32;
+  EXPECT_EQ(bytes({0}), 0U);
+  config.schedule.name = "dualpipe";
+  config.schedule.microbatches = 4;
+  EXPECT_EQ(bytes({0}), 2 * staged) << "each rank has half of both copies";
 }
 
 TEST(MemoryNeed, OfServersIsWhereTheyAre) {
@@ -43,9 +69,9 @@ TEST(MemoryNeed, OfServersIsWhereTheyAre) {
                                      + plan.server_bytes_of(RankIndex{0})
                                      + plan.server_bytes_of(RankIndex{1}));
   const std::vector<std::uint32_t> with_server{0, 4};
-  EXPECT_EQ(process_bytes(plan, with_server), runtime_bytes(plan, 2)
-                                                  + ranks_and_batches(plan, 1, 0, 1)
-                                                  + plan.server_bytes_of(RankIndex{0}));
+  EXPECT_EQ(process_bytes(plan, with_server),
+            runtime_bytes(plan, 2) + 2 * transport::linked_staging_bytes(3, {})
+                + ranks_and_batches(plan, 1, 0, 1) + plan.server_bytes_of(RankIndex{0}));
   config.train.staleness = 2;
   EXPECT_EQ(batch_bytes(make_plan(config).value(), 2), 2 * batch_bytes(plan, 2));
 }
@@ -96,7 +122,7 @@ TEST(MemoryNeed, OfTheNodesOfOneHostIsOne) {
     return check_memory(plan, node_of_rank, nodes);
   };
   // Nodes 0 and 1 hold pipeline rank 0, nodes 2 and 3 rank 1.
-  const auto shared = 3 * runtime_bytes(plan, 1) + ranks_and_batches(plan, 2, 1, 3);
+  const auto shared = 3 * (runtime_bytes(plan, 1) + staged) + ranks_and_batches(plan, 2, 1, 3);
   EXPECT_TRUE(with(shared));
   const auto fits = with(shared - 1);
   ASSERT_FALSE(fits) << "each alone has room, and the least of what they see counts";
@@ -121,4 +147,4 @@ TEST(MemoryNeed, IsWrittenForAPerson) {
 }
 
 }  // namespace
-}  // namespace troupe
+}  // namespace troupe::actors

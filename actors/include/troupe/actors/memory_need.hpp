@@ -1,4 +1,4 @@
-// troupe/engine/memory_need.hpp -- what processes need of their machines' memory, and whether it is
+// troupe/actors/memory_need.hpp -- what processes need of their machines' memory, and whether it is
 // there.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/plan.hpp"
 
-namespace troupe {
+namespace troupe::actors {
 
 /// What a process that performs `rank_count` ranks, servers too, needs beyond the plan's lines and
 /// the batches: program and libraries, for each rank its actors and the scratch memory of its
@@ -19,6 +19,10 @@ namespace troupe {
 
 /// The bytes of the batches that a process keeps if it performs ranks of so many replicas.
 [[nodiscard]] std::uint64_t batch_bytes(const Plan& plan, std::uint64_t replica_count);
+
+/// What the groups to which `ranks` belong, performed by one process, keep for what they get from
+/// other processes to add up; nothing of groups that are whole in it.
+[[nodiscard]] std::uint64_t staging_bytes(const Plan& plan, std::span<const std::uint32_t> ranks);
 
 /// The bytes of a process that performs `ranks` of the grid, or servers.
 [[nodiscard]] std::uint64_t process_bytes(const Plan& plan, std::span<const std::uint32_t> ranks);
@@ -43,4 +47,4 @@ struct NodeMemory {
 /// Formats bytes for a person, for example "1.50 GiB".
 [[nodiscard]] std::string format_bytes(std::uint64_t bytes);
 
-}  // namespace troupe
+}  // namespace troupe::actors
