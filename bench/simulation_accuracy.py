@@ -4,8 +4,8 @@ microbatches, partitions and links, or two replicas, or two copies of the model,
 turns with the steps of ten configurations, since a machine's speed drifts. Beside the time the peak memory of a
 training: what `troupe plan` announces against what the kernel has counted.
 
-Over two processes, which are started anew for each training, a configuration is trained once, and what the profiles
-just before and just after it say is averaged.
+Over two processes a configuration is trained in turns of seconds with one process, and what two take more than one is
+compared: profiles are not taken in those turns.
 
 The bars are medians of at most 3 %. Nothing else should run meanwhile. Takes 6 GiB of memory.
 Usage: bench/simulation_accuracy.py [--seconds S] [--only SCHEDULE] [--replicas] [--processes 2]   needs build/release
@@ -16,9 +16,11 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -36,7 +38,9 @@ TOGETHER = 10  # Configurations.
 SLOW_LINK_US = 28_000  # About 80 % of a forward pass.
 SCHEDULES_OVER_SLOW_LINKS = [("1f1b", False), ("gpipe", False), ("zb-h1", False)]
 PROCESSES = ["--processes", "2"]
-WARMUP_STEPS = 2  # Of processes that were just started.
+WARMUP_STEPS = 2  # Of a training that has just begun.
+LONG = ["train.steps=100000"]
+TURN = 4.0  # Seconds.
 UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 CONFIG = """
 [model]
@@ -54,6 +58,13 @@ validation_interval = 0
 [data]
 text = "{corpus}"
 """
+
+
+def signal_all(run, what):
+    """Sends a signal to the processes of a training."""
+    started = subprocess.run(["pgrep", "--parent", str(run.pid)], capture_output=True, text=True).stdout.split()
+    for process in [run.pid, *map(int, started)]:
+        os.kill(process, what)
 
 
 class Laboratory:
@@ -97,27 +108,46 @@ class Laboratory:
         return json.loads(run.stdout)
 
     def predictions_over_processes(self, seconds, *variants):
-        """The same over two processes: each variant is trained once, with a profile before and after it."""
-        def simulated():
-            self.profile(seconds / 2)
-            words = ["--profile", f"{self.folder}/profile.json", "--json", *PROCESSES]
-            said = [json.loads(self.troupe("simulate", *settings, *words)) for settings in variants]
-            return [(one["uneven_steps"]["mean"], one["makespan"]) for one in said]
+        """The same over two processes, which is trained in turns with one: `simulated` is what one process took, times
+        what two take of that by the simulator."""
+        self.profile(10.0)
+        return [self.prediction_over_processes(seconds, settings) for settings in variants]
 
-        metrics = pathlib.Path(self.folder, "run/metrics.jsonl")
-        before, predictions = simulated(), []
-        for i, settings in enumerate(variants):
-            run = self.start(settings, "train.steps=100000", *PROCESSES)
-            time.sleep(seconds)
-            run.send_signal(signal.SIGINT)  # It finishes its step.
-            self.peak_bytes_of(run)
-            steps = [json.loads(line)["seconds"] for line in metrics.read_text().splitlines()]
-            after = simulated()
-            uneven, even = map(statistics.mean, zip(before[i], after[i]))
-            predictions.append({"measured": 1000 * statistics.mean(steps[WARMUP_STEPS:]), "simulated": uneven,
-                                "even": even})
-            before = after
-        return predictions
+    def prediction_over_processes(self, seconds, settings):
+        spreads = [[], PROCESSES]
+        uneven, even = [], []
+        for spread in spreads:
+            words = ["--profile", f"{self.folder}/profile.json", "--json", *spread]
+            said = json.loads(self.troupe("simulate", *settings, *words))
+            uneven.append(said["uneven_steps"]["mean"])
+            even.append(said["makespan"])
+        runs = []
+        try:
+            for spread in spreads:
+                folder = f"{self.folder}/of{len(runs)}"
+                shutil.rmtree(folder, ignore_errors=True)  # Of the variant before.
+                runs.append(self.start(settings, f"run.output={folder}", *LONG, *spread, "--heartbeat", "60"))
+                while not self.steps_ms(len(runs) - 1):
+                    time.sleep(0.1)
+                signal_all(runs[-1], signal.SIGSTOP)
+            for _ in range(round(seconds / TURN)):
+                for run in runs:
+                    signal_all(run, signal.SIGCONT)
+                    time.sleep(TURN)
+                    signal_all(run, signal.SIGSTOP)
+            one, two = (statistics.mean(self.steps_ms(i)) for i in range(2))
+        finally:
+            for run in runs:
+                signal_all(run, signal.SIGKILL)
+                run.wait()
+        return {"measured": two, "simulated": one * uneven[1] / uneven[0], "even": one * even[1] / even[0]}
+
+    def steps_ms(self, run):
+        """Returns what each step took that is finished and was not stopped."""
+        metrics = pathlib.Path(self.folder, f"of{run}/metrics.jsonl")
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        took = [json.loads(line)["seconds"] for line in lines][WARMUP_STEPS:]
+        return [1000 * seconds for seconds in took if seconds < TURN]
 
     def announced_bytes(self, settings, *words):
         said = self.troupe("plan", *settings, *words)
@@ -126,7 +156,7 @@ class Laboratory:
 
     def start(self, settings, *words):
         """Starts a training."""
-        training = [TROUPE, "train", self.config, *settings, f"run.output={self.folder}/run", *words]
+        training = [TROUPE, "train", self.config, *settings, *words]
         return subprocess.Popen(training, stdout=subprocess.DEVNULL)
 
     @staticmethod
@@ -134,7 +164,7 @@ class Laboratory:
         """Waits for a training. Returns the most memory that it had, or one of its processes."""
         _, status, usage = os.wait4(run.pid, 0)
         run.returncode = os.waitstatus_to_exitcode(status)
-        if run.returncode not in (0, 130):
+        if run.returncode != 0:
             raise RuntimeError(f"troupe train ended with {run.returncode}")
         return 1024 * usage.ru_maxrss
 
@@ -173,8 +203,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=600.0, help="for ten configurations together")
     parser.add_argument("--only", help="the cases of one schedule")
     parser.add_argument("--replicas", action="store_true", help="two replicas instead of two stages")
-    parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="with 2, `--seconds` are for each")
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="with 2, `--seconds` are for each number of processes")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # So that the trainings end, too.
     time_errors, even_errors, memory_errors = [], [], []
     print("| schedule | microbatches | layers | link, ms | measured, ms | simulated, ms | | even, ms | peak, MiB "
           "| announced, MiB | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -191,7 +222,7 @@ def main():
                 measured, simulated, even = map(prediction.get, ("measured", "simulated", "even"))
                 profiled = ["--profile", f"{folder}/profile.json", *PROCESSES]
                 announced = laboratory.announced_bytes(of_case, *(profiled if args.processes == 2 else []))
-                run = laboratory.start(of_case, "train.steps=3", *(PROCESSES if args.processes == 2 else []))
+                run = laboratory.start(of_case, f"run.output={folder}/run", "train.steps=3", *(PROCESSES if args.processes == 2 else []))
                 peak = laboratory.peak_bytes_of(run)
                 time_errors.append(abs(simulated / measured - 1))
                 even_errors.append(abs(even / measured - 1))
