@@ -22,7 +22,8 @@ LAYERS = {
 NARROWED = {
     ("stages", "transport"): {"troupe/transport/collective.hpp"},
     # None of which includes CAF, which takes seconds to compile.
-    ("cli", "actors"): {"troupe/actors/batch_source.hpp", "troupe/actors/cluster.hpp", "troupe/actors/node.hpp",
+    ("cli", "actors"): {"troupe/actors/batch_source.hpp", "troupe/actors/cluster.hpp",
+                        "troupe/actors/memory_need.hpp", "troupe/actors/node.hpp",
                         "troupe/actors/step_report.hpp", "troupe/actors/trainer.hpp"},
 }
 

@@ -164,6 +164,17 @@ std::uint64_t process_bytes(const Plan& plan) {
   return process_bytes(plan, ranks);
 }
 
+std::uint64_t largest_process_bytes(const Plan& plan, std::uint32_t process_count) {
+  std::vector<std::vector<std::uint32_t>> ranks(process_count);
+  const auto process_of_rank = place_ranks(plan, process_count);
+  for (std::uint32_t rank = 0; rank < process_of_rank.size(); ++rank) {
+    ranks[process_of_rank[rank]].push_back(rank);
+  }
+  std::uint64_t most = 0;
+  for (const auto& of_process : ranks) most = std::max(most, process_bytes(plan, of_process));
+  return most;
+}
+
 Expected<Done> check_memory(const Plan& plan, std::span<const std::uint32_t> node_of_rank,
                             std::span<const NodeMemory> nodes) {
   TROUPE_ASSERT(node_of_rank.size() == plan.rank_count());

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -8,7 +7,6 @@
 #include <fmt/format.h>
 
 #include "troupe/actors/memory_need.hpp"
-#include "troupe/engine/lanes.hpp"
 
 #include "commands.hpp"
 #include "counted.hpp"
@@ -114,16 +112,9 @@ void print_process(const Plan& plan, std::uint32_t process_count) {
                actors::format_bytes(actors::process_bytes(plan)));
     return;
   }
-  std::vector<std::vector<std::uint32_t>> ranks(process_count);
-  const auto process_of_rank = place_ranks(plan, process_count);
-  for (std::uint32_t rank = 0; rank < process_of_rank.size(); ++rank) {
-    ranks[process_of_rank[rank]].push_back(rank);
-  }
-  std::uint64_t most = 0;
-  for (const auto& of_process : ranks)
-    most = std::max(most, actors::process_bytes(plan, of_process));
   fmt::print("each of {} processes, with its actors and for the runtime: at most {}\n\n",
-             process_count, actors::format_bytes(most));
+             process_count,
+             actors::format_bytes(actors::largest_process_bytes(plan, process_count)));
 }
 
 void print_memory(const Plan& plan, std::uint32_t process_count) {

@@ -1,5 +1,5 @@
 // What `troupe plan` announces is what `troupe train` uses: the peak resident size of the whole
-// process, within 10 %.
+// process, within 10 %; of several, of the largest.
 
 #include <cstdlib>
 #include <filesystem>
@@ -19,13 +19,15 @@
 namespace troupe::cli {
 namespace {
 
-/// Runs `troupe train` and returns its peak resident size in bytes.
-std::uint64_t peak_bytes_of_training(const std::string& config_path) {
+/// Runs `troupe train` and returns its peak resident size in bytes, or that of its largest process.
+std::uint64_t peak_bytes_of_training(const std::string& config_path, std::uint32_t process_count) {
   const auto child = fork();
   if (child == 0) {
     const auto null = open("/dev/null", O_WRONLY);
     dup2(null, STDOUT_FILENO);
-    execl(TROUPE_COMMAND, "troupe", "train", config_path.c_str(), nullptr);
+    const auto count = std::to_string(process_count);
+    const char* const option = process_count > 1 ? "--processes" : nullptr;
+    execl(TROUPE_COMMAND, "troupe", "train", config_path.c_str(), option, count.c_str(), nullptr);
     std::_Exit(127);
   }
   int status = 0;
@@ -39,6 +41,7 @@ struct Case {
   const char* name;
   const char* grid;
   const char* train;
+  std::uint32_t process_count = 1;
 
   friend void PrintTo(const Case& of, std::ostream* out) { *out << of.name; }
 };
@@ -47,7 +50,7 @@ class AnnouncedMemory : public testing::TestWithParam<Case> {};
 
 TEST_P(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercent) {
   namespace fs = std::filesystem;
-  const auto& [name, grid, train] = GetParam();
+  const auto& [name, grid, train, process_count] = GetParam();
   const auto folder =
       fs::temp_directory_path() / ("troupe-memory-" + std::to_string(getpid()) + name);
   fs::create_directories(folder);
@@ -65,8 +68,8 @@ TEST_P(AnnouncedMemory, IsThePeakResidentSizeWithinTenPercent) {
                       << "\"\n[run]\noutput = \"" << (folder / "out").string() << "\"\n";
   const auto plan = load_plan({path, {}});
   ASSERT_TRUE(plan.has_value()) << plan.error().context;
-  const auto announced = static_cast<double>(actors::process_bytes(*plan));
-  const auto peak = static_cast<double>(peak_bytes_of_training(path));
+  const auto announced = static_cast<double>(actors::largest_process_bytes(*plan, process_count));
+  const auto peak = static_cast<double>(peak_bytes_of_training(path, process_count));
   RecordProperty("announced", std::to_string(announced));
   RecordProperty("peak", std::to_string(peak));
   EXPECT_NEAR(announced, peak, 0.1 * peak);
@@ -85,6 +88,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"wire", "data = 2", "gradient_wire = \"bf16\""},
         Case{"rows", "tensor = 2", "sequence_parallel = true"},
         Case{"unequal_shards", "tensor = [2, 1]\npipeline = 2", ""},
+        Case{"replicas_apart", "data = 4", "", 4},
         Case{"server", "data = 2", "synchronization = \"parameter_server\""},
         Case{"stale", "data = 2", "synchronization = \"parameter_server\"\nstaleness = 2"},
         Case{"zero1", "data = 2", "optimizer_sharding = \"zero1\""},

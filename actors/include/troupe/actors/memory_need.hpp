@@ -29,6 +29,9 @@ namespace troupe::actors {
 /// The bytes of a process that performs the whole grid.
 [[nodiscard]] std::uint64_t process_bytes(const Plan& plan);
 
+/// The bytes of the process that needs most of so many, which `place_ranks` gives their ranks.
+[[nodiscard]] std::uint64_t largest_process_bytes(const Plan& plan, std::uint32_t process_count);
+
 /// The memory of a node's machine.
 struct NodeMemory {
   std::string host;  ///< Nodes of one host share its memory.

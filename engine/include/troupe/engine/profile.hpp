@@ -93,10 +93,10 @@ struct Profile {
 /// What a training step of `plan` takes, by a `profile` that fits it: passes, hops, sums over
 /// replicas, the update and what the runtime adds. Ranks are spread over processes as `place_ranks`
 /// does; what is between processes for one replica or shard, is for all. The halves of a tied
-/// embedding's gradient, if they go to another process, are part of measuring there, and so are sums
-/// over copies of the model if there is one replica. Of replicas there are as many as computed at
-/// once when it was profiled, or two: more would do the same. Left out are servers, and that shards
-/// of a stage are in different processes.
+/// embedding's gradient, if they go to another process, are part of measuring there, and so are
+/// sums over copies of the model if there is one replica. Of replicas there are as many as computed
+/// at once when it was profiled, or two: more would do the same. Left out are servers, and that
+/// shards of a stage are in different processes.
 ///
 /// An all-reduce among n processes moves 2 (n - 1) / n of the bytes to and from each of them, and a
 /// reduce-scatter or an all-gather half of that (Patarasuk and Yuan 2009); in one process every
