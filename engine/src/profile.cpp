@@ -462,10 +462,7 @@ CostModel costs_of(const Plan& plan, const Profile& profile, std::uint32_t proce
     auto sums = StageSums::of(plan, stage, wires);
     optimizer_ns[rank] += elements * profile.optimizer_ns_per_element + sums.behind_update_ns;
     measuring_ns[rank] += elements * profile.measuring_ns_per_element;
-    if (!sums_over_replicas(plan)) {
-      measuring_ns[rank] += sums.behind_passes_ns(wires);
-      sums.bucket_bytes.clear();
-    }
+    if (!sums_over_replicas(plan)) measuring_ns[rank] += sums.behind_passes_ns(wires);
     costs.replicas.bucket_bytes.push_back(std::move(sums.bucket_bytes));
     const auto summed_ns = rounded(sums.each_pass_ns / share);
     for (auto* pass_ns : {&passes.backward_ns, &passes.backward_weight_ns}) {

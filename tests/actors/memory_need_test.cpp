@@ -61,6 +61,17 @@ TEST(MemoryNeed, OfSumsIsThatOfGroupsWithMembersElsewhere) {
   EXPECT_EQ(bytes({0}), 2 * staged) << "each rank has half of both copies";
 }
 
+TEST(MemoryNeed, OfSumsIsThatOfTheShardsOfServersToo) {
+  auto config = two_by_two().config;
+  config.parallel = {.data = 2, .tensor = 2, .pipeline = 1};
+  config.train.synchronization = Synchronization::parameter_server;
+  const auto plan = make_plan(config).value();
+  const auto with_replicas = transport::linked_staging_bytes(3, {});
+  // Ranks 4 and 5 serve those of two replicas.
+  EXPECT_EQ(staging_bytes(plan, std::vector<std::uint32_t>{4, 5}), 2 * with_replicas);
+  EXPECT_EQ(staging_bytes(plan, std::vector<std::uint32_t>{4}), with_replicas + staged);
+}
+
 TEST(MemoryNeed, OfServersIsWhereTheyAre) {
   auto config = two_by_two().config;
   config.train.synchronization = Synchronization::parameter_server;
