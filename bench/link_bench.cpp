@@ -41,13 +41,8 @@ constexpr std::size_t huge_page_bytes = std::size_t{2} << 20U;
 class Transfer {
 public:
   explicit Transfer(std::size_t size_bytes)
-      : memory_{static_cast<std::byte*>(std::aligned_alloc(
-          huge_page_bytes,
-          (size_bytes + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes))},
-        buffer_{BufferView{memory_, size_bytes}} {
-    madvise(memory_, size_bytes, MADV_HUGEPAGE);
-    std::fill_n(memory_, size_bytes, std::byte{1});
-  }
+      : memory_{allocate((size_bytes + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes)},
+        buffer_{BufferView{memory_, size_bytes}} {}
   ~Transfer() { std::free(memory_); }
   Transfer(const Transfer&) = delete;
   Transfer& operator=(const Transfer&) = delete;
@@ -61,6 +56,13 @@ public:
   void wait() const { over_.wait(false); }
 
 private:
+  static std::byte* allocate(std::size_t whole_pages_bytes) {
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(huge_page_bytes, whole_pages_bytes));
+    madvise(memory, whole_pages_bytes, MADV_HUGEPAGE);
+    std::fill_n(memory, whole_pages_bytes, std::byte{1});
+    return memory;
+  }
+
   Buffer begin() {
     over_ = false;
     return std::move(buffer_);

@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t line_bytes = 64;
 constexpr std::size_t parameter_length = 16;
 constexpr MicrobatchIndex once{0};
-constexpr double half_max = 65'504.0;  ///< Beyond it a scaled gradient overflows.
+constexpr double half_max = 65'504.0;  ///< Beyond it a gradient that is scaled overflows.
 
 /// What travels in an edge buffer.
 struct Message {
@@ -164,8 +164,9 @@ public:
   void measure_gradients(DeviceDone done) override {
     run(std::move(done), [this] {
       const auto gradient = double{floats_in(gradients())[0]} * info_.loss_scale;
-      std::ranges::fill(squares_, gradient > half_max ? std::numeric_limits<double>::infinity()
-                                                      : gradient * gradient);
+      const auto overflows = info_.loss_scale != 1.0F && gradient > half_max;
+      std::ranges::fill(squares_,
+                        overflows ? std::numeric_limits<double>::infinity() : gradient * gradient);
       return Errc::none;
     });
   }

@@ -6,6 +6,7 @@
 #include "troupe/actors/stage_actor.hpp"
 
 #include <array>
+#include <cmath>
 #include <deque>
 #include <limits>
 #include <memory>
@@ -457,6 +458,16 @@ TEST(StageActor, ReplicasSkipTheSameStepsUnderEveryInterleaving) {
     EXPECT_TRUE(skipped.front());
     EXPECT_FALSE(skipped.back());
   }
+}
+
+/// Their counting stages' gradients add up to more than fp16 holds, which only fp16 may mind.
+TEST(StageActor, GradientsOfManyReplicasAreFiniteInSinglePrecision) {
+  Rehearsal rehearsal{config_of("1f1b", 200, 1, 1, 1, false, false), 0};
+  const auto report = rehearsal.run({1, StepKind::training});
+  ASSERT_TRUE(report && report->has_value());
+  EXPECT_GT((*report)->gradient_norm, 65'504.0);
+  EXPECT_TRUE(std::isfinite((*report)->gradient_norm));
+  EXPECT_FALSE((*report)->is_skipped);
 }
 
 TEST(StageActor, EvaluationBetweenTrainingStepsChangesNothing) {
