@@ -191,13 +191,10 @@ Expected<Done> LocalRanks::wire(std::uint64_t number, const StageLane& lane) {
 }
 
 Expected<Done> LocalRanks::join_holders(const HeldPart& part) {
-  GroupPlan group{.ranks = {},
+  GroupPlan group{.ranks = ranks_holding(*plan_, part),
                   .lane = [this, part](std::uint32_t a,
                                        std::uint32_t b) { return holder_lane(*plan_, part, a, b); },
                   .wire = plan_->config.train.gradient_wire};
-  for (std::uint32_t m = 0; m < plan_->holder_count(); ++m) {
-    group.ranks.push_back(holder_of(*plan_, part, m).rank);
-  }
   auto members = join(group);
   if (!members) return members.error();
   for (std::uint32_t m = 0; m < members->size(); ++m) {
@@ -208,13 +205,10 @@ Expected<Done> LocalRanks::join_holders(const HeldPart& part) {
 }
 
 Expected<Done> LocalRanks::join_shards(std::uint32_t replica, RankIndex pipeline) {
-  const auto& extent = plan_->config.parallel;
-  GroupPlan group{.ranks = {}, .lane = [=, this](std::uint32_t a, std::uint32_t b) {
+  GroupPlan group{.ranks = ranks_of_shards(*plan_, replica, pipeline),
+                  .lane = [=, this](std::uint32_t a, std::uint32_t b) {
                     return shard_lane(*plan_, replica, pipeline, a, b);
                   }};
-  for (std::uint32_t shard = 0; shard < extent.tensor.of(pipeline); ++shard) {
-    group.ranks.push_back(rank_at(extent, {replica, shard, pipeline}));
-  }
   auto members = join(group);
   if (!members) return members.error();
   for (std::uint32_t shard = 0; shard < members->size(); ++shard) {

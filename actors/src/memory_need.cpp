@@ -1,8 +1,6 @@
 #include "troupe/actors/memory_need.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <map>
 #include <numeric>
 #include <set>
@@ -10,6 +8,7 @@
 
 #include "troupe/engine/check.hpp"
 #include "troupe/engine/lanes.hpp"
+#include "troupe/engine/memory.hpp"
 #include "troupe/transport/linked_group.hpp"
 
 namespace troupe::actors {
@@ -115,34 +114,19 @@ std::uint64_t runtime_bytes(const Plan& plan, std::uint32_t rank_count) {
 
 std::uint64_t staging_bytes(const Plan& plan, std::span<const std::uint32_t> ranks) {
   const std::set<std::uint32_t> performed(ranks.begin(), ranks.end());
-  const auto staged = [&](const std::vector<std::uint32_t>& members, WireFormat wire) {
+  const auto of_member = [&](const std::vector<std::uint32_t>& members, WireFormat wire) {
     const auto is_here = [&](std::uint32_t rank) { return performed.contains(rank); };
-    if (std::ranges::all_of(members, is_here)) return std::uint64_t{0};
-    const auto size = static_cast<std::uint32_t>(members.size());
-    return static_cast<std::uint64_t>(std::ranges::count_if(members, is_here))
-           * transport::linked_staging_bytes(size, {}, wire);
+    if (std::ranges::all_of(members, is_here)) return std::size_t{0};
+    return transport::linked_staging_bytes(static_cast<std::uint32_t>(members.size()), {}, wire);
   };
   std::uint64_t sum = 0;
-  for (std::uint32_t position = 0; position < plan.training.stages_per_copy(); ++position) {
-    for (std::uint32_t shard = 0; shard < plan.shard_count(StageIndex{position}); ++shard) {
-      std::vector<std::uint32_t> holders;
-      for (std::uint32_t m = 0; m < plan.holder_count(); ++m) {
-        holders.push_back(holder_of(plan, {position, shard}, m).rank);
-      }
-      sum += staged(holders, plan.config.train.gradient_wire);
+  for (const auto rank : ranks) {
+    const auto at = coordinate_of(plan.config.parallel, rank);
+    for (const auto stage : plan.training.stages_of(at.pipeline)) {
+      const auto position = stage.value() % plan.training.stages_per_copy();
+      sum += of_member(ranks_holding(plan, {position, at.shard}), plan.config.train.gradient_wire);
     }
-  }
-  const auto& extent = plan.config.parallel;
-  const auto column_count = extent.data + (plan.has_servers() ? 1 : 0);
-  for (std::uint32_t replica = 0; replica < column_count; ++replica) {
-    for (std::uint32_t p = 0; p < extent.pipeline; ++p) {
-      const RankIndex pipeline{p};
-      std::vector<std::uint32_t> shards;
-      for (std::uint32_t shard = 0; shard < extent.tensor.of(pipeline); ++shard) {
-        shards.push_back(rank_at(extent, {replica, shard, pipeline}));
-      }
-      sum += staged(shards, WireFormat::fp32);
-    }
+    sum += of_member(ranks_of_shards(plan, at.replica, at.pipeline), WireFormat::fp32);
   }
   return sum;
 }
@@ -198,20 +182,6 @@ Expected<Done> check_memory(const Plan& plan, std::span<const std::uint32_t> nod
     return does_not_fit(plan, nodes.size(), host, need);
   }
   return Done{};
-}
-
-std::string format_bytes(std::uint64_t bytes) {
-  constexpr std::array<const char*, 4> units{"B", "KiB", "MiB", "GiB"};
-  if (bytes < 1024) return std::to_string(bytes) + " B";
-  auto value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 1024.0 && unit + 1 < units.size()) {
-    value /= 1024.0;
-    ++unit;
-  }
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.2f %s", value, units[unit]);
-  return text.data();
 }
 
 }  // namespace troupe::actors

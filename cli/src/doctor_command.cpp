@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "troupe/actors/memory_need.hpp"
+#include "troupe/engine/memory.hpp"
 #include "troupe/stages/cpu_device.hpp"
 #include "troupe/transport/ucx_environment.hpp"
 
@@ -116,17 +116,17 @@ void examine_processor(DoctorReport& report, const Machine& machine) {
 
 void examine_memory(DoctorReport& report, const Machine& machine) {
   report.begin("memory");
-  auto text = fmt::format("{} free of {}", actors::format_bytes(machine.available_memory_bytes),
-                          actors::format_bytes(machine.memory_bytes));
+  auto text = fmt::format("{} free of {}", format_bytes(machine.available_memory_bytes),
+                          format_bytes(machine.memory_bytes));
   const auto& quota = machine.memory_quota_bytes;
-  if (quota) text += fmt::format(", of which {} may be used", actors::format_bytes(*quota));
+  if (quota) text += fmt::format(", of which {} may be used", format_bytes(*quota));
   report.add("main", text,
              Json{{"bytes", machine.memory_bytes},
                   {"free_bytes", machine.available_memory_bytes},
                   {"quota_bytes", json_of(quota)}});
   if (quota && *quota < machine.memory_bytes) {
-    report.add({.what = fmt::format("{} of {} of memory may be used", actors::format_bytes(*quota),
-                                    actors::format_bytes(machine.memory_bytes)),
+    report.add({.what = fmt::format("{} of {} of memory may be used", format_bytes(*quota),
+                                    format_bytes(machine.memory_bytes)),
                 .why = "the control group has a quota, at which the system kills the process, and "
                        "which `troupe train` does not look at",
                 .what_to_do = "compare it with the bytes that `troupe plan` names"});
@@ -207,18 +207,17 @@ void examine_limits(DoctorReport& report, const Circumstances& found) {
     return limit ? std::to_string(*limit) : std::string{"unlimited"};
   };
   const auto bytes = [](const std::optional<std::uint64_t>& limit) {
-    return limit ? actors::format_bytes(*limit) : std::string{"unlimited"};
+    return limit ? format_bytes(*limit) : std::string{"unlimited"};
   };
   report.begin("limits");
   const auto& shared = machine.shared_memory_bytes;
   const auto free_bytes = machine.free_shared_memory_bytes;
   const auto process_count = free_bytes / shared_memory_each;
-  report.add(
-      "/dev/shm",
-      shared ? fmt::format("{} free of {}, enough for about {}", actors::format_bytes(free_bytes),
-                           actors::format_bytes(*shared), counted(process_count, "process"))
-             : "none",
-      Json{{"bytes", json_of(shared)}, {"free_bytes", free_bytes}});
+  report.add("/dev/shm",
+             shared ? fmt::format("{} free of {}, enough for about {}", format_bytes(free_bytes),
+                                  format_bytes(*shared), counted(process_count, "process"))
+                    : "none",
+             Json{{"bytes", json_of(shared)}, {"free_bytes", free_bytes}});
   const auto& files = machine.open_files;
   report.add("open files",
              fmt::format("{}, may be raised to {}", number(files.soft), number(files.hard)),
@@ -234,7 +233,7 @@ void examine_limits(DoctorReport& report, const Circumstances& found) {
 
   if (found.shared_memory && process_count < std::max(2U, machine.usable_core_count)) {
     report.add({.what = fmt::format("/dev/shm has {} free, enough for less than a process per core",
-                                    actors::format_bytes(free_bytes)),
+                                    format_bytes(free_bytes)),
                 .why = "processes of one machine exchange messages through it, and fail or die "
                        "when it is full",
                 .what_to_do = "enlarge it (docker run --shm-size=2g, docs/deploy.md for "

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "troupe/actors/memory_need.hpp"
+#include "troupe/engine/memory.hpp"
 
 #include "commands.hpp"
 #include "counted.hpp"
@@ -88,7 +89,7 @@ void print_numbers(const Plan& plan) {
             plan.config.parallel.data, train.staleness, train.staleness == 1 ? "" : "s")
                            : fmt::format("summed over {} holders", plan.holder_count());
     text += fmt::format("gradients of rank {}: {} in {}, {}\n", r,
-                        actors::format_bytes(plan.gradient_bytes_of(RankIndex{r})),
+                        format_bytes(plan.gradient_bytes_of(RankIndex{r})),
                         name_in(wire_format_names, train.gradient_wire), how);
   }
   if (!text.empty()) fmt::print("{}\n", text);
@@ -99,7 +100,7 @@ void print_stages(const Plan& plan, RankIndex rank, std::vector<MemoryItem> Stag
     if (stage.rank != rank) continue;
     fmt::print("  stage {}: {}\n", stage.stage.value(), contents_of(stage.spec));
     for (const auto& item : stage.*memory) {
-      fmt::print("    {:<40} {:>12}\n", item.name, actors::format_bytes(item.bytes));
+      fmt::print("    {:<40} {:>12}\n", item.name, format_bytes(item.bytes));
     }
   }
 }
@@ -108,36 +109,34 @@ void print_stages(const Plan& plan, RankIndex rank, std::vector<MemoryItem> Stag
 void print_process(const Plan& plan, std::uint32_t process_count) {
   if (process_count == 1) {
     fmt::print("this process, all actors and {} for the runtime: {}\n\n",
-               actors::format_bytes(actors::runtime_bytes(plan, plan.rank_count())),
-               actors::format_bytes(actors::process_bytes(plan)));
+               format_bytes(actors::runtime_bytes(plan, plan.rank_count())),
+               format_bytes(actors::process_bytes(plan)));
     return;
   }
   fmt::print("each of {} processes, with its actors and for the runtime: at most {}\n\n",
-             process_count,
-             actors::format_bytes(actors::largest_process_bytes(plan, process_count)));
+             process_count, format_bytes(actors::largest_process_bytes(plan, process_count)));
 }
 
 void print_memory(const Plan& plan, std::uint32_t process_count) {
   for (std::uint32_t r = 0; r < plan.training.rank_count(); ++r) {
     const RankIndex rank{r};
     const auto shards = plan.config.parallel.tensor.of(rank);
-    fmt::print("rank {}: {} in each {}replica\n", r, actors::format_bytes(plan.bytes_of(rank)),
+    fmt::print("rank {}: {} in each {}replica\n", r, format_bytes(plan.bytes_of(rank)),
                shards == 1 ? "" : fmt::format("of {} shards of each ", shards));
     if (const auto copied = plan.offloaded_bytes_of(rank); copied > 0) {
       fmt::print(
           "  {} of it in page-locked host memory; a training step copies at most {} there and as "
           "much back, in a time that no prediction counts\n",
-          actors::format_bytes(plan.host_bytes_of(rank)), actors::format_bytes(copied));
+          format_bytes(plan.host_bytes_of(rank)), format_bytes(copied));
     }
     print_stages(plan, rank, &StagePlan::memory);
     if (!plan.has_servers()) continue;
     fmt::print("parameter server of {}rank {}, with replica 0: {}\n",
                shards == 1 ? "" : fmt::format("each of {} shards of ", shards), r,
-               actors::format_bytes(plan.server_bytes_of(rank)));
+               format_bytes(plan.server_bytes_of(rank)));
     print_stages(plan, rank, &StagePlan::server_memory);
   }
-  fmt::print("batches: {}\n",
-             actors::format_bytes(actors::batch_bytes(plan, plan.config.parallel.data)));
+  fmt::print("batches: {}\n", format_bytes(actors::batch_bytes(plan, plan.config.parallel.data)));
   print_process(plan, process_count);
 }
 

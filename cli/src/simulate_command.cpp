@@ -12,9 +12,9 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "troupe/actors/memory_need.hpp"
 #include "troupe/engine/config.hpp"
 #include "troupe/engine/draw.hpp"
+#include "troupe/engine/memory.hpp"
 #include "troupe/engine/schedule_generators.hpp"
 #include "troupe/engine/simulate.hpp"
 #include "troupe/storage/text_file.hpp"
@@ -294,7 +294,7 @@ void print_one(const Run& run) {
         "{:>4} {:>12} {:>12} {:>12} {:>18}", row, to_units(timeline.rank_times[row].busy_ns()),
         to_units(timeline.idle_ns(RankIndex{row})), to_units(run.idle_within_ns(row)), peaks[rank]);
     if (!slot_bytes.empty()) {
-      fmt::print("{:>15}", actors::format_bytes(static_cast<std::uint64_t>(peak_bytes[rank])));
+      fmt::print("{:>15}", format_bytes(static_cast<std::uint64_t>(peak_bytes[rank])));
     }
     fmt::print("\n");
   }

@@ -109,6 +109,24 @@ StageHolder holder_of(const Plan& plan, const HeldPart& part, std::uint32_t memb
   return {place, rank_holding(plan, place)};
 }
 
+std::vector<std::uint32_t> ranks_holding(const Plan& plan, const HeldPart& part) {
+  std::vector<std::uint32_t> ranks;
+  for (std::uint32_t m = 0; m < plan.holder_count(); ++m) {
+    ranks.push_back(holder_of(plan, part, m).rank);
+  }
+  return ranks;
+}
+
+std::vector<std::uint32_t> ranks_of_shards(const Plan& plan, std::uint32_t replica,
+                                           RankIndex pipeline) {
+  const auto& extent = plan.config.parallel;
+  std::vector<std::uint32_t> ranks;
+  for (std::uint32_t shard = 0; shard < extent.tensor.of(pipeline); ++shard) {
+    ranks.push_back(rank_at(extent, {replica, shard, pipeline}));
+  }
+  return ranks;
+}
+
 // Groups have numbers for as many shards as the most that a rank has.
 
 namespace {

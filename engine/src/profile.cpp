@@ -180,12 +180,12 @@ private:
     if (process_of_rank_.empty()) return false;
     for (std::uint32_t position = 0; position < plan_.training.stages_per_copy(); ++position) {
       for (std::uint32_t shard = 0; shard < plan_.shard_count(StageIndex{position}); ++shard) {
-        const auto process = [&](std::uint32_t member) {
-          return process_of_rank_[holder_of(plan_, {position, shard}, member).rank];
+        const auto members = ranks_holding(plan_, {position, shard});
+        const auto process = [&](std::uint32_t rank) { return process_of_rank_[rank]; };
+        const auto is_elsewhere = [&, first = process(members.front())](std::uint32_t rank) {
+          return process(rank) != first;
         };
-        for (std::uint32_t m = 1; m < plan_.holder_count(); ++m) {
-          if (process(m) != process(0)) return true;
-        }
+        if (std::ranges::any_of(members, is_elsewhere)) return true;
       }
     }
     return false;

@@ -10,9 +10,9 @@
 #include <string_view>
 #include <vector>
 
-#include "troupe/actors/memory_need.hpp"
 #include "troupe/actors/trainer.hpp"
 #include "troupe/engine/layer_builder.hpp"
+#include "troupe/engine/memory.hpp"
 #include "troupe/stages/custom_kernel.hpp"
 
 namespace {
@@ -75,8 +75,7 @@ troupe::Expected<std::vector<double>> train(const troupe::Config& config) {
   if (!plan) return plan.error();
   for (const auto& stage : plan->stages) {
     std::printf("stage %u: %u layers, %s on each of %u shards\n", stage.stage.value(),
-                stage.spec.layer_count(),
-                troupe::actors::format_bytes(plan->bytes_of(stage.rank)).c_str(),
+                stage.spec.layer_count(), troupe::format_bytes(plan->bytes_of(stage.rank)).c_str(),
                 plan->shard_count(stage.stage));
   }
   troupe::actors::RankParts parts;

@@ -151,10 +151,15 @@ TEST(MemoryNeed, IsNotComparedWithWhatIsUnknown) {
   EXPECT_TRUE(fits.error().context.starts_with("node 1 needs ")) << fits.error().context;
 }
 
-TEST(MemoryNeed, IsWrittenForAPerson) {
-  EXPECT_EQ(format_bytes(1023), "1023 B");
-  EXPECT_EQ(format_bytes(1536), "1.50 KiB");
-  EXPECT_EQ(format_bytes(std::uint64_t{3} << 41U), "6144.00 GiB");
+TEST(MemoryNeed, OfProcessesIsThatOfTheLargest) {
+  auto config = two_by_two().config;
+  config.parallel = {.data = 1, .tensor = 1, .pipeline = 2};
+  config.schedule.layers_per_stage = {1, 3};
+  const auto plan = make_plan(config).value();
+  const auto last = process_bytes(plan, std::vector<std::uint32_t>{1});
+  EXPECT_GT(last, process_bytes(plan, std::vector<std::uint32_t>{0}));
+  EXPECT_EQ(largest_process_bytes(plan, 2), last);
+  EXPECT_EQ(largest_process_bytes(plan, 1), process_bytes(plan));
 }
 
 }  // namespace

@@ -62,6 +62,8 @@ TEST(Lanes, StayWithinACopyOfTheModel) {
   const auto holder = holder_of(plan, {0, 0}, 3);  // The second copy in the second replica.
   EXPECT_EQ(holder.place, (StagePlace{1, 0, StageIndex{2}}));
   EXPECT_EQ(holder.rank, rank_at(config.parallel, {1, 0, RankIndex{1}}));
+  EXPECT_EQ(ranks_holding(plan, {0, 0}), (std::vector<std::uint32_t>{0, 2, 1, 3}))
+      << "ranks 0 and 1 are the replicas of pipeline rank 0";
 }
 
 TEST(Lanes, JoinEachShardToItsLike) {
@@ -77,6 +79,8 @@ TEST(Lanes, JoinEachShardToItsLike) {
   const auto holder = holder_of(plan, {.position = 1, .shard = 1}, 1);
   EXPECT_EQ(holder.rank, rank_at(config.parallel, {1, 1, RankIndex{1}}));
   EXPECT_EQ(holder.place, (StagePlace{1, 1, StageIndex{1}}));
+  const std::vector shards{rank_at(config.parallel, {1, 0, RankIndex{1}}), holder.rank};
+  EXPECT_EQ(ranks_of_shards(plan, 1, RankIndex{1}), shards);
 }
 
 /// A plan whose ranks have numbers of shards of their own.

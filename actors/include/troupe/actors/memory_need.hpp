@@ -47,7 +47,4 @@ struct NodeMemory {
                                           std::span<const std::uint32_t> node_of_rank,
                                           std::span<const NodeMemory> nodes);
 
-/// Formats bytes for a person, for example "1.50 GiB".
-[[nodiscard]] std::string format_bytes(std::uint64_t bytes);
-
 }  // namespace troupe::actors

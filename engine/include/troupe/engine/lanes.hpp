@@ -71,6 +71,13 @@ struct HeldPart {
 /// the last is their server, if they have one. There are `holder_count` of them.
 [[nodiscard]] StageHolder holder_of(const Plan& plan, const HeldPart& part, std::uint32_t member);
 
+/// The ranks of the members of the group that holds `part`, in order.
+[[nodiscard]] std::vector<std::uint32_t> ranks_holding(const Plan& plan, const HeldPart& part);
+
+/// The ranks of the shards of a pipeline rank of a replica, or of its servers, in order.
+[[nodiscard]] std::vector<std::uint32_t> ranks_of_shards(const Plan& plan, std::uint32_t replica,
+                                                         RankIndex pipeline);
+
 /// The number of the lane between members `a` and `b` of the group that holds `part`, over which
 /// they sum up gradients and exchange weights; beyond those of `lanes_of`.
 [[nodiscard]] std::uint64_t holder_lane(const Plan& plan, const HeldPart& part, std::uint32_t a,

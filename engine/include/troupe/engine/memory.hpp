@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 namespace troupe {
@@ -46,5 +47,8 @@ public:
 private:
   BufferView view_;
 };
+
+/// Formats bytes for a person, for example "1.50 GiB".
+[[nodiscard]] std::string format_bytes(std::uint64_t bytes);
 
 }  // namespace troupe
