@@ -127,15 +127,17 @@ class Laboratory:
                 folder = f"{self.folder}/of{len(runs)}"
                 shutil.rmtree(folder, ignore_errors=True)  # Of the variant before.
                 runs.append(self.start(settings, f"run.output={folder}", *LONG, *spread, "--heartbeat", "60"))
-                while not self.steps_ms(len(runs) - 1):
+                while len(self.steps_ms(len(runs) - 1)) < WARMUP_STEPS:
                     time.sleep(0.1)
                 signal_all(runs[-1], signal.SIGSTOP)
+            begun = [len(self.steps_ms(i)) + 1 for i in range(2)]  # The last was stopped for as long as the other took to start.
             for _ in range(round(seconds / TURN)):
                 for run in runs:
                     signal_all(run, signal.SIGCONT)
                     time.sleep(TURN)
                     signal_all(run, signal.SIGSTOP)
-            one, two = (statistics.mean(self.steps_ms(i)) for i in range(2))
+            steps = [self.steps_ms(i)[begun[i]:] for i in range(2)]
+            one, two = (statistics.mean(ms for ms in of_run if ms < 1000 * TURN) for of_run in steps)
         finally:
             for run in runs:
                 signal_all(run, signal.SIGKILL)
@@ -143,11 +145,10 @@ class Laboratory:
         return {"measured": two, "simulated": one * uneven[1] / uneven[0], "even": one * even[1] / even[0]}
 
     def steps_ms(self, run):
-        """Returns what each step took that is finished and was not stopped."""
+        """Returns what each step took that is finished: more than a turn, if it was stopped for one."""
         metrics = pathlib.Path(self.folder, f"of{run}/metrics.jsonl")
         lines = metrics.read_text().splitlines() if metrics.exists() else []
-        took = [json.loads(line)["seconds"] for line in lines][WARMUP_STEPS:]
-        return [1000 * seconds for seconds in took if seconds < TURN]
+        return [1000 * json.loads(line)["seconds"] for line in lines]
 
     def announced_bytes(self, settings, *words):
         said = self.troupe("plan", *settings, *words)
