@@ -12,14 +12,6 @@ namespace {
 
 constexpr std::string_view macro_name = "macro average";
 
-/// Without what a terminal might obey.
-std::string shown(std::string name) {
-  for (char& c : name) {
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
-  }
-  return name;
-}
-
 /// Letters of a text in UTF-8.
 std::size_t letter_count(std::string_view text) {
   return static_cast<std::size_t>(std::ranges::count_if(
@@ -28,12 +20,19 @@ std::size_t letter_count(std::string_view text) {
 
 }  // namespace
 
+std::string without_controls(std::string name) {
+  for (char& c : name) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  return name;
+}
+
 std::string to_table(const ClassificationReport& report) {
   const auto& counts = report.counts;
   std::vector<std::string> names;
   auto width = macro_name.size();
   for (const auto& name : report.class_names) {
-    names.push_back(shown(name));
+    names.push_back(without_controls(name));
     width = std::max(width, letter_count(names.back()));
   }
   const auto row = [&](std::string_view name, double precision, double recall, double f1,

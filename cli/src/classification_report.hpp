@@ -17,6 +17,9 @@ struct ClassificationReport {
   ClassCounts counts;
 };
 
+/// `name` with question marks for what a terminal might obey.
+[[nodiscard]] std::string without_controls(std::string name);
+
 /// A table for a person: each class with precision, recall, F1 and support, then macro averages and
 /// accuracy. Of names, control
 /// characters are replaced.

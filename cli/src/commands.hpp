@@ -102,6 +102,13 @@ struct GenerateArguments {
   std::uint32_t heads = 0;  ///< 0: as the weights' metadata says.
 };
 
+struct ClassifyArguments {
+  std::string weights_path;
+  std::string texts_path;  ///< Empty: standard input.
+  bool json = false;
+  std::uint32_t heads = 0;  ///< 0: as the weights' metadata says.
+};
+
 struct DoctorArguments {
   std::string network_interface;  ///< Empty: the one that `troupe train` would use.
   bool shared_memory = true;
@@ -119,6 +126,7 @@ struct DoctorArguments {
 [[nodiscard]] Expected<ExitCode> simulate(const SimulateArguments& arguments);
 [[nodiscard]] Expected<ExitCode> compare(const CompareArguments& arguments);
 [[nodiscard]] Expected<ExitCode> generate(const GenerateArguments& arguments);
+[[nodiscard]] Expected<ExitCode> classify(const ClassifyArguments& arguments);
 [[nodiscard]] Expected<ExitCode> doctor(const DoctorArguments& arguments);
 
 }  // namespace troupe::cli

@@ -9,10 +9,6 @@ namespace troupe::cli {
 
 namespace {
 
-/// The first word behind the bytes: it hides others, or stands before a text that is to be
-/// classified.
-constexpr std::uint32_t added_word = 256;
-
 Expected<Done> check_bert(const ModelSpec& model) {
   if (model.family == Family::bert && model.vocabulary <= added_word) {
     const auto* const needed = model.classifies() ? " leaves no word to stand before each text"

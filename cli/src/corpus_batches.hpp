@@ -17,6 +17,10 @@
 
 namespace troupe::cli {
 
+/// The first word behind the bytes: it hides others, or stands before a text that is to be
+/// classified.
+inline constexpr std::uint32_t added_word = 256;
+
 /// Stretches of a text, whose next tokens, or whose masked ones, are to be told.
 class TextBatches {
 public:

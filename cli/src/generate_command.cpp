@@ -19,6 +19,11 @@ Expected<ExitCode> generate(const GenerateArguments& arguments) {
   if (!file) return file.error();
   const auto model = model_of(*file, arguments.weights_path, arguments.heads);
   if (!model) return model.error();
+  if (model->family == Family::bert) {
+    return Error{Errc::invalid_file,
+                 fmt::format("{}: holds a BERT, which continues no texts{}", arguments.weights_path,
+                             model->classifies() ? "; `troupe classify` tells their classes" : "")};
+  }
   if (model->vocabulary < byte_count) {
     return Error{Errc::invalid_file,
                  fmt::format("{}: has {} tokens, but the tokenizer \"bytes\" has {}",

@@ -380,6 +380,21 @@ void add_generate(CLI::App& app, GenerateArguments& arguments, Command& chosen) 
   command->callback([&] { chosen = [&arguments] { return generate(arguments); }; });
 }
 
+void add_classify(CLI::App& app, ClassifyArguments& arguments, Command& chosen) {
+  auto* command = app.add_subcommand("classify", "Let a trained model tell the classes of texts");
+  command->add_option("WEIGHTS", arguments.weights_path, "A weights.safetensors file")->required();
+  command->add_option("TEXTS", arguments.texts_path,
+                      "A file with a text on every line; without it, what comes in");
+  command->add_flag("--json", arguments.json,
+                    "Print an object for each text, with the probability of every class");
+  command->add_option("--heads", arguments.heads,
+                      "Attention heads, for weights without troupe's metadata");
+  command->footer(
+      "Prints a table of tab-separated values: the likeliest class of each text, how probable the\n"
+      "model holds it, and the text. A text is cut where the model's context ends.");
+  command->callback([&] { chosen = [&arguments] { return classify(arguments); }; });
+}
+
 void add_doctor(CLI::App& app, DoctorArguments& arguments, Command& chosen) {
   auto* command = app.add_subcommand(
       "doctor", "Look whether this machine can run several processes, and how fast");
@@ -410,6 +425,7 @@ int run(int argc, char** argv) {
   SimulateArguments simulate_arguments;
   CompareArguments compare_arguments;
   GenerateArguments generate_arguments;
+  ClassifyArguments classify_arguments;
   DoctorArguments doctor_arguments;
   Command chosen;
   add_train(app, run_arguments, chosen);
@@ -420,6 +436,7 @@ int run(int argc, char** argv) {
   add_simulate(app, simulate_arguments, chosen);
   add_compare(app, compare_arguments, chosen);
   add_generate(app, generate_arguments, chosen);
+  add_classify(app, classify_arguments, chosen);
   add_doctor(app, doctor_arguments, chosen);
   try {
     app.parse(argc, argv);

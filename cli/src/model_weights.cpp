@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <map>
+#include <set>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include "text_generator.hpp"
 
@@ -20,6 +24,7 @@ constexpr const char* sequence_key = "troupe.sequence";
 constexpr const char* rotary_base_key = "troupe.rotary_base";
 constexpr const char* norm_epsilon_key = "troupe.norm_epsilon";
 constexpr const char* tokenizer_key = "troupe.tokenizer";
+constexpr const char* classes_key = "troupe.classes";
 constexpr std::uint64_t size_max = 1U << 24U;
 
 Error invalid(const std::string& path, const std::string& what) {
@@ -95,6 +100,38 @@ Expected<ModelSpec> llama_of(const storage::SafetensorsFile& file, const std::st
   return model;
 }
 
+Expected<ModelSpec> bert_of(const storage::SafetensorsFile& file, const std::string& path,
+                            std::uint32_t heads) {
+  const auto* tokens = find_matrix(file, "bert.embeddings.word_embeddings.weight");
+  const auto* positions = find_matrix(file, "bert.embeddings.position_embeddings.weight");
+  const auto* wide = find_matrix(file, "bert.encoder.layer.0.intermediate.dense.weight");
+  if (tokens == nullptr || positions == nullptr || wide == nullptr) {
+    return invalid(path,
+                   "holds no BERT: it needs matrices bert.embeddings.word_embeddings.weight, "
+                   "bert.embeddings.position_embeddings.weight and "
+                   "bert.encoder.layer.0.intermediate.dense.weight");
+  }
+  const auto found = heads_of(file, path, extent_of(*tokens, 1), heads);
+  if (!found) return found.error();
+  ModelSpec model{
+      .family = Family::bert,
+      .layers = count_layers(file, "bert.encoder.layer.", ".attention.self.query.weight"),
+      .heads = *found,
+      .hidden = extent_of(*tokens, 1),
+      .sequence = extent_of(*positions, 0),
+      .vocabulary = extent_of(*tokens, 0),
+      .tie_embeddings = file.find("cls.predictions.decoder.weight") == nullptr,
+      .feed_forward = extent_of(*wide, 0),
+      .norm_epsilon = 1e-12};  // Of every BERT but one's own.
+  if (const auto* classes = find_matrix(file, "classifier.weight"); classes != nullptr) {
+    model.task = Task::classification;
+    model.classes = extent_of(*classes, 0);
+    model.tie_embeddings = false;
+  }
+  read_metadata(file, norm_epsilon_key, model.norm_epsilon);
+  return model;
+}
+
 /// Whether a model of these numbers can be built.
 Expected<ModelSpec> check(const ModelSpec& model, const std::string& path) {
   if (model.layers == 0) return invalid(path, "holds no layer: the norms of the first are missing");
@@ -107,9 +144,17 @@ Expected<ModelSpec> check(const ModelSpec& model, const std::string& path) {
   return model;
 }
 
+/// What of a name is not UTF-8 is replaced.
+std::string to_json(std::span<const std::string> names) {
+  using Json = nlohmann::json;
+  return Json(std::vector<std::string>(names.begin(), names.end()))
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 }  // namespace
 
-Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer) {
+Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer,
+                             std::span<const std::string> class_names) {
   std::vector<storage::TensorView> tensors;
   const auto& model = trainer.plan().config.model;
   const auto parameters = parameters_of(model);
@@ -125,16 +170,16 @@ Expected<Done> write_weights(const std::string& path, actors::Trainer& trainer) 
     if (auto done = trainer.read_parameter(index, values); !done) return done.error();
     return std::as_bytes(std::span{values});
   };
-  return storage::write_safetensors(
-      path, tensors,
-      {{family_key, std::string{family_names[static_cast<std::size_t>(model.family)]}},
-       {heads_key, std::to_string(model.heads)},
-       {sequence_key, std::to_string(model.sequence)},
-       {rotary_base_key, fmt::format("{}", model.rotary_base)},
-       {norm_epsilon_key, fmt::format("{}", model.norm_epsilon)},
-       {tokenizer_key, "bytes"},
-       {"format", "pt"}},
-      read);
+  std::map<std::string, std::string> metadata{
+      {family_key, std::string{family_names[static_cast<std::size_t>(model.family)]}},
+      {heads_key, std::to_string(model.heads)},
+      {sequence_key, std::to_string(model.sequence)},
+      {rotary_base_key, fmt::format("{}", model.rotary_base)},
+      {norm_epsilon_key, fmt::format("{}", model.norm_epsilon)},
+      {tokenizer_key, "bytes"},
+      {"format", "pt"}};
+  if (!class_names.empty()) metadata.emplace(classes_key, to_json(class_names));
+  return storage::write_safetensors(path, tensors, metadata, read);
 }
 
 Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::string& path,
@@ -145,7 +190,9 @@ Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::st
     return check(*model, path);
   }
   if (file.find("bert.embeddings.word_embeddings.weight") != nullptr) {
-    return invalid(path, "holds a BERT, which continues no texts");
+    auto model = bert_of(file, path, heads);
+    if (!model) return model;
+    return check(*model, path);
   }
   const auto* tokens = find_matrix(file, "wte.weight");
   const auto* positions = find_matrix(file, "wpe.weight");
@@ -168,6 +215,27 @@ Expected<ModelSpec> model_of(const storage::SafetensorsFile& file, const std::st
   }
   read_metadata(file, norm_epsilon_key, model.norm_epsilon);
   return check(model, path);
+}
+
+Expected<std::vector<std::string>> class_names_of(const storage::SafetensorsFile& file,
+                                                  const std::string& path,
+                                                  std::uint32_t class_count) {
+  std::vector<std::string> names;
+  const auto found = file.metadata().find(classes_key);
+  if (found == file.metadata().end()) {
+    for (std::uint32_t c = 0; c < class_count; ++c) names.push_back(fmt::format("class {}", c));
+    return names;
+  }
+  const auto json = nlohmann::json::parse(found->second, nullptr, false);
+  const auto is_name = [](const nlohmann::json& name) { return name.is_string(); };
+  if (!json.is_array() || !std::ranges::all_of(json, is_name)) {
+    return invalid(path, fmt::format("its {} is no array of names", classes_key));
+  }
+  names = json.get<std::vector<std::string>>();
+  const std::set<std::string_view> distinct(names.begin(), names.end());
+  if (distinct.size() == class_count && names.size() == class_count) return names;
+  return invalid(path, fmt::format("its {} has {} different names, but it tells {} classes apart",
+                                   classes_key, distinct.size(), class_count));
 }
 
 Expected<Done> load_weights(const storage::SafetensorsFile& file, const std::string& path,

@@ -135,7 +135,7 @@ private:
   [[nodiscard]] Error give_up(Error error) {
     if (error.code != Errc::diverged) return error;
     const auto path = folder_->path_of(weights_name);
-    auto written = write_weights(path, *trainer_);
+    auto written = write_weights(path, *trainer_, class_names());
     error.context += written ? "; the weights before it are in " + path
                              : "; and the weights are lost: " + written.error().context;
     return error;
@@ -181,6 +181,12 @@ private:
     return Done{};
   }
 
+  /// Of a model that classifies, else none.
+  [[nodiscard]] std::vector<std::string> class_names() const {
+    const auto* labelled = batches_->labelled();
+    return labelled == nullptr ? std::vector<std::string>{} : labelled->corpus().class_names();
+  }
+
   void print_texts(const LabelledBatches& batches) const {
     const auto& corpus = batches.corpus();
     fmt::print("{} of {} to train on, {} held out", counted(corpus.training().size(), "text"),
@@ -214,8 +220,7 @@ private:
     }
     if (validation) progress.print(describe(report->step, *validation));
     if (validation && validation->classes && is_last) {
-      report_ = ClassificationReport{report->step, validation->loss,
-                                     batches_->labelled()->corpus().class_names(),
+      report_ = ClassificationReport{report->step, validation->loss, class_names(),
                                      std::move(*validation->classes)};
     }
     auto& steps = recorded_.steps;
@@ -343,7 +348,7 @@ private:
 
   [[nodiscard]] Expected<Done> write_results() {
     const auto weights = folder_->path_of(weights_name);
-    auto written = write_weights(weights, *trainer_);
+    auto written = write_weights(weights, *trainer_, class_names());
     if (!written) return written;
     trainer_.reset();  // Its memory is not needed any more, and what follows needs some.
     if (!recorded_.steps.empty()) {

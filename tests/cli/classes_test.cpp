@@ -7,6 +7,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "troupe/storage/labelled_corpus.hpp"
+
 #include "classification_report.hpp"
 #include "command_fixture.hpp"
 
@@ -115,6 +117,110 @@ TEST_F(Classes, TheReportIsTheSameOnAnyGridAndInAnyProcess) {
       shell("cmp a/weights.safetensors b/weights.safetensors; cmp a/classes.json b/classes.json")
           .output,
       "");
+}
+
+/// Of a training that has not got far, so that there are mistakes to agree on.
+TEST_F(Classes, ATrainedModelTellsClassesAsItsReportSays) {
+  ASSERT_EQ(shell("troupe train classes.toml --set train.steps=8 train.optimizer=sgd "
+                  "train.learning_rate=0.3")
+                .exit_code,
+            0);
+  Config config;
+  config.model.family = Family::bert;
+  config.model.task = Task::classification;
+  config.model.classes = 3;
+  config.data.text = (folder_ / "table.tsv").string();
+  config.data.validation_fraction = 0.25;
+  const auto corpus = storage::LabelledCorpus::open(config);
+  ASSERT_TRUE(corpus) << corpus.error().context;
+  const auto held_out = corpus->validation();
+  std::string texts;
+  for (const auto& text : held_out) {
+    std::vector<std::int32_t> tokens(text.text.token_count());
+    text.text.copy(0, tokens);
+    texts.append(tokens.begin(), tokens.end());
+    texts += '\n';
+  }
+  write("texts.txt", texts);
+
+  const auto table = shell("troupe classify out/weights.safetensors texts.txt");
+  ASSERT_EQ(table.exit_code, 0) << table.output;
+  EXPECT_EQ(shell("troupe classify out/weights.safetensors < texts.txt").output, table.output);
+  EXPECT_EQ(shell("troupe classify out/weights.safetensors texts.txt | tail -n +2 | cut -f3 | "
+                  "cmp - texts.txt")
+                .output,
+            "");
+  const auto objects = shell("troupe classify --json out/weights.safetensors texts.txt");
+  std::istringstream rows{table.output};
+  std::istringstream lines{objects.output};
+  std::string row;
+  std::string line;
+  std::getline(rows, row);
+  EXPECT_EQ(row, "label\tprobability\ttext");
+  std::uint32_t right = 0;
+  double loss = 0.0;
+  for (const auto& text : held_out) {
+    ASSERT_TRUE(std::getline(rows, row) && std::getline(lines, line));
+    const auto json = nlohmann::json::parse(line);
+    const auto name = corpus->class_names()[text.label];
+    const auto label = json.at("label").get<std::string>();
+    const auto& probabilities = json.at("probabilities");
+    double sum = 0.0;
+    for (const auto& [of, probability] : probabilities.items()) {
+      sum += probability.get<double>();
+      EXPECT_LE(probability, probabilities.at(label)) << line;
+    }
+    EXPECT_NEAR(sum, 1.0, 1e-12);
+    EXPECT_EQ(row.substr(0, row.find('\t')), label);
+    if (label == name) ++right;
+    loss -= std::log(probabilities.at(name).get<double>());
+  }
+  EXPECT_FALSE(std::getline(lines, line));
+  const auto report = nlohmann::json::parse(read("out/classes.json"));
+  const auto count = static_cast<double>(held_out.size());
+  EXPECT_EQ(right / count, report.at("accuracy").get<double>());
+  EXPECT_LT(right, held_out.size()) << "else no mistake is compared";
+  EXPECT_NEAR(loss / count, report.at("loss").get<double>(), 1e-5);
+}
+
+TEST_F(Classes, WhatIsToBeClassifiedIsToldInASentence) {
+  ASSERT_EQ(
+      shell("troupe train classes.toml --set train.steps=1 model.norm_epsilon=1e-12 "
+            "run.output=trained; "
+            "troupe train classes.toml --set train.steps=1 model.task=masked model.classes=0 "
+            "train.validation_interval=0 data.text=corpus.txt run.output=masked; "
+            "cp trained/weights.safetensors w; cp masked/weights.safetensors masked.safetensors")
+          .exit_code,
+      0);
+  const std::string line = "troupe classify w ";
+  EXPECT_EQ(shell("printf 'mmmm\\r\\nzzzzzzzzzzzzzzzzzz' | " + line + "| wc -l").output, "3\n");
+  write("texts.txt", "mmm\n\nzzz\n");
+  expect_refused(line + "texts.txt", "texts.txt:2: there is no text on this line");
+  write("texts.txt", "");
+  expect_refused(line + "texts.txt", "texts.txt: is empty; give it a text on every line");
+  expect_refused(line + "none.txt", "none.txt");
+  expect_refused("troupe generate w --prompt a",
+                 "holds a BERT, which continues no texts; `troupe classify` tells their classes");
+  write("texts.txt", "mmm\n");
+  expect_refused("troupe classify masked.safetensors texts.txt",
+                 "holds a model of the family \"bert\" that tells no classes");
+  // What is as long leaves the file as it must be.
+  ASSERT_EQ(shell("sed 's/hiss\\\\\",\\\\\"hum/hm\\\\\",   \\\\\"hm/' w > twice; "
+                  "sed 's/troupe.classes\":\"\\[/troupe.classes\":\"{/' w > odd; "
+                  "sed 's/troupe.classes/troupe.closses/' w > unnamed")
+                .exit_code,
+            0);
+  expect_refused("troupe classify twice texts.txt",
+                 "has 2 different names, but it tells 3 classes");
+  expect_refused("troupe classify odd texts.txt", "its troupe.classes is no array of names");
+  EXPECT_EQ(shell("sed 's/troupe.norm_epsilon/troupe.norm_apsilon/' w > bare; troupe classify "
+                  "--json bare texts.txt > a; troupe classify --json w texts.txt | cmp - a")
+                .output,
+            "")
+      << "else a BERT of others is not what it was";
+  const auto unnamed = shell("troupe classify unnamed texts.txt");
+  EXPECT_EQ(unnamed.exit_code, 0) << unnamed.output;
+  EXPECT_NE(unnamed.output.find("\nclass "), std::string::npos) << unnamed.output;
 }
 
 TEST_F(Classes, ARunThatValidatesNothingReportsNothing) {
