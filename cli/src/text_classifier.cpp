@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "corpus_batches.hpp"
+#include "inference.hpp"
 
 namespace troupe::cli {
 
@@ -37,16 +38,7 @@ Expected<TextClassifier> TextClassifier::make(stages::Device& device, const Mode
                        .lengths = std::vector<std::int32_t>(batch_size),
                        .target_count = batch_size};
   classifier.stream_ = device.make_stream("classify", thread_count);
-  auto stage = stages::make_transformer_stage(device, *classifier.stream_,
-                                              {.model = model,
-                                               .spec = {.layer_begin = 0,
-                                                        .layer_end = model.layers,
-                                                        .has_embedding = true,
-                                                        .has_head = true},
-                                               .bounds = {.slots = 1, .trains = false},
-                                               .microbatch_count = 1,
-                                               .microbatch_size = batch_size,
-                                               .train = {}});
+  auto stage = make_inference_stage(device, *classifier.stream_, model, batch_size);
   if (!stage) return stage.error();
   classifier.stage_ = std::move(*stage);
   return classifier;
@@ -61,11 +53,7 @@ std::vector<double> TextClassifier::probabilities(std::span<const std::string_vi
   }
   storage::LabelledValidationSampler{unlabelled, shape_, added_word}.fill(
       1, 0, {batch_.tokens, batch_.lengths, batch_.targets});
-  const Action forward{StageIndex{0}, Pass::forward, MicrobatchIndex{0}};
-  stage_->begin_step({.step = 1, .kind = StepKind::evaluation, .batch = &batch_});
-  stage_->enqueue(forward, [](Errc, stages::DeviceSpan) {});
-  stream_->synchronize();
-  stage_->finish(forward);
+  infer(*stage_, *stream_, batch_);
   std::vector<double> probabilities;
   std::vector<float> logits(class_count_);
   for (std::size_t row = 0; row < texts.size(); ++row) {

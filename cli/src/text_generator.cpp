@@ -7,6 +7,8 @@
 
 #include "troupe/engine/random.hpp"
 
+#include "inference.hpp"
+
 namespace troupe::cli {
 
 namespace {
@@ -41,16 +43,7 @@ Expected<TextGenerator> TextGenerator::make(stages::Device& device, const ModelS
                       .target_count = model.sequence};
   generator.logits_.resize(model.vocabulary);
   generator.stream_ = device.make_stream("generate", thread_count);
-  auto stage = stages::make_transformer_stage(device, *generator.stream_,
-                                              {.model = model,
-                                               .spec = {.layer_begin = 0,
-                                                        .layer_end = model.layers,
-                                                        .has_embedding = true,
-                                                        .has_head = true},
-                                               .bounds = {.slots = 1, .trains = false},
-                                               .microbatch_count = 1,
-                                               .microbatch_size = 1,
-                                               .train = {}});
+  auto stage = make_inference_stage(device, *generator.stream_, model, 1);
   if (!stage) return stage.error();
   generator.stage_ = std::move(*stage);
   return generator;
@@ -76,11 +69,7 @@ std::span<const float> TextGenerator::next_logits(std::string_view context) {
   std::ranges::transform(window, batch_.tokens.begin(), [](char c) {
     return static_cast<std::int32_t>(static_cast<unsigned char>(c));
   });
-  const Action forward{StageIndex{0}, Pass::forward, MicrobatchIndex{0}};
-  stage_->begin_step({.step = 1, .kind = StepKind::evaluation, .batch = &batch_});
-  stage_->enqueue(forward, [](Errc, stages::DeviceSpan) {});
-  stream_->synchronize();
-  stage_->finish(forward);
+  infer(*stage_, *stream_, batch_);
   stage_->read_logits(length - 1, logits_);
   return logits_;
 }
