@@ -45,8 +45,7 @@ Expected<TextClassifier> TextClassifier::make(stages::Device& device, const Mode
 }
 
 std::vector<double> TextClassifier::probabilities(std::span<const std::string_view> texts) {
-  TROUPE_ASSERT(texts.size() <= shape_.microbatch_size);
-  if (texts.empty()) return {};
+  TROUPE_ASSERT(!texts.empty() && texts.size() <= shape_.microbatch_size);
   std::vector<storage::LabelledText> unlabelled;
   for (const auto text : texts) {
     unlabelled.push_back({.text = storage::TokenView{std::as_bytes(std::span{text})}});

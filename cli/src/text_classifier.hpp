@@ -30,7 +30,7 @@ public:
 
   /// Returns how probable each class of each text is, [texts, classes], 1 in the sum of a text.
   /// Blocks.
-  /// @param texts At most a batch of them, none empty.
+  /// @param texts One to a batch of them, none empty.
   [[nodiscard]] std::vector<double> probabilities(std::span<const std::string_view> texts);
 
 private:

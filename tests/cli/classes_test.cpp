@@ -194,6 +194,7 @@ TEST_F(Classes, WhatIsToBeClassifiedIsToldInASentence) {
       0);
   const std::string line = "troupe classify w ";
   EXPECT_EQ(shell("printf 'mmmm\\r\\nzzzzzzzzzzzzzzzzzz' | " + line + "| wc -l").output, "3\n");
+  EXPECT_EQ(shell("printf 'mmmm\\r\\n' | " + line).output, shell("echo mmmm | " + line).output);
   write("texts.txt", "mmm\n\nzzz\n");
   expect_refused(line + "texts.txt", "texts.txt:2: there is no text on this line");
   write("texts.txt", "");
