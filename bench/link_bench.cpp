@@ -49,7 +49,7 @@ public:
 
   void send(Link& link, std::uint64_t tag) { link.post_send(Tag{tag}, begin(), completion()); }
   void receive(Link& link, std::uint64_t tag) {
-    link.post_receive(Tag{tag}, begin(), completion());
+    link.post_receive_to_answer(Tag{tag}, begin(), completion());
   }
 
   /// Blocks until the transfer is over; returns at once if none was begun.

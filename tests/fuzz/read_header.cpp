@@ -15,6 +15,13 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size_bytes) {
   const auto header = transport::read_header(bytes);
   TROUPE_ASSERT(!header || std::ranges::equal(transport::write_header(*header), bytes));
   if (!header) check_refusal(header.error(), Errc::invalid_file);
+  if (const auto headers = transport::read_headers(bytes)) {
+    transport::UcxEnvelope envelope{headers->message};
+    if (headers->verdict) envelope.add(*headers->verdict);
+    TROUPE_ASSERT(std::ranges::equal(envelope.bytes(), bytes));
+  } else {
+    check_refusal(headers.error(), Errc::invalid_file);
+  }
   const auto offer = transport::read_offer(bytes);
   TROUPE_ASSERT(!offer || std::ranges::equal(transport::write_offer(*offer), bytes));
   if (!offer) check_refusal(offer.error(), Errc::invalid_file);

@@ -195,10 +195,30 @@ TYPED_TEST_P(LinkConformance, OperationsAfterCloseAreCancelledOnEitherEnd) {
   EXPECT_EQ(received->code, Errc::cancelled);
 }
 
+TYPED_TEST_P(LinkConformance, CarriesMessagesAndTheirAnswers) {
+  auto [left, right] = this->world_.make_link();
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    const auto pattern = static_cast<std::uint8_t>(i);
+    std::optional<Delivery> asked, question, answered, answer;
+    right->post_receive_to_answer(Tag{i}, this->arena_.make(8, 255), into(question));
+    left->post_receive_to_answer(Tag{i}, this->arena_.make(16, 255), into(answer));
+    left->post_send(Tag{i}, this->arena_.make(8, pattern), into(asked));
+    this->world_.progress_until([&] { return question.has_value(); });
+    right->post_send(Tag{i}, this->arena_.make(16, pattern), into(answered));
+    this->world_.progress_until([&] { return asked && answered && answer; });
+    for (const auto* outcome : {&asked, &question, &answered, &answer}) {
+      ASSERT_EQ((*outcome)->code, Errc::none) << i;
+    }
+    ASSERT_TRUE(TestArena::holds(question->buffer, pattern)) << i;
+    ASSERT_TRUE(TestArena::holds(answer->buffer, pattern)) << i;
+  }
+}
+
 REGISTER_TYPED_TEST_SUITE_P(LinkConformance, DeliversBytesWhicheverSideArrivesFirst,
                             GivesBothEndsABufferOfTheSameSizeAndNeverTheSameOne,
                             MatchesByTagNotByOrder, CarriesBothDirectionsUnderOneTag,
-                            ATagMayBeUsedAgainOnceItIsDone, ReportsASizeThatDiffersToBothEnds,
+                            ATagMayBeUsedAgainOnceItIsDone, CarriesMessagesAndTheirAnswers,
+                            ReportsASizeThatDiffersToBothEnds,
                             CloseCompletesWhatIsPendingExactlyOnce,
                             OperationsAfterCloseAreCancelledOnEitherEnd);
 

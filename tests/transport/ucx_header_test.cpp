@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,7 @@ TEST(UcxHeader, LooksTheSameOnEveryMachine) {
     text += "0123456789abcdef"[std::to_integer<unsigned>(byte) & 15U];
   }
   EXPECT_EQ(text,
-            "74720202070000000807060504030201"
+            "74720302070000000807060504030201"
             "18171615141312112827262524232221");
 }
 
@@ -48,7 +49,7 @@ std::string refusal_with(std::size_t position, int value) {
 TEST(UcxHeader, EveryRuleBrokenIsNamed) {
   const std::string message = "a message between fabrics ";
   EXPECT_EQ(refusal_with(0, 'T'), message + "does not begin with 'tr'");
-  EXPECT_EQ(refusal_with(2, 9), message + "has version 9, and this program speaks 2: run one "
+  EXPECT_EQ(refusal_with(2, 9), message + "has version 9, and this program speaks 3: run one "
                                           "version everywhere");
   EXPECT_EQ(refusal_with(3, 0), message + "is of the unknown kind 0");
   EXPECT_EQ(refusal_with(3, 9), message + "is of the unknown kind 9");
@@ -76,6 +77,42 @@ TEST(UcxHeader, WhateverIsReadWritesBackToTheSameBytes) {
     ASSERT_EQ(write_header(*header), bytes);
   }
   EXPECT_GT(accepted, 1000U);
+}
+
+TEST(UcxHeaders, ReadWhatAnEnvelopeHolds) {
+  auto message = sample;
+  message.kind = UcxMessage::data;
+  message.code = Errc::none;
+  UcxEnvelope envelope{message};
+  EXPECT_EQ(*read_headers(envelope.bytes()), (UcxHeaders{message, std::nullopt}));
+  EXPECT_TRUE(std::ranges::equal(envelope.bytes(), write_header(message)));
+  envelope.add(sample);
+  EXPECT_EQ(*read_headers(envelope.bytes()), (UcxHeaders{message, sample}));
+}
+
+TEST(UcxHeaders, EveryRuleBrokenIsNamed) {
+  const auto refusal_of = [](const UcxHeader& second) {
+    UcxEnvelope envelope{sample};
+    envelope.add(second);
+    return read_headers(envelope.bytes()).error().context;
+  };
+  const std::string message = "a message between fabrics ";
+  auto second = sample;
+  second.kind = UcxMessage::data;
+  second.code = Errc::none;
+  EXPECT_EQ(refusal_of(second),
+            message + "has one of kind 1 travel along, which only verdicts may");
+  second = sample;
+  ++second.from;
+  EXPECT_EQ(refusal_of(second), message + "has a stranger's verdict travel along");
+  UcxEnvelope envelope{sample};
+  envelope.add(sample);
+  const auto both = envelope.bytes();
+  EXPECT_EQ(read_headers(both.first(63)).error().context,
+            message + "has a header of 63 bytes instead of 32");
+  std::vector<std::byte> wrong{both.begin(), both.end()};
+  wrong[32] = std::byte{'T'};
+  EXPECT_EQ(read_headers(wrong).error().context, message + "does not begin with 'tr'");
 }
 
 TEST(UcxOffer, ReadsWhatItWrote) {

@@ -1,6 +1,11 @@
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <csignal>
+#include <future>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -199,6 +204,7 @@ public:
 
   struct Message {
     UcxHeader header;
+    std::optional<UcxHeader> verdict;  ///< That travels along.
     std::vector<std::byte> bytes;
   };
 
@@ -235,7 +241,7 @@ public:
   /// By which it reads the fabric's memory.
   [[nodiscard]] const MemoryKey& key() const { return introduced_.card.memory; }
 
-  void send(const UcxHeaderBytes& header, std::span<std::byte> bytes = {}) {
+  void send(std::span<const std::byte> header, std::span<std::byte> bytes = {}) {
     struct Sent final : UcxCompletion {
       void completed(ucs_status_t) override { is_sent = true; }
       bool is_sent = false;
@@ -281,7 +287,8 @@ public:
 private:
   bool take_in(std::span<const std::byte> header, const UcxArrival& arrival) override {
     const auto* bytes = static_cast<const std::byte*>(arrival.handle);
-    received_.push_back({*read_header(header), {bytes, bytes + arrival.kept_bytes()}});
+    const auto headers = read_headers(header).value();
+    received_.push_back({headers.message, headers.verdict, {bytes, bytes + arrival.kept_bytes()}});
     return false;
   }
 
@@ -317,6 +324,103 @@ TYPED_TEST(UcxLinks, GarbageIsCountedAndDropped) {
   there->post_receive(Tag{1}, this->arena_.make(8, 2), into(b));
   this->world_.progress_until([&] { return a && b; });
   EXPECT_EQ(b->code, Errc::none);
+}
+
+/// Of messages that are answered, and a peer by hand. Their completions answer, which no user's
+/// may: it stands for one who is told, and gets the core at once.
+TYPED_TEST(UcxLinks, AVerdictTravelsWithTheAnswer) {
+  auto& fabric = *this->world_.left;
+  Stranger stranger{fabric, std::is_same_v<TypeParam, UcxWorld<true>>};
+  const auto link = link_to(fabric, Stranger::address(), 1);
+  stranger.greet();
+  std::byte byte{};
+  for (std::uint64_t tag = 1; tag <= 3; ++tag) {
+    std::optional<Delivery> sent;
+    link->post_receive_to_answer(Tag{tag}, this->arena_.make(1, 0), [&](Delivery) {
+      link->post_send(Tag{tag}, this->arena_.make(8, 1), into(sent));
+    });
+    (void)fabric.transports_to(Stranger::address());  // The receive is posted.
+    stranger.send({.lane = 1, .tag = Tag{tag}}, {&byte, 1});
+    const auto answer = stranger.receive();
+    ASSERT_EQ(answer.header.kind, UcxMessage::data) << "the verdict came by itself";
+    ASSERT_TRUE(answer.verdict);
+    EXPECT_EQ(answer.verdict->tag, Tag{tag});
+    EXPECT_EQ(answer.verdict->code, Errc::none);
+    stranger.send({.kind = UcxMessage::settled, .lane = 1, .tag = Tag{tag}});
+    ASSERT_TRUE(Outcomes::wait_until([&] { return sent.has_value(); }));
+  }
+}
+
+TYPED_TEST(UcxLinks, AVerdictDoesNotWaitForAnAnswerThatDoesNotCome) {
+  auto& fabric = *this->world_.left;
+  Stranger stranger{fabric, std::is_same_v<TypeParam, UcxWorld<true>>};
+  const auto link = link_to(fabric, Stranger::address(), 1);
+  stranger.greet();
+  std::optional<Delivery> first, second, too_long, late;
+  link->post_receive_to_answer(Tag{1}, this->arena_.make(1, 0), into(first));
+  link->post_receive_to_answer(Tag{2}, this->arena_.make(1, 0), into(second));
+  link->post_receive_to_answer(Tag{3}, this->arena_.make(1, 0), into(too_long));
+  std::array<std::byte, 2> bytes{};
+  stranger.send({.lane = 1, .tag = Tag{1}}, std::span{bytes}.first(1));
+  stranger.send({.lane = 1, .tag = Tag{2}}, std::span{bytes}.first(1));
+  stranger.send({.lane = 1, .tag = Tag{3}}, bytes);
+  stranger.send({.lane = 1, .tag = Tag{4}}, std::span{bytes}.first(1));
+  std::vector<UcxHeader> verdicts;
+  while (verdicts.size() < 3) {
+    const auto message = stranger.receive();
+    ASSERT_EQ(message.header.kind, UcxMessage::settled);
+    if (message.verdict) verdicts.push_back(*message.verdict);
+    verdicts.push_back(message.header);
+  }
+  std::ranges::sort(verdicts, {}, &UcxHeader::tag);
+  for (std::size_t i = 0; i < verdicts.size(); ++i) {
+    EXPECT_EQ(verdicts[i].tag, Tag{i + 1});
+    EXPECT_EQ(verdicts[i].code, i < 2 ? Errc::none : Errc::message_truncated);
+  }
+  // What has come already is settled by who posts the receive, whom nobody waits for.
+  link->post_receive_to_answer(Tag{4}, this->arena_.make(1, 0), into(late));
+  EXPECT_EQ(stranger.receive(UcxMessage::settled).header.tag, Tag{4});
+  ASSERT_TRUE(Outcomes::wait_until([&] { return first && second && too_long && late; }));
+}
+
+TYPED_TEST(UcxLinks, AVerdictThatTravelsAlongSettlesWhatItIsAbout) {
+  auto& fabric = *this->world_.left;
+  Stranger stranger{fabric, std::is_same_v<TypeParam, UcxWorld<true>>};
+  const auto link = link_to(fabric, Stranger::address(), 1);
+  stranger.greet();
+  std::optional<Delivery> sent, received;
+  link->post_receive(Tag{1}, this->arena_.make(1, 0), into(received));
+  link->post_send(Tag{1}, this->arena_.make(8, 1), into(sent));
+  stranger.receive(UcxMessage::data);
+  UcxEnvelope envelope{{.from = Stranger::number, .lane = 1, .tag = Tag{1}}};
+  envelope.add({.kind = UcxMessage::settled,
+                .code = Errc::message_truncated,
+                .from = Stranger::number,
+                .lane = 1,
+                .tag = Tag{1}});
+  std::byte byte{};
+  stranger.send(envelope.bytes(), {&byte, 1});
+  ASSERT_TRUE(Outcomes::wait_until([&] { return sent && received; }));
+  EXPECT_EQ(sent->code, Errc::message_truncated);
+  EXPECT_EQ(received->code, Errc::none);
+}
+
+TYPED_TEST(UcxLinks, AreClosedOnceTheCompletionsOfAnotherThreadHaveRun) {
+  auto [left, right] = this->world_.make_link();
+  std::promise<void> entered;
+  std::atomic<bool> ended = false;
+  std::optional<Delivery> sent;
+  right->post_receive(Tag{1}, this->arena_.make(8, 2), [&](Delivery) {
+    entered.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds{50});  // So that `close` comes meanwhile.
+    ended = true;
+  });
+  std::thread sending{
+      [&, link = left.get()] { link->post_send(Tag{1}, this->arena_.make(8, 1), into(sent)); }};
+  entered.get_future().wait();
+  right->close();
+  EXPECT_TRUE(ended);
+  sending.join();
 }
 
 /// As after both have visited each other at once.

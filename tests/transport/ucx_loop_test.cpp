@@ -51,10 +51,20 @@ public:
     return true;
   }
   bool leave() override { return !begun_.empty(); }
+  [[nodiscard]] bool awaits_answers() const override { return false; }
+  [[nodiscard]] bool has_news() const override { return has_news_; }
+  void tell() override {
+    if (has_news_.exchange(false)) news();
+  }
+
+  /// To be called by `round` or by work: afterwards `news` runs, once.
+  void have_news() { has_news_ = true; }
+  std::function<void()> news;
 
 private:
   std::vector<std::promise<std::thread::id>*> begun_;
   std::atomic<bool> rests_ = false;
+  std::atomic<bool> has_news_ = false;
 };
 
 bool is_readable(int descriptor) {
@@ -193,6 +203,41 @@ TEST_F(UcxLoops, RunAfterItWhatWorkPosts) {
     order += "first ";
   });
   EXPECT_EQ(order, "first second");
+}
+
+TEST_F(UcxLoops, TellOfWhatHasEndedWhileNobodyDrives) {
+  std::promise<std::thread::id> told;
+  driven_.news = [&] {
+    // Whoever is told gets by who tells: what it posts it runs itself.
+    std::promise<std::thread::id> ran;
+    std::thread other{[&] { loop_->post([&] { ran.set_value(std::this_thread::get_id()); }); }};
+    const auto other_id = other.get_id();
+    other.join();
+    EXPECT_EQ(ran.get_future().get(), other_id);
+    told.set_value(std::this_thread::get_id());
+  };
+  loop_->post([&] { driven_.have_news(); });
+  EXPECT_EQ(told.get_future().get(), here_);
+  told = {};
+  driven_.round = [&, first = true]() mutable {
+    if (!std::exchange(first, false)) return false;
+    driven_.have_news();
+    return true;
+  };
+  start();
+  EXPECT_EQ(told.get_future().get(), id_);
+}
+
+TEST_F(UcxLoops, TellBeforeTheyEnd) {
+  std::uint32_t told = 0;
+  driven_.news = [&] { ++told; };
+  driven_.round = [&] {
+    driven_.have_news();
+    loop_->stop();
+    return false;
+  };
+  loop_->run();
+  EXPECT_EQ(told, 1U);
 }
 
 TEST_F(UcxLoops, LeaveNothingLyingThatIsPostedWhileAnotherPosterRunsWork) {

@@ -284,7 +284,8 @@ private:
       return BufferView{data, wire.size_bytes, MemorySpace::host};
     };
     const auto gives = [&](std::uint32_t p) { return request.gives(p); };
-    return receive(operation, lane, tag, target, gives);
+    const auto is_answered = [&](std::uint32_t p) { return request.takes(p); };
+    return receive(operation, lane, tag, target, gives, is_answered);
   }
 
   bool post_second_round(Operation& operation, Lane& lane, Tag tag, const BufferView& bytes) {
@@ -296,7 +297,8 @@ private:
     }
     const auto target = [&](std::uint32_t) { return wire; };
     const auto is_owner = [&](std::uint32_t p) { return p == lane.part; };
-    return request.takes(rank_) && receive(operation, lane, tag, target, is_owner);
+    const auto is_answered = [](std::uint32_t) { return false; };
+    return request.takes(rank_) && receive(operation, lane, tag, target, is_owner, is_answered);
   }
 
   void add(const CollectiveRequest& request, Lane& lane, const BufferView& own) {
@@ -334,10 +336,12 @@ private:
     });
   }
 
-  template <class Target, class Predicate>
-  bool receive(Operation& operation, Lane& lane, Tag tag, Target target, Predicate wants) {
-    return to_each(lane, wants, [&](std::uint32_t p) {
-      links_[p]->post_receive(tag, Buffer{target(p)}, counting_down(operation, lane, target(p)));
+  template <class Target, class Wanted, class Answered>
+  bool receive(Operation& operation, Lane& lane, Tag tag, Target target, Wanted is_wanted,
+               Answered is_answered) {
+    return to_each(lane, is_wanted, [&](std::uint32_t p) {
+      const auto post = is_answered(p) ? &Link::post_receive_to_answer : &Link::post_receive;
+      (links_[p].get()->*post)(tag, Buffer{target(p)}, counting_down(operation, lane, target(p)));
     });
   }
 

@@ -33,7 +33,7 @@ public:
   UcxEndpoint& operator=(const UcxEndpoint&) = delete;
 
   /// Sends a message. `header` and the bytes must stay as they are until `completion` runs.
-  void send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
+  void send(std::span<const std::byte> header, BufferView bytes, UcxCompletion& completion) {
     worker_.send(handle_, header, bytes, completion);
   }
 

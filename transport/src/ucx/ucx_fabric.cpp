@@ -62,6 +62,9 @@ private:
   bool progress() override;
   bool arm() override;
   bool leave() override;
+  [[nodiscard]] bool awaits_answers() const override;
+  [[nodiscard]] bool has_news() const override { return shared_->news.any(); }
+  void tell() override { shared_->news.tell(); }
 
   /// Deals with connections that have failed. Returns whether there were any.
   bool deal_with_failures();
@@ -185,6 +188,7 @@ void UcxFabric::Impl::shut_down() {
     for (auto& [number, peer] : peers_) peer.disconnect();
     context_.reset();
   });
+  for (const auto& [number, peer] : peers_) peer.wait_until_told();  // By others who post.
 }
 
 // -- in the loop
@@ -208,6 +212,10 @@ bool UcxFabric::Impl::leave() {
     if (peer.take_begun()) begun = true;
   }
   return begun;
+}
+
+bool UcxFabric::Impl::awaits_answers() const {
+  return std::ranges::any_of(peers_, [](const auto& entry) { return entry.second.keeps_back(); });
 }
 
 bool UcxFabric::Impl::deal_with_failures() {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "troupe/engine/check.hpp"
+
 namespace troupe::transport {
 
 namespace {
@@ -88,6 +90,31 @@ Expected<UcxHeader> read_header(std::span<const std::byte> bytes) {
                    .from = get(bytes, from_at),
                    .lane = get(bytes, lane_at),
                    .tag = Tag{get(bytes, tag_at)}};
+}
+
+UcxEnvelope::UcxEnvelope(const UcxHeader& message) : size_{ucx_header_bytes} {
+  std::ranges::copy(write_header(message), bytes_.begin());
+}
+
+void UcxEnvelope::add(const UcxHeader& verdict) {
+  TROUPE_ASSERT(size_ == ucx_header_bytes);
+  std::ranges::copy(write_header(verdict), bytes_.begin() + ucx_header_bytes);
+  size_ += ucx_header_bytes;
+}
+
+Expected<UcxHeaders> read_headers(std::span<const std::byte> bytes) {
+  const bool has_two = bytes.size() == 2 * ucx_header_bytes;
+  const auto message = read_header(has_two ? bytes.first(ucx_header_bytes) : bytes);
+  if (!message) return message.error();
+  if (!has_two) return UcxHeaders{.message = *message, .verdict = std::nullopt};
+  const auto verdict = read_header(bytes.last(ucx_header_bytes));
+  if (!verdict) return verdict.error();
+  if (verdict->kind != UcxMessage::settled) {
+    return malformed("has one of kind " + std::to_string(static_cast<unsigned>(verdict->kind))
+                     + " travel along, which only verdicts may");
+  }
+  if (verdict->from != message->from) return malformed("has a stranger's verdict travel along");
+  return UcxHeaders{.message = *message, .verdict = *verdict};
 }
 
 UcxOfferBytes write_offer(const UcxOffer& offer) {

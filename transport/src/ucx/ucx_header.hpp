@@ -5,7 +5,9 @@
 //   | "tr"   | version | kind | code | zero |  from  |  lane  |  tag   |   little-endian
 //   +--------+---------+------+------+------+--------+--------+--------+
 //
-// Behind that of an offer, where the sender has the message in its memory:
+// Behind it there may be a second one, of kind `settled`: a verdict that travels along.
+//
+// Behind an offer's, where the sender has the message in its memory:
 //
 //   0         8        16
 //   +---------+--------+
@@ -16,6 +18,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "troupe/engine/expected.hpp"
@@ -46,7 +49,7 @@ struct UcxHeader {
   friend bool operator==(const UcxHeader&, const UcxHeader&) = default;
 };
 
-inline constexpr std::uint8_t ucx_protocol_version = 2;
+inline constexpr std::uint8_t ucx_protocol_version = 3;
 inline constexpr std::size_t ucx_header_bytes = 32;
 using UcxHeaderBytes = std::array<std::byte, ucx_header_bytes>;
 
@@ -55,6 +58,35 @@ using UcxHeaderBytes = std::array<std::byte, ucx_header_bytes>;
 /// Reads a header that anybody may have sent. Fails with `invalid_file` and a sentence that says
 /// which field is wrong; a header that is read writes back to the same bytes.
 [[nodiscard]] Expected<UcxHeader> read_header(std::span<const std::byte> bytes);
+
+/// What travels in front of a message.
+struct UcxHeaders {
+  UcxHeader message;
+  std::optional<UcxHeader> verdict;  ///< That travels along. From the same fabric.
+
+  friend bool operator==(const UcxHeaders&, const UcxHeaders&) = default;
+};
+
+/// As bytes, with room for both.
+class UcxEnvelope {
+public:
+  UcxEnvelope() = default;
+  explicit UcxEnvelope(const UcxHeader& message);
+
+  /// Has `verdict` travel along, once at most.
+  void add(const UcxHeader& verdict);
+
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
+    return std::span{bytes_}.first(size_);
+  }
+
+private:
+  std::array<std::byte, 2 * ucx_header_bytes> bytes_{};
+  std::size_t size_ = 0;
+};
+
+/// As `read_header`.
+[[nodiscard]] Expected<UcxHeaders> read_headers(std::span<const std::byte> bytes);
 
 /// A message that lies in its sender's memory until it is settled.
 struct UcxOffer {

@@ -47,18 +47,18 @@ void UcxLane::post_send(Tag tag, Buffer source, TransferDone done) {
   send.let_go = false;
   send.lent = peer_.reads() && send.buffer.size_bytes() >= offered_min_bytes;
   send.verdict.reset();
-  send.header = write_header({.kind = send.lent ? UcxMessage::offer : UcxMessage::data,
-                              .from = peer_.shared().self,
-                              .lane = number_,
-                              .tag = tag});
+  send.envelope = UcxEnvelope{{.kind = send.lent ? UcxMessage::offer : UcxMessage::data,
+                               .from = peer_.shared().self,
+                               .lane = number_,
+                               .tag = tag}};
   sends_.push_back(&send);
-  if (!send.lent) return peer_.send(send.header, send.buffer.view(), send);
+  if (!send.lent) return peer_.send(send.envelope, send.buffer.view(), send);
   send.offer = write_offer({.address = reinterpret_cast<std::uintptr_t>(send.buffer.data()),
                             .size_bytes = send.buffer.size_bytes()});
-  peer_.send(send.header, {send.offer.data(), send.offer.size()}, send);
+  peer_.send(send.envelope, {send.offer.data(), send.offer.size()}, send);
 }
 
-void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done) {
+void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done, bool is_answered) {
   if (ended_ != Errc::none) return done({std::move(target), ended_});
   TROUPE_ASSERT(std::ranges::none_of(receives_, has_tag(tag)));
   auto& receive = peer_.shared().receives.take();
@@ -67,6 +67,7 @@ void UcxLane::post_receive(Tag tag, Buffer target, TransferDone done) {
   receive.buffer = std::move(target);
   receive.done = std::move(done);
   const auto found = std::ranges::find(waiting_, tag, &Waiting::tag);
+  receive.is_answered = is_answered && found == waiting_.end();
   if (found == waiting_.end()) return receives_.push_back(&receive);
   const auto arrival = take(waiting_, found).arrival;
   if (!deliver(receive, arrival)) peer_.worker()->release(arrival);
@@ -109,15 +110,16 @@ void UcxLane::fetched(UcxReceive& receive, ucs_status_t status) {
 
 void UcxLane::complete_and_tell(UcxReceive& receive, Errc code) {
   const auto tag = receive.tag;
+  const bool is_answered = receive.is_answered;
   complete(receive, code);
+  if (is_answered && code == Errc::none) return peer_.keep_back_verdict(number_, tag);
   peer_.send_note(UcxMessage::settled, number_, tag, code);
 }
 
 void UcxLane::complete(UcxReceive& receive, Errc code) {
-  auto done = std::move(receive.done);
-  auto buffer = std::move(receive.buffer);
-  receive.lane->peer_.shared().receives.give_back(receive);
-  done({std::move(buffer), code});
+  auto& shared = peer_.shared();
+  shared.news.add(untold_, std::move(receive.done), {std::move(receive.buffer), code});
+  shared.receives.give_back(receive);
 }
 
 void UcxLane::settle(Tag tag, Errc verdict) {
@@ -141,11 +143,9 @@ void UcxLane::let_go(UcxSend& send, ucs_status_t status) {
 void UcxLane::complete_if_over(UcxSend& send) {
   if (!send.let_go || send.lent || !send.verdict) return;
   take(sends_, std::ranges::find(sends_, &send));
-  const auto verdict = *send.verdict;
-  auto done = std::move(send.done);
-  auto buffer = std::move(send.buffer);
-  peer_.shared().sends.give_back(send);
-  done({std::move(buffer), verdict});
+  auto& shared = peer_.shared();
+  shared.news.add(untold_, std::move(send.done), {std::move(send.buffer), *send.verdict});
+  shared.sends.give_back(send);
   answer_closers();
 }
 

@@ -18,7 +18,8 @@
 // A send completes with the receiver's verdict, so both ends agree on how a transfer ended, and
 // what a receiver keeps for later is bounded by what its peers have posted. UCX may let go of the
 // bytes before or after the verdict comes. What was offered is the receiver's to read until it has
-// settled, which it does at once when either end closes, or until its consent is withdrawn.
+// settled, which it does at once when either end closes, or until its consent is withdrawn. The
+// verdict on what is answered travels with the answer, unless that is long in coming.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,7 @@
 
 #include "ucx/ucx_completion.hpp"
 #include "ucx/ucx_header.hpp"
+#include "ucx/ucx_news.hpp"
 #include "ucx/ucx_pool.hpp"
 #include "ucx/ucx_worker.hpp"
 
@@ -44,7 +46,7 @@ struct UcxSend final : UcxCompletion {
 
   UcxLane* lane = nullptr;
   Tag tag{};
-  UcxHeaderBytes header{};
+  UcxEnvelope envelope;
   UcxOfferBytes offer{};
   Buffer buffer;
   TransferDone done;
@@ -61,6 +63,7 @@ struct UcxReceive final : UcxCompletion {
   Tag tag{};
   Buffer buffer;
   TransferDone done;
+  bool is_answered = false;  ///< The verdict may travel with what is sent next.
 };
 
 /// Lives as long as its fabric, closed or not, so that late messages for it are known to be late.
@@ -73,8 +76,9 @@ public:
 
   // What this end does.
   void post_send(Tag tag, Buffer source, TransferDone done);
-  void post_receive(Tag tag, Buffer target, TransferDone done);
-  /// Closes, tells the peer, and fulfils `closed` once no buffer is in use any more.
+  void post_receive(Tag tag, Buffer target, TransferDone done, bool is_answered);
+  /// Closes, tells the peer, and fulfils `closed` once no buffer is in use any more. Completions
+  /// may have to run yet.
   void close(std::promise<void> closed);
 
   // What the peer does.
@@ -94,6 +98,10 @@ public:
   void claim();
   [[nodiscard]] bool is_claimed() const noexcept { return claimed_; }
 
+  /// Blocks until all completions have run of what has ended. Any thread may call it, except from a
+  /// completion.
+  void wait_until_told() const noexcept { untold_.wait(); }
+
 private:
   friend UcxSend;
   friend UcxReceive;
@@ -105,7 +113,7 @@ private:
 
   /// Brings `arrival` into the buffer of `receive`. Returns whether it used the arrival up.
   bool deliver(UcxReceive& receive, const UcxArrival& arrival);
-  static void complete(UcxReceive& receive, Errc code);
+  void complete(UcxReceive& receive, Errc code);
   void complete_and_tell(UcxReceive& receive, Errc code);
   void let_go(UcxSend& send, ucs_status_t status);
   void fetched(UcxReceive& receive, ucs_status_t status);
@@ -123,6 +131,7 @@ private:
   std::vector<UcxReceive*> receives_;  ///< Whose message has not come.
   std::vector<Waiting> waiting_;       ///< Messages whose receive is not posted.
   std::vector<std::promise<void>> closers_;
+  UcxUntold untold_;
 };
 
 }  // namespace troupe::transport

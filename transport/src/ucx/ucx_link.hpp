@@ -28,9 +28,11 @@ public:
   }
 
   void post_receive(Tag tag, Buffer target, TransferDone done) override {
-    loop_->post([this, tag, target = std::move(target), done = std::move(done)]() mutable {
-      lane_->post_receive(tag, std::move(target), std::move(done));
-    });
+    post_receive(tag, std::move(target), std::move(done), false);
+  }
+
+  void post_receive_to_answer(Tag tag, Buffer target, TransferDone done) override {
+    post_receive(tag, std::move(target), std::move(done), true);
   }
 
   void close() override {
@@ -38,9 +40,17 @@ public:
     auto is_closed = closed.get_future();
     loop_->post([this, closed = std::move(closed)]() mutable { lane_->close(std::move(closed)); });
     is_closed.wait();
+    lane_->wait_until_told();
   }
 
 private:
+  void post_receive(Tag tag, Buffer target, TransferDone done, bool is_answered) {
+    loop_->post(
+        [this, tag, target = std::move(target), done = std::move(done), is_answered]() mutable {
+          lane_->post_receive(tag, std::move(target), std::move(done), is_answered);
+        });
+  }
+
   std::shared_ptr<UcxLoop> loop_;
   UcxLane* lane_ = nullptr;
 };

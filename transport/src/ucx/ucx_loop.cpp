@@ -65,6 +65,7 @@ void UcxLoop::run_what_nobody_runs() {
     const bool is_needed = driven_.leave() && asleep_;
     stop_driving();
     if (is_needed) wake();
+    driven_.tell();
   }
 }
 
@@ -97,6 +98,7 @@ void UcxLoop::run() {
     const bool stopped = stopped_;
     asleep_ = !stopped;
     stop_driving();
+    driven_.tell();
     if (stopped) return run_what_nobody_runs();
     if (!has_posted_) sleep();
   }
@@ -133,10 +135,22 @@ bool UcxLoop::advance() {
   for (std::uint32_t times = 0; times < rounds_between_looks; ++times) {
     const bool progressed = driven_.progress();
     const bool ran = run_posted();
+    tell();
     if (!progressed && !ran) return advanced;
     advanced = true;
   }
   return advanced;
+}
+
+/// Whoever is told may get the core at once in this thread's place, and what it posts it runs
+/// itself.
+void UcxLoop::tell() {
+  if (!driven_.has_news()) return;
+  const bool awaits_answers = driven_.awaits_answers();
+  stop_driving();
+  driven_.tell();
+  if (awaits_answers) sched_yield();
+  drive();
 }
 
 /// Whoever was just told of a message, or must run before there is one, gets the core at once, and

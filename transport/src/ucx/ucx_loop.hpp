@@ -17,8 +17,8 @@
 
 namespace troupe::transport {
 
-/// What a loop drives. One thread at a time calls its members, and each sees what the one before
-/// has done.
+/// What a loop drives. One thread at a time calls its members, except for `tell`, and each sees
+/// what the one before has done.
 class UcxDriven {
 public:
   /// Does what can be done now. Returns whether there was anything.
@@ -31,6 +31,16 @@ public:
   /// Called by a thread other than the loop's that has run work and leaves. Returns whether the
   /// work has begun what only `progress` brings to its end.
   virtual bool leave() = 0;
+
+  /// Whether something waits for what those do who are told.
+  [[nodiscard]] virtual bool awaits_answers() const = 0;
+
+  /// Whether there is something to `tell`.
+  [[nodiscard]] virtual bool has_news() const = 0;
+
+  /// Tells whoever waits for it what has come of what they began. Not part of driving: any thread
+  /// calls it that drives no longer, and several may at once.
+  virtual void tell() = 0;
 
 protected:
   ~UcxDriven() = default;
@@ -45,7 +55,7 @@ protected:
 /// nothing once as much work was waiting as ever will be.
 class UcxLoop {
 public:
-  using Work = InlineFunction<void(), 128>;
+  using Work = InlineFunction<void(), 144>;
 
   /// Fails if the system has no more descriptors.
   static Expected<std::unique_ptr<UcxLoop>> make(UcxDriven& driven);
@@ -83,6 +93,7 @@ private:
   void poll();
   void poll_io();
   bool advance();
+  void tell();
   void lend();
   bool run_posted();
   void run_what_nobody_runs();

@@ -76,6 +76,7 @@ Expected<Done> UcxPeer::connect(const UcxCard& card, UcxAcquaintancePtr acquaint
 }
 
 bool UcxPeer::progress() {
+  send_what_was_kept_back();
   const bool progressed = worker_ != nullptr && worker_->progress();
   return reader_.progress() || progressed;
 }
@@ -103,10 +104,13 @@ void UcxPeer::greet() {
 }
 
 bool UcxPeer::take_in(std::span<const std::byte> bytes, const UcxArrival& arrival) {
-  const auto header = read_header(bytes);
-  if (header && header->from == number_) return take_in(*header, arrival);
-  ++shared_.garbage;
-  return false;
+  const auto headers = read_headers(bytes);
+  if (!headers || headers->message.from != number_) {
+    ++shared_.garbage;
+    return false;
+  }
+  if (headers->verdict) (void)take_in(*headers->verdict, {});
+  return take_in(headers->message, arrival);
 }
 
 bool UcxPeer::take_in(const UcxHeader& header, const UcxArrival& arrival) {
@@ -171,19 +175,20 @@ bool UcxPeer::take_in_data(const UcxHeader& header, const UcxArrival& arrival) {
   return true;
 }
 
-void UcxPeer::send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion) {
+void UcxPeer::send(UcxEnvelope& envelope, BufferView bytes, UcxCompletion& completion) {
   if (endpoint_ == nullptr && state_ != State::alive) {
     return completion.completed(UCS_ERR_NOT_CONNECTED);
   }
-  if (!welcome_) return held_.push_back({&header, bytes, &completion});
-  endpoint_->send(header, bytes, completion);
+  if (const auto verdict = std::exchange(verdict_, std::nullopt)) envelope.add(*verdict);
+  if (!welcome_) return held_.push_back({&envelope, bytes, &completion});
+  endpoint_->send(envelope.bytes(), bytes, completion);
 }
 
 void UcxPeer::send_what_was_held() {
   welcome_ = true;
   if (reader_.is_open()) send_note(UcxMessage::reader, 0);
-  for (const auto& [header, bytes, completion] : std::exchange(held_, {})) {
-    endpoint_->send(*header, bytes, *completion);
+  for (const auto& [envelope, bytes, completion] : std::exchange(held_, {})) {
+    endpoint_->send(envelope->bytes(), bytes, *completion);
   }
 }
 
@@ -214,25 +219,39 @@ std::vector<UcxAcquaintancePtr> UcxPeer::disconnect() {
 UcxNote& UcxPeer::make_note(const UcxHeader& header) {
   auto& note = shared_.notes.take();
   note.pool = &shared_.notes;
-  note.header = write_header(header);
+  note.envelope = UcxEnvelope{header};
   return note;
 }
 
 void UcxPeer::send_note(UcxMessage kind, std::uint64_t lane, Tag tag, Errc code) {
   auto& note =
       make_note({.kind = kind, .code = code, .from = shared_.self, .lane = lane, .tag = tag});
-  send(note.header, {}, note);
+  send(note.envelope, {}, note);
+}
+
+void UcxPeer::keep_back_verdict(std::uint64_t lane, Tag tag) {
+  send_what_was_kept_back();
+  verdict_ = {.kind = UcxMessage::settled, .from = shared_.self, .lane = lane, .tag = tag};
+}
+
+void UcxPeer::send_what_was_kept_back() {
+  const auto verdict = std::exchange(verdict_, std::nullopt);
+  if (verdict) send_note(verdict->kind, verdict->lane, verdict->tag);
 }
 
 void UcxPeer::send_at_once(UcxMessage kind) {
   auto& note = make_note({.kind = kind, .from = shared_.self});
-  endpoint_->send(note.header, {}, note);
+  endpoint_->send(note.envelope.bytes(), {}, note);
 }
 
 void UcxPeer::end(State state, Errc code) {
   if (ended_ == Errc::none) ended_ = code;
   state_ = state;
   for (auto& [number, lane] : lanes_) lane.end(code);
+}
+
+void UcxPeer::wait_until_told() const noexcept {
+  for (const auto& [number, lane] : lanes_) lane.wait_until_told();
 }
 
 std::string UcxPeer::print() const {

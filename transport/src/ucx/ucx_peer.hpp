@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "ucx/ucx_endpoint.hpp"
 #include "ucx/ucx_lane.hpp"
 #include "ucx/ucx_meeting.hpp"
+#include "ucx/ucx_news.hpp"
 #include "ucx/ucx_reader.hpp"
 
 namespace troupe::transport {
@@ -23,7 +25,7 @@ struct UcxNote final : UcxCompletion {
   void completed(ucs_status_t status) override;
 
   UcxPool<UcxNote>* pool = nullptr;
-  UcxHeaderBytes header{};
+  UcxEnvelope envelope;
 };
 
 /// A connection that has failed. Noted within a callback, dealt with outside.
@@ -42,6 +44,7 @@ struct UcxShared {
   UcxPool<UcxSend> sends{};
   UcxPool<UcxReceive> receives{};
   UcxPool<UcxNote> notes{};
+  UcxNews news{};
   std::uint32_t unclaimed_messages = 0;  ///< Kept for lanes nobody has made yet.
   std::size_t unclaimed_bytes = 0;
   std::atomic<std::uint64_t> garbage{0};
@@ -106,12 +109,18 @@ public:
   UcxLane& claim(std::uint64_t lane);
 
   /// Sends a message, or holds it until the peer has welcomed this fabric: what UCX 1.13 is given
-  /// while it still connects, it may send by the rules of another transport, and lose.
-  void send(const UcxHeaderBytes& header, BufferView bytes, UcxCompletion& completion);
+  /// while it still connects, it may send by the rules of another transport, and lose. A verdict
+  /// that was kept back travels along. `envelope` must stay where it is until `completion` runs.
+  void send(UcxEnvelope& envelope, BufferView bytes, UcxCompletion& completion);
 
   /// Takes a message back that is still held. Returns whether it was; then it does not complete.
   bool withdraw(const UcxCompletion& completion);
   void send_note(UcxMessage kind, std::uint64_t lane, Tag tag = {}, Errc code = Errc::none);
+
+  /// Keeps back that the transfer `tag` has ended well, until the next message to the peer or the
+  /// next `progress`. To be called within `progress`.
+  void keep_back_verdict(std::uint64_t lane, Tag tag);
+  [[nodiscard]] bool keeps_back() const noexcept { return verdict_.has_value(); }
 
   /// Fetches a message that lies with the peer into `target`. The arrival is used up.
   void fetch(const UcxArrival& arrival, BufferView target, UcxCompletion& completion);
@@ -123,11 +132,15 @@ public:
   /// when this returns. Returns the acquaintances to part from.
   std::vector<UcxAcquaintancePtr> disconnect();
 
+  /// Blocks until all completions have run of what has ended. Any thread may call it once nobody
+  /// makes lanes any more.
+  void wait_until_told() const noexcept;
+
   [[nodiscard]] std::string print() const;
 
 private:
   struct Held {
-    const UcxHeaderBytes* header = nullptr;
+    const UcxEnvelope* envelope = nullptr;
     BufferView bytes;
     UcxCompletion* completion = nullptr;
   };
@@ -138,6 +151,7 @@ private:
   [[nodiscard]] UcxNote& make_note(const UcxHeader& header);
   void send_at_once(UcxMessage kind);
   void send_what_was_held();
+  void send_what_was_kept_back();
 
   /// Returns the lane, made known if need be; null if there are too many that nobody has made.
   UcxLane* lane_of(std::uint64_t number);
@@ -150,6 +164,7 @@ private:
   Errc ended_ = Errc::none;
   bool welcome_ = false;  ///< The peer has answered the hello.
   std::vector<Held> held_;
+  std::optional<UcxHeader> verdict_;  ///< That is kept back.
   std::map<std::uint64_t, UcxLane> lanes_;
   std::uint32_t unclaimed_lanes_ = 0;
   bool greeted_ = false;  ///< The hello is on its way.

@@ -118,10 +118,10 @@ void UcxWorker::outside_of_callbacks(Work work) {
   deferred_.push_back(std::move(work));
 }
 
-void UcxWorker::send(ucp_ep_h endpoint, const UcxHeaderBytes& header, BufferView bytes,
+void UcxWorker::send(ucp_ep_h endpoint, std::span<const std::byte> header, BufferView bytes,
                      UcxCompletion& completion) {
   begin(completion);
-  outside_of_callbacks([this, endpoint, &header, bytes, &completion] {
+  outside_of_callbacks([this, endpoint, header, bytes, &completion] {
     ucp_request_param_t params{};
     params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
     params.cb.send = end;

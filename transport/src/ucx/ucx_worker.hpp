@@ -77,7 +77,7 @@ public:
   [[nodiscard]] bool arm() { return ucp_worker_arm(handle_) == UCS_OK; }
 
   /// Sends a message. `header` and the bytes must stay as they are until `completion` runs.
-  void send(ucp_ep_h endpoint, const UcxHeaderBytes& header, BufferView bytes,
+  void send(ucp_ep_h endpoint, std::span<const std::byte> header, BufferView bytes,
             UcxCompletion& completion);
 
   /// Fetches a rendezvous message into `target`. The arrival is used up.

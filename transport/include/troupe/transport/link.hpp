@@ -1,6 +1,8 @@
 // troupe/transport/link.hpp -- a lane between two neighbouring virtual stages.
 #pragma once
 
+#include <utility>
+
 #include "troupe/engine/expected.hpp"
 #include "troupe/engine/inline_function.hpp"
 #include "troupe/engine/memory.hpp"
@@ -20,6 +22,7 @@ struct Delivery {
 /// Called exactly once per posted operation, from whatever thread completes it.
 ///
 /// It must not block and must not call back into the transport: post a message and return.
+/// Completions of different operations may run at the same time.
 using TransferDone = InlineFunction<void(Delivery)>;
 
 /// A reliable, tag-matched lane to one peer.
@@ -41,6 +44,12 @@ public:
   /// Starts receiving into `target`, whose size must be the message's. Completes with
   /// `message_truncated` on both ends otherwise.
   virtual void post_receive(Tag tag, Buffer target, TransferDone done) = 0;
+
+  /// As `post_receive`, for one who sends on this link right after `done`, within microseconds:
+  /// what tells the peer that its message was taken may then travel with the answer.
+  virtual void post_receive_to_answer(Tag tag, Buffer target, TransferDone done) {
+    post_receive(tag, std::move(target), std::move(done));
+  }
 
   /// Cancels what is pending on this end, runs every outstanding completion, then returns.
   /// Operations posted later complete with `cancelled` at once. Idempotent.
