@@ -1,8 +1,8 @@
-// Two processes add up arrays in place: this program and the same program again, over shared
-// memory. Prints the median microseconds of an operation; bench/compare_all_reduce.py runs it in
-// turns with Open MPI.
-// Usage: all_reduce_bench [MIB [OPERATIONS [CORE CORE]]]
-// It calls itself as  all_reduce_bench MIB OPERATIONS CORE CORE ADDRESS  for rank 1.
+// Two processes add up arrays in place: this program and the same program again. Prints the median
+// microseconds of an operation; bench/compare_all_reduce.py runs it in turns with Open MPI.
+// Usage: all_reduce_bench [BYTES [OPERATIONS [CORE CORE [shared_memory|tcp [COMPUTE_US]]]]]
+// Before each operation both compute for COMPUTE_US; without it they do not.
+// It calls itself with all of them, and the address of rank 0 behind, for rank 1.
 
 #include <algorithm>
 #include <cstdint>
@@ -33,18 +33,22 @@ using transport::UcxFabric;
 constexpr std::uint64_t lane = 1;
 
 struct Arguments {
-  std::size_t mib = 16;
+  std::size_t size_bytes = std::size_t{16} << 20U;
   std::uint32_t operations = 50;
-  std::vector<int> cores;    ///< By rank; empty: wherever the kernel puts them.
+  std::vector<int> cores;  ///< By rank; empty: wherever the kernel puts them.
+  std::string transport = "shared_memory";
+  std::int64_t compute_us = 0;
   std::string peer_address;  ///< Of rank 0; empty on rank 0.
 };
 
 Arguments read(int argc, char** argv) {
   Arguments arguments;
-  if (argc > 1) arguments.mib = std::strtoull(argv[1], nullptr, 10);
+  if (argc > 1) arguments.size_bytes = std::strtoull(argv[1], nullptr, 10);
   if (argc > 2) arguments.operations = static_cast<std::uint32_t>(std::atoi(argv[2]));
   if (argc > 4) arguments.cores = {std::atoi(argv[3]), std::atoi(argv[4])};
-  if (argc > 5) arguments.peer_address = argv[5];
+  if (argc > 5) arguments.transport = argv[5];
+  if (argc > 6) arguments.compute_us = std::atoll(argv[6]);
+  if (argc > 7) arguments.peer_address = argv[7];
   return arguments;
 }
 
@@ -120,14 +124,21 @@ private:
   std::unique_ptr<transport::Collective> collective_;
 };
 
+/// Keeps the core busy.
+void compute(std::int64_t time_us) {
+  const auto end_ns = stages::steady_now_ns() + time_us * 1000;
+  while (stages::steady_now_ns() < end_ns) continue;
+}
+
 void measure(std::uint32_t rank, UcxFabric& fabric, std::string_view peer,
              const Arguments& arguments) {
-  Member member{rank, fabric, peer, arguments.mib << 20U};
+  Member member{rank, fabric, peer, arguments.size_bytes};
   member.check(rank);
   constexpr int warmup_count = 5;
   for (int i = 0; i < warmup_count; ++i) (void)member.all_reduce();
   std::vector<double> times_us;
   for (std::uint32_t i = 0; i < arguments.operations; ++i) {
+    compute(arguments.compute_us);
     times_us.push_back(member.all_reduce());
   }
   if (rank != 0) return;
@@ -165,13 +176,15 @@ private:
   [[noreturn]] static void become(const Arguments& arguments, const std::string& address,
                                   int output) {
     ::dup2(output, STDOUT_FILENO);
-    const auto mib = std::to_string(arguments.mib);
+    const auto size = std::to_string(arguments.size_bytes);
     const auto operations = std::to_string(arguments.operations);
+    const auto compute_us = std::to_string(arguments.compute_us);
     const auto core_of = [&](std::size_t rank) {
       return std::to_string(arguments.cores.empty() ? -1 : arguments.cores[rank]);
     };
-    ::execl("/proc/self/exe", "all_reduce_bench", mib.c_str(), operations.c_str(),
-            core_of(0).c_str(), core_of(1).c_str(), address.c_str(), nullptr);
+    ::execl("/proc/self/exe", "all_reduce_bench", size.c_str(), operations.c_str(),
+            core_of(0).c_str(), core_of(1).c_str(), arguments.transport.c_str(), compute_us.c_str(),
+            address.c_str(), nullptr);
     ::_exit(127);
   }
 
@@ -187,6 +200,7 @@ int main(int argc, char** argv) {
   if (!arguments.cores.empty() && arguments.cores[rank] >= 0) stay_on(arguments.cores[rank]);
   transport::UcxOptions options;
   options.secret = "of two processes that measure";
+  options.shared_memory = arguments.transport == "shared_memory";
   const auto fabric = value_or_stop(UcxFabric::make(options));
   if (rank == 1) {
     std::cout << fabric->address() << std::endl;

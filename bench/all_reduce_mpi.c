@@ -1,6 +1,6 @@
 /* The peer of all_reduce_bench: MPI_Allreduce in place of two processes.
  * Prints the median microseconds of an operation, on rank 0.
- * Usage: mpirun -n 2 all_reduce_mpi [MIB [OPERATIONS]] */
+ * Usage: mpirun -n 2 all_reduce_mpi [BYTES [OPERATIONS]] */
 
 #include <mpi.h>
 #include <stdio.h>
@@ -13,10 +13,10 @@ static int compare(const void* a, const void* b) {
 }
 
 int main(int argc, char** argv) {
-  const int mib = argc > 1 ? atoi(argv[1]) : 16;
+  const int size_bytes = argc > 1 ? atoi(argv[1]) : 16 << 20;
   const int operations = argc > 2 ? atoi(argv[2]) : 50;
   const int warmup_count = 6;
-  const int length = mib * (1 << 20) / (int)sizeof(float);
+  const int length = size_bytes / (int)sizeof(float);
   float* values = calloc((size_t)length, sizeof(float));
   double* times_us = malloc((size_t)operations * sizeof(double));
   int rank;

@@ -2,7 +2,7 @@
 """troupe's all-reduce between two processes on one machine against Open MPI's, in turns.
 
 In place, over shared memory, each process on a core of its own. The bar is: faster than Open MPI.
-Usage: bench/compare_all_reduce.py [--rounds N] [--mib M]     needs build/release and libopenmpi-dev
+Usage: bench/compare_all_reduce.py [--rounds N] [--bytes B]     needs build/release and libopenmpi-dev
 """
 
 import argparse
@@ -22,10 +22,10 @@ def median_us(command, **settings):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--mib", type=int, default=16)
+    parser.add_argument("--bytes", type=int, default=16 << 20)
     parser.add_argument("--operations", type=int, default=50)
     args = parser.parse_args()
-    sizes = [str(args.mib), str(args.operations)]
+    sizes = [str(args.bytes), str(args.operations)]
     # Open MPI refuses root unless told otherwise.
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     pairs = []
@@ -42,7 +42,7 @@ def main():
             print(f"round {round_ + 1}: troupe {ours:.0f} us, Open MPI {theirs:.0f} us, "
                   f"ratio {theirs / ours:.2f}", flush=True)
     ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    print(f"median of {args.mib} MiB: troupe {statistics.median(a for a, _ in pairs):.0f} us, "
+    print(f"median of {args.bytes} bytes: troupe {statistics.median(a for a, _ in pairs):.0f} us, "
           f"Open MPI {statistics.median(b for _, b in pairs):.0f} us, {ratio:.2f} times as fast (bar 1)")
 
 

@@ -10,6 +10,9 @@ namespace troupe::transport {
 
 namespace {
 
+/// The sum follows less at once. Of more, the peer is told before, and posts its receive meanwhile.
+constexpr std::size_t answered_max_bytes = std::size_t{64} << 10U;
+
 /// Memory in cache lines, so that every segment begins at one.
 struct alignas(64) Line {
   std::byte bytes[64];
@@ -284,7 +287,9 @@ private:
       return BufferView{data, wire.size_bytes, MemorySpace::host};
     };
     const auto gives = [&](std::uint32_t p) { return request.gives(p); };
-    const auto is_answered = [&](std::uint32_t p) { return request.takes(p); };
+    const auto is_answered = [&](std::uint32_t p) {
+      return wire.size_bytes <= answered_max_bytes && request.takes(p);
+    };
     return receive(operation, lane, tag, target, gives, is_answered);
   }
 
