@@ -98,7 +98,6 @@ void UcxLoop::run() {
     const bool stopped = stopped_;
     asleep_ = !stopped;
     stop_driving();
-    driven_.tell();
     if (stopped) return run_what_nobody_runs();
     if (!has_posted_) sleep();
   }
