@@ -356,7 +356,7 @@ TYPED_TEST(UcxLinks, AVerdictDoesNotWaitForAnAnswerThatDoesNotCome) {
   Stranger stranger{fabric, std::is_same_v<TypeParam, UcxWorld<true>>};
   const auto link = link_to(fabric, Stranger::address(), 1);
   stranger.greet();
-  std::optional<Delivery> first, second, too_long, late;
+  std::optional<Delivery> first, second, too_long, late, answer;
   link->post_receive_to_answer(Tag{1}, this->arena_.make(1, 0), into(first));
   link->post_receive_to_answer(Tag{2}, this->arena_.make(1, 0), into(second));
   link->post_receive_to_answer(Tag{3}, this->arena_.make(1, 0), into(too_long));
@@ -380,7 +380,11 @@ TYPED_TEST(UcxLinks, AVerdictDoesNotWaitForAnAnswerThatDoesNotCome) {
   // What has come already is settled by who posts the receive: the fabric's thread sleeps.
   std::this_thread::sleep_for(std::chrono::milliseconds{20});
   link->post_receive_to_answer(Tag{4}, this->arena_.make(1, 0), into(late));
-  EXPECT_EQ(stranger.receive(UcxMessage::settled).header.tag, Tag{4});
+  link->post_send(Tag{5}, this->arena_.make(1, 0), into(answer));
+  EXPECT_EQ(stranger.receive().header.tag, Tag{4}) << "the verdict has waited";
+  EXPECT_FALSE(stranger.receive().verdict);
+  stranger.send({.kind = UcxMessage::settled, .lane = 1, .tag = Tag{5}});
+  ASSERT_TRUE(Outcomes::wait_until([&] { return answer.has_value(); }));
   ASSERT_TRUE(Outcomes::wait_until([&] { return first && second && too_long && late; }));
 }
 
