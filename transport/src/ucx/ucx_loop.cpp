@@ -21,10 +21,24 @@ constexpr std::chrono::microseconds spin{200};
 /// which has better use for it.
 constexpr std::chrono::microseconds crowded{10};
 
+/// What a thread that finds nothing rests before it looks again. Where another processor shares the
+/// core's units (hyper-threads, as most rented processors are), the other end may run on it, and
+/// every look slows it: of 16 MiB over TCP by a tenth (bench/results/links.md).
+constexpr std::chrono::nanoseconds rest{1000};
+
 /// A busy loop looks at the clock once in so many rounds, which are well under a microsecond long,
 /// and at timers and connections once in so many looks.
 constexpr std::uint32_t rounds_between_looks = 64;
 constexpr std::uint32_t looks_between_timers = 64;
+
+/// Leaves the core's units to others for some cycles.
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 }  // namespace
 
@@ -157,6 +171,10 @@ void UcxLoop::tell() {
 void UcxLoop::lend() {
   stop_driving();
   sched_yield();
+  constexpr int pauses_between_looks = 8;
+  for (const auto end = Clock::now() + rest; Clock::now() < end;) {
+    for (int i = 0; i < pauses_between_looks; ++i) pause();
+  }
   drive();
 }
 
