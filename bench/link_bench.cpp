@@ -49,6 +49,9 @@ public:
 
   void send(Link& link, std::uint64_t tag) { link.post_send(Tag{tag}, begin(), completion()); }
   void receive(Link& link, std::uint64_t tag) {
+    link.post_receive(Tag{tag}, begin(), completion());
+  }
+  void receive_to_answer(Link& link, std::uint64_t tag) {
     link.post_receive_to_answer(Tag{tag}, begin(), completion());
   }
 
@@ -94,14 +97,14 @@ public:
   /// Returns the median time of one way, in microseconds.
   double ping_pong(std::size_t size_bytes, std::uint32_t rounds) {
     Transfer out{size_bytes}, in{size_bytes};
-    in.receive(link_, ++tag_);
+    in.receive_to_answer(link_, ++tag_);
     meet();
     std::vector<double> ways_us;
     for (std::uint32_t round = 0; round < rounds; ++round) {
       const auto start = Clock::now();
       if (leads_) send_again(out);
       in.wait();
-      if (round + 1 < rounds) in.receive(link_, tag_ + 1);
+      if (round + 1 < rounds) in.receive_to_answer(link_, tag_ + 1);
       if (!leads_) send_again(out);
       ++tag_;
       ways_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count()
